@@ -1,0 +1,172 @@
+//! The numbers and values of the data that messages carry (`docs/protocol.md`, "Data").
+
+use crate::mac::Mac;
+
+/// DATA_TYPE numbers. 1–14 are the base protocol; 64 and up are extensions, sent only to a device that announced the
+/// capability.
+pub mod number {
+    pub const MAC: u8 = 1;
+    pub const VERSION: u8 = 2;
+    pub const MODEL: u8 = 3;
+    pub const TRANSFER: u8 = 4;
+    pub const SERVER_ADDRESS: u8 = 5;
+    pub const PATH: u8 = 6;
+    pub const FILE_NAME: u8 = 7;
+    pub const USER_NAME: u8 = 8;
+    pub const PASSWORD: u8 = 9;
+    pub const DOWNLOAD_RESULT: u8 = 10;
+    pub const UPGRADE_MODE: u8 = 11;
+    pub const UPGRADE_TIME: u8 = 12;
+    pub const EXECUTION_RESULT: u8 = 13;
+    pub const CRC: u8 = 14;
+
+    pub const CONFIG_VERSION: u8 = 64;
+    pub const SERIAL: u8 = 65;
+    pub const CAPABILITIES: u8 = 66;
+    pub const ATTEMPT: u8 = 67;
+    pub const FILE_SIZE: u8 = 68;
+    pub const SHA256: u8 = 69;
+    pub const SERVER_PORT: u8 = 71;
+    pub const ERROR_CODE: u8 = 75;
+    pub const ERROR_TEXT: u8 = 76;
+    pub const PERCENT: u8 = 78;
+    pub const TEXT: u8 = 79;
+}
+
+/// Datum 4: how a file is transferred.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transfer {
+    /// 0
+    Ftp,
+    /// 1
+    Tftp,
+}
+
+impl Transfer {
+    pub(crate) const fn code(self) -> u32 {
+        match self {
+            Self::Ftp => 0,
+            Self::Tftp => 1,
+        }
+    }
+}
+
+/// Datum 10: what became of a download.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DownloadResult {
+    /// 0: downloaded, and the CRC is right.
+    Verified,
+    /// 1: downloaded, but the CRC is wrong.
+    CrcMismatch,
+    /// 2, and every number that the table does not know.
+    Failed(u32),
+}
+
+impl DownloadResult {
+    pub(crate) const fn from_code(code: u32) -> Self {
+        match code {
+            0 => Self::Verified,
+            1 => Self::CrcMismatch,
+            other => Self::Failed(other),
+        }
+    }
+
+    pub(crate) const fn code(self) -> u32 {
+        match self {
+            Self::Verified => 0,
+            Self::CrcMismatch => 1,
+            Self::Failed(code) => code,
+        }
+    }
+}
+
+/// Datum 13: what became of a profile upgrade or a log upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ExecutionResult {
+    /// 0
+    Success,
+    /// 1, and every number that the table does not know.
+    Failure(u32),
+}
+
+impl ExecutionResult {
+    pub(crate) const fn from_code(code: u32) -> Self {
+        match code {
+            0 => Self::Success,
+            other => Self::Failure(other),
+        }
+    }
+
+    pub(crate) const fn code(self) -> u32 {
+        match self {
+            Self::Success => 0,
+            Self::Failure(code) => code,
+        }
+    }
+}
+
+/// What a device can do beyond the base protocol: the bits of datum 66. Bits that this version does not know are
+/// kept and mean nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Capabilities(pub u32);
+
+impl Capabilities {
+    /// Sends message 32 (progress).
+    pub const PROGRESS: Self = Self(1 << 0);
+    /// Sends message 33 (restart complete).
+    pub const RESTART_COMPLETE: Self = Self(1 << 1);
+    /// Sends message 34 (keep-alive).
+    pub const KEEP_ALIVE: Self = Self(1 << 2);
+    /// Reports datum 64 (configuration version) in message 1, and takes it in message 4.
+    pub const CONFIG_VERSION: Self = Self(1 << 3);
+    /// Takes datum 67 (attempt id) in messages 3 and 4.
+    pub const ATTEMPT: Self = Self(1 << 4);
+    /// Takes data 68 and 69 (file size, SHA-256) in messages 3 and 4.
+    pub const FILE_FACTS: Self = Self(1 << 5);
+    /// Takes datum 71 (server port) in messages 3, 4 and 10.
+    pub const SERVER_PORT: Self = Self(1 << 6);
+
+    /// Every known capability with the name by which it stands in `Device.status.reported.capabilities`.
+    pub const NAMES: [(Self, &'static str); 7] = [
+        (Self::PROGRESS, "Progress"),
+        (Self::RESTART_COMPLETE, "RestartComplete"),
+        (Self::KEEP_ALIVE, "KeepAlive"),
+        (Self::CONFIG_VERSION, "ConfigVersion"),
+        (Self::ATTEMPT, "Attempt"),
+        (Self::FILE_FACTS, "FileFacts"),
+        (Self::SERVER_PORT, "ServerPort"),
+    ];
+
+    /// Whether all bits of `other` are set.
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// The bits of both.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// The names of the known bits that are set, in the order of the bits.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        Self::NAMES.into_iter().filter(move |(bit, _)| self.has(*bit)).map(|(_, name)| name)
+    }
+}
+
+/// Text as devices send it: padded at its end with NUL or blanks to the width of a field of theirs, which are cut off.
+/// What is not UTF-8 and what is a control character becomes U+FFFD: it goes into a status and into logs.
+/// At most as many characters as the value has bytes.
+pub(crate) fn text(value: &[u8]) -> String {
+    let text = String::from_utf8_lossy(value);
+    let text = text.trim_end_matches(['\0', ' ', '\t', '\r', '\n']);
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+pub(crate) fn mac(value: &[u8]) -> Option<Mac> {
+    value.try_into().ok().map(Mac::new)
+}
+
+pub(crate) fn u32_value(value: &[u8]) -> Option<u32> {
+    value.try_into().ok().map(u32::from_be_bytes)
+}

@@ -1,0 +1,19 @@
+//! The private upgrade protocol between network devices and Fettle: frames, messages, and the server's session.
+//!
+//! Everything here is pure: no I/O, no clock, no randomness. `docs/protocol.md` is the reference for the bytes;
+//! this crate is its executable form. It is used by the bridge (server side) and by the reference device.
+//!
+//! - [`frame`]: how one message is laid out, and a decoder for byte streams.
+//! - [`datum`]: the numbered data that messages carry.
+//! - [`message`]: the messages themselves, as types, by direction.
+//! - [`session`]: what the server does about one device, as a state machine.
+
+pub mod datum;
+pub mod frame;
+mod mac;
+pub mod message;
+pub mod session;
+
+pub use frame::{Decoder, Frame, FrameError};
+pub use mac::{Mac, ParseMacError};
+pub use message::{DeviceMessage, MessageError, ServerMessage};

@@ -1,0 +1,482 @@
+//! The messages, as types, by direction (`docs/protocol.md`, "Messages").
+//!
+//! A message that we decode has every datum that its table entry names, once, of the right length; data that the entry
+//! does not name are skipped. A message that we encode has them in the order of the table. Message types that this
+//! version does not know decode to `Unknown`, which the session counts and skips.
+
+use crate::datum::{self, Capabilities, DownloadResult, ExecutionResult, Transfer, number};
+use crate::frame::{EncodeError, Frame};
+use crate::mac::Mac;
+
+/// MSG_TYPE numbers. 1–11 are the base protocol, 32 and up are extensions.
+pub mod kind {
+    pub const DEVICE_INFORMATION: u8 = 1;
+    pub const INTERRUPT: u8 = 2;
+    pub const DOWNLOAD_VERSION: u8 = 3;
+    pub const DOWNLOAD_PROFILE: u8 = 4;
+    pub const VERSION_RESULT: u8 = 5;
+    pub const RESTART: u8 = 6;
+    pub const PROFILE_RESULT: u8 = 7;
+    pub const UPGRADE_PROFILE: u8 = 8;
+    pub const UPGRADE_RESULT: u8 = 9;
+    pub const UPLOAD_LOG: u8 = 10;
+    pub const LOG_RESULT: u8 = 11;
+    pub const PROGRESS: u8 = 32;
+    pub const RESTART_COMPLETE: u8 = 33;
+    pub const KEEP_ALIVE: u8 = 34;
+}
+
+/// Why a frame is not a message that its sender may send. The peer's fault; ends the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    #[error("message {message} goes the other way: it is not the peer's to send")]
+    WrongDirection { message: u8 },
+    #[error("message {message} lacks datum {datum}")]
+    Missing { message: u8, datum: u8 },
+    #[error("message {message} has datum {datum} twice")]
+    Repeated { message: u8, datum: u8 },
+    #[error("message {message}: datum {datum} has {len} bytes, which is not its length")]
+    ValueLength { message: u8, datum: u8, len: usize },
+    #[error("message {message}: datum {datum} has a value that is not in its table")]
+    Value { message: u8, datum: u8 },
+}
+
+/// Message 1: who the device is and what it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceInformation {
+    /// Datum 1.
+    pub mac: Mac,
+    /// Datum 2, trimmed: at most 248 characters.
+    pub version: String,
+    /// Datum 3, trimmed: at most 248 characters.
+    pub model: String,
+    /// Datum 64: the configuration it runs, where it can tell.
+    pub config: Option<String>,
+    /// Datum 65.
+    pub serial: Option<String>,
+    /// Datum 66; no bits where it is absent.
+    pub capabilities: Capabilities,
+}
+
+/// What a capable device adds to a result that is not success.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ErrorDetail {
+    /// Datum 75: the vendor's own number.
+    pub code: Option<u32>,
+    /// Datum 76: a sentence, at most 248 characters.
+    pub text: Option<String>,
+}
+
+/// What a device says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceMessage {
+    /// 1
+    Information(DeviceInformation),
+    /// 5: of the download that 3 ordered.
+    VersionDownloaded(DownloadResult, ErrorDetail),
+    /// 7: of the download that 4 ordered.
+    ProfileDownloaded(DownloadResult, ErrorDetail),
+    /// 9: of the upgrade that 8 ordered.
+    ProfileUpgraded(ExecutionResult, ErrorDetail),
+    /// 11: of the upload that 10 ordered.
+    LogUploaded(ExecutionResult, ErrorDetail),
+    /// 32: how far it has come; percent (0–100) or text or both.
+    Progress { percent: Option<u8>, text: Option<String> },
+    /// 33
+    RestartComplete,
+    /// 34
+    KeepAlive,
+    /// A type that this version does not know.
+    Unknown(u8),
+}
+
+/// Where a file is and how to get it, or put it: data 4–9.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    /// Datum 4.
+    pub transfer: Transfer,
+    /// Datum 5: the IPv4 address of the file server.
+    pub server: [u8; 4],
+    /// Datum 6.
+    pub path: String,
+    /// Datum 7.
+    pub file: String,
+    /// Datum 8; empty for TFTP.
+    pub user: String,
+    /// Datum 9; empty for TFTP.
+    pub password: String,
+    /// Datum 71, for a device that can take it; else it uses the standard ports 21 and 69.
+    pub port: Option<u16>,
+}
+
+/// A file to download: data 4–9 and 14, and what a capable device takes besides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Download {
+    pub location: Location,
+    /// Datum 14: CRC-32 (IEEE 802.3) of the file.
+    pub crc: u32,
+    /// Datum 64, in message 4 alone: the identity of the configuration.
+    pub config: Option<String>,
+    /// Datum 67.
+    pub attempt: Option<u32>,
+    /// Datum 68: bytes.
+    pub size: Option<u64>,
+    /// Datum 69.
+    pub sha256: Option<[u8; 32]>,
+}
+
+/// Data 11 and 12: when a downloaded profile is put into force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpgradeAt {
+    /// 0
+    Immediately,
+    /// 1: at that time in the device's own clock, years 0 to 9999, whole seconds.
+    Time(jiff::civil::DateTime),
+}
+
+/// What the server says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerMessage {
+    /// 2
+    Interrupt,
+    /// 3
+    DownloadVersion(Download),
+    /// 4
+    DownloadProfile(Download),
+    /// 6
+    Restart,
+    /// 8
+    UpgradeProfile(UpgradeAt),
+    /// 10
+    UploadLog(Location),
+    /// A type that this version does not know.
+    Unknown(u8),
+}
+
+/// The data of one frame, looked up by number.
+struct Data<'a> {
+    message: u8,
+    data: &'a [(u8, Vec<u8>)],
+}
+
+impl<'a> Data<'a> {
+    fn of(frame: &'a Frame) -> Self {
+        Self { message: frame.message, data: &frame.data }
+    }
+
+    fn optional(&self, datum: u8) -> Result<Option<&'a [u8]>, MessageError> {
+        let mut values = self.data.iter().filter(|(number, _)| *number == datum).map(|(_, value)| value.as_slice());
+        let value = values.next();
+        match values.next() {
+            None => Ok(value),
+            Some(_) => Err(MessageError::Repeated { message: self.message, datum }),
+        }
+    }
+
+    fn parsed<T>(&self, datum: u8, parse: impl FnOnce(&[u8]) -> Option<T>) -> Result<Option<T>, MessageError> {
+        let Some(value) = self.optional(datum)? else { return Ok(None) };
+        parse(value).map(Some).ok_or(MessageError::ValueLength { message: self.message, datum, len: value.len() })
+    }
+
+    fn required<T>(&self, datum: u8, parse: impl FnOnce(&[u8]) -> Option<T>) -> Result<T, MessageError> {
+        self.parsed(datum, parse)?.ok_or(MessageError::Missing { message: self.message, datum })
+    }
+
+    fn bad_value(&self, datum: u8) -> MessageError {
+        MessageError::Value { message: self.message, datum }
+    }
+
+    fn text(&self, datum: u8) -> Result<String, MessageError> {
+        self.required(datum, |value| Some(datum::text(value)))
+    }
+
+    fn optional_text(&self, datum: u8) -> Result<Option<String>, MessageError> {
+        self.parsed(datum, |value| Some(datum::text(value)))
+    }
+
+    fn download_result(&self) -> Result<DownloadResult, MessageError> {
+        self.required(number::DOWNLOAD_RESULT, datum::u32_value).map(DownloadResult::from_code)
+    }
+
+    fn execution_result(&self) -> Result<ExecutionResult, MessageError> {
+        self.required(number::EXECUTION_RESULT, datum::u32_value).map(ExecutionResult::from_code)
+    }
+
+    fn error_detail(&self) -> Result<ErrorDetail, MessageError> {
+        Ok(ErrorDetail {
+            code: self.parsed(number::ERROR_CODE, datum::u32_value)?,
+            text: self.optional_text(number::ERROR_TEXT)?,
+        })
+    }
+
+    fn location(&self) -> Result<Location, MessageError> {
+        Ok(Location {
+            transfer: match self.required(number::TRANSFER, datum::u32_value)? {
+                0 => Transfer::Ftp,
+                1 => Transfer::Tftp,
+                _ => return Err(self.bad_value(number::TRANSFER)),
+            },
+            server: self.required(number::SERVER_ADDRESS, |value| value.try_into().ok())?,
+            path: self.text(number::PATH)?,
+            file: self.text(number::FILE_NAME)?,
+            user: self.text(number::USER_NAME)?,
+            password: self.text(number::PASSWORD)?,
+            port: match self.parsed(number::SERVER_PORT, datum::u32_value)? {
+                None => None,
+                Some(port) => Some(u16::try_from(port).map_err(|_| self.bad_value(number::SERVER_PORT))?),
+            },
+        })
+    }
+
+    fn download(&self) -> Result<Download, MessageError> {
+        Ok(Download {
+            location: self.location()?,
+            crc: self.required(number::CRC, datum::u32_value)?,
+            config: self.optional_text(number::CONFIG_VERSION)?,
+            attempt: self.parsed(number::ATTEMPT, datum::u32_value)?,
+            size: self.parsed(number::FILE_SIZE, |value| value.try_into().ok().map(u64::from_be_bytes))?,
+            sha256: self.parsed(number::SHA256, |value| value.try_into().ok())?,
+        })
+    }
+
+    fn upgrade_at(&self) -> Result<UpgradeAt, MessageError> {
+        match self.required(number::UPGRADE_MODE, datum::u32_value)? {
+            0 => Ok(UpgradeAt::Immediately),
+            1 => {
+                let time: [u8; TIME_LEN] = self.required(number::UPGRADE_TIME, |value| value.try_into().ok())?;
+                parse_time(&time).map(UpgradeAt::Time).ok_or(self.bad_value(number::UPGRADE_TIME))
+            }
+            _ => Err(self.bad_value(number::UPGRADE_MODE)),
+        }
+    }
+}
+
+/// Bytes of `yyyy-mm-dd hh:mm:ss`.
+const TIME_LEN: usize = 19;
+const TIME_FORMAT: &str = "%Y-%m-%d %H:%M:%S";
+
+fn parse_time(value: &[u8; TIME_LEN]) -> Option<jiff::civil::DateTime> {
+    let text = std::str::from_utf8(value).ok()?;
+    let time = jiff::civil::DateTime::strptime(TIME_FORMAT, text).ok()?;
+    // The parser is lenient about width and padding; the table is not.
+    (format_time(time) == text).then_some(time)
+}
+
+fn format_time(time: jiff::civil::DateTime) -> String {
+    format!(
+        "{:04}-{:02}-{:02} {:02}:{:02}:{:02}",
+        time.year(),
+        time.month(),
+        time.day(),
+        time.hour(),
+        time.minute(),
+        time.second()
+    )
+}
+
+/// Builds the data of a frame in the order in which they are added.
+struct Builder(Frame);
+
+impl Builder {
+    fn new(message: u8) -> Self {
+        Self(Frame { message, data: Vec::new() })
+    }
+
+    fn bytes(mut self, datum: u8, value: &[u8]) -> Self {
+        self.0.data.push((datum, value.to_vec()));
+        self
+    }
+
+    fn text(self, datum: u8, value: &str) -> Self {
+        self.bytes(datum, value.as_bytes())
+    }
+
+    fn int(self, datum: u8, value: u32) -> Self {
+        self.bytes(datum, &value.to_be_bytes())
+    }
+
+    fn maybe<T>(self, value: Option<T>, add: impl FnOnce(Self, T) -> Self) -> Self {
+        match value {
+            Some(value) => add(self, value),
+            None => self,
+        }
+    }
+
+    fn error_detail(self, detail: &ErrorDetail) -> Self {
+        self.maybe(detail.code, |b, code| b.int(number::ERROR_CODE, code))
+            .maybe(detail.text.as_deref(), |b, text| b.text(number::ERROR_TEXT, text))
+    }
+
+    fn location(self, location: &Location) -> Self {
+        self.int(number::TRANSFER, location.transfer.code())
+            .bytes(number::SERVER_ADDRESS, &location.server)
+            .text(number::PATH, &location.path)
+            .text(number::FILE_NAME, &location.file)
+            .text(number::USER_NAME, &location.user)
+            .text(number::PASSWORD, &location.password)
+    }
+
+    fn port(self, location: &Location) -> Self {
+        self.maybe(location.port, |b, port| b.int(number::SERVER_PORT, u32::from(port)))
+    }
+
+    fn download(self, download: &Download) -> Self {
+        self.location(&download.location)
+            .int(number::CRC, download.crc)
+            .maybe(download.config.as_deref(), |b, config| b.text(number::CONFIG_VERSION, config))
+            .maybe(download.attempt, |b, attempt| b.int(number::ATTEMPT, attempt))
+            .maybe(download.size, |b, size| b.bytes(number::FILE_SIZE, &size.to_be_bytes()))
+            .maybe(download.sha256, |b, sha256| b.bytes(number::SHA256, &sha256))
+            .port(&download.location)
+    }
+}
+
+impl DeviceMessage {
+    /// Reads a frame that a device sent.
+    ///
+    /// # Errors
+    /// [`MessageError`]: the frame is of a known type and not what the table says of it.
+    pub fn from_frame(frame: &Frame) -> Result<Self, MessageError> {
+        let data = Data::of(frame);
+        Ok(match frame.message {
+            kind::DEVICE_INFORMATION => Self::Information(DeviceInformation {
+                mac: data.required(number::MAC, datum::mac)?,
+                version: data.text(number::VERSION)?,
+                model: data.text(number::MODEL)?,
+                config: data.optional_text(number::CONFIG_VERSION)?,
+                serial: data.optional_text(number::SERIAL)?,
+                capabilities: Capabilities(data.parsed(number::CAPABILITIES, datum::u32_value)?.unwrap_or(0)),
+            }),
+            kind::VERSION_RESULT => Self::VersionDownloaded(data.download_result()?, data.error_detail()?),
+            kind::PROFILE_RESULT => Self::ProfileDownloaded(data.download_result()?, data.error_detail()?),
+            kind::UPGRADE_RESULT => Self::ProfileUpgraded(data.execution_result()?, data.error_detail()?),
+            kind::LOG_RESULT => Self::LogUploaded(data.execution_result()?, data.error_detail()?),
+            kind::PROGRESS => Self::Progress {
+                percent: match data.parsed(number::PERCENT, datum::u32_value)? {
+                    None => None,
+                    Some(percent @ 0..=100) => Some(percent as u8),
+                    Some(_) => return Err(data.bad_value(number::PERCENT)),
+                },
+                text: data.optional_text(number::TEXT)?,
+            },
+            kind::RESTART_COMPLETE => Self::RestartComplete,
+            kind::KEEP_ALIVE => Self::KeepAlive,
+            message @ (kind::INTERRUPT
+            | kind::DOWNLOAD_VERSION
+            | kind::DOWNLOAD_PROFILE
+            | kind::RESTART
+            | kind::UPGRADE_PROFILE
+            | kind::UPLOAD_LOG) => return Err(MessageError::WrongDirection { message }),
+            other => Self::Unknown(other),
+        })
+    }
+
+    /// The frame that says this.
+    pub fn to_frame(&self) -> Frame {
+        let builder = match self {
+            Self::Information(info) => Builder::new(kind::DEVICE_INFORMATION)
+                .bytes(number::MAC, &info.mac.octets())
+                .text(number::VERSION, &info.version)
+                .text(number::MODEL, &info.model)
+                .maybe(info.config.as_deref(), |b, config| b.text(number::CONFIG_VERSION, config))
+                .maybe(info.serial.as_deref(), |b, serial| b.text(number::SERIAL, serial))
+                .maybe((info.capabilities.0 != 0).then_some(info.capabilities.0), |b, bits| {
+                    b.int(number::CAPABILITIES, bits)
+                }),
+            Self::VersionDownloaded(result, detail) => {
+                Builder::new(kind::VERSION_RESULT).int(number::DOWNLOAD_RESULT, result.code()).error_detail(detail)
+            }
+            Self::ProfileDownloaded(result, detail) => {
+                Builder::new(kind::PROFILE_RESULT).int(number::DOWNLOAD_RESULT, result.code()).error_detail(detail)
+            }
+            Self::ProfileUpgraded(result, detail) => {
+                Builder::new(kind::UPGRADE_RESULT).int(number::EXECUTION_RESULT, result.code()).error_detail(detail)
+            }
+            Self::LogUploaded(result, detail) => {
+                Builder::new(kind::LOG_RESULT).int(number::EXECUTION_RESULT, result.code()).error_detail(detail)
+            }
+            Self::Progress { percent, text } => Builder::new(kind::PROGRESS)
+                .maybe(*percent, |b, percent| b.int(number::PERCENT, u32::from(percent)))
+                .maybe(text.as_deref(), |b, text| b.text(number::TEXT, text)),
+            Self::RestartComplete => Builder::new(kind::RESTART_COMPLETE),
+            Self::KeepAlive => Builder::new(kind::KEEP_ALIVE),
+            Self::Unknown(message) => Builder::new(*message),
+        };
+        builder.0
+    }
+
+    /// Appends the bytes of this message.
+    ///
+    /// # Errors
+    /// [`EncodeError`] where a text is longer than a datum can be.
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        self.to_frame().encode(out)
+    }
+}
+
+impl ServerMessage {
+    /// Reads a frame that a server sent.
+    ///
+    /// # Errors
+    /// [`MessageError`]: the frame is of a known type and not what the table says of it.
+    pub fn from_frame(frame: &Frame) -> Result<Self, MessageError> {
+        let data = Data::of(frame);
+        Ok(match frame.message {
+            kind::INTERRUPT => Self::Interrupt,
+            kind::DOWNLOAD_VERSION => Self::DownloadVersion(data.download()?),
+            kind::DOWNLOAD_PROFILE => Self::DownloadProfile(data.download()?),
+            kind::RESTART => Self::Restart,
+            kind::UPGRADE_PROFILE => Self::UpgradeProfile(data.upgrade_at()?),
+            kind::UPLOAD_LOG => Self::UploadLog(data.location()?),
+            message @ (kind::DEVICE_INFORMATION
+            | kind::VERSION_RESULT
+            | kind::PROFILE_RESULT
+            | kind::UPGRADE_RESULT
+            | kind::LOG_RESULT
+            | kind::PROGRESS
+            | kind::RESTART_COMPLETE
+            | kind::KEEP_ALIVE) => return Err(MessageError::WrongDirection { message }),
+            other => Self::Unknown(other),
+        })
+    }
+
+    /// The frame that says this.
+    pub fn to_frame(&self) -> Frame {
+        let builder = match self {
+            Self::Interrupt => Builder::new(kind::INTERRUPT),
+            Self::DownloadVersion(download) => Builder::new(kind::DOWNLOAD_VERSION).download(download),
+            Self::DownloadProfile(download) => Builder::new(kind::DOWNLOAD_PROFILE).download(download),
+            Self::Restart => Builder::new(kind::RESTART),
+            Self::UpgradeProfile(UpgradeAt::Immediately) => {
+                Builder::new(kind::UPGRADE_PROFILE).int(number::UPGRADE_MODE, 0)
+            }
+            Self::UpgradeProfile(UpgradeAt::Time(time)) => Builder::new(kind::UPGRADE_PROFILE)
+                .int(number::UPGRADE_MODE, 1)
+                .text(number::UPGRADE_TIME, &format_time(*time)),
+            Self::UploadLog(location) => Builder::new(kind::UPLOAD_LOG).location(location).port(location),
+            Self::Unknown(message) => Builder::new(*message),
+        };
+        builder.0
+    }
+
+    /// Appends the bytes of this message.
+    ///
+    /// # Errors
+    /// [`EncodeError`] where a text is longer than a datum can be.
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        self.to_frame().encode(out)
+    }
+
+    /// MSG_TYPE.
+    pub const fn kind(&self) -> u8 {
+        match self {
+            Self::Interrupt => kind::INTERRUPT,
+            Self::DownloadVersion(_) => kind::DOWNLOAD_VERSION,
+            Self::DownloadProfile(_) => kind::DOWNLOAD_PROFILE,
+            Self::Restart => kind::RESTART,
+            Self::UpgradeProfile(_) => kind::UPGRADE_PROFILE,
+            Self::UploadLog(_) => kind::UPLOAD_LOG,
+            Self::Unknown(kind) => *kind,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! What the server does about one device: a state machine.
