@@ -1,1 +1,48 @@
-//! stub
+//! The API of Fettle: group `fettle.dev`, version `v1alpha1`, as Rust types with schema, defaults, bounds and rules.
+//!
+//! `crdgen` writes `crds/yaml/` and the chart's copy from these types. Nothing here does I/O. The crate knows no other
+//! crate of the project: what controller and bridge must agree on, apart from the API itself, is in [`content`].
+
+#![allow(clippy::duplicated_attributes, reason = "kube repeats the keys of printcolumn")]
+
+mod config_profile;
+pub mod content;
+mod device;
+mod device_group;
+mod device_rollout;
+mod firmware;
+pub mod schema;
+mod selector;
+
+pub use config_profile::{ConfigProfile, ConfigProfileSpec, ConfigProfileStatus, KeyRef};
+pub use device::{
+    Applied, Contender, Device, DeviceSpec, DeviceStatus, Outcome, Phase, Previous, PreviousFirmware, Reported,
+    Session, Target, TargetConfig, TargetFirmware, TryResult, Upgrade, Verdict,
+};
+pub use device_group::{
+    DeviceGroup, DeviceGroupSpec, DeviceGroupStatus, Logs, Reference, SessionPolicy, Strategy, Transfer, UploadLogs,
+    WireTransfer,
+};
+pub use device_rollout::{
+    Counts, DeviceRollout, DeviceRolloutSpec, DeviceRolloutStatus, Failure, RolloutConfig, RolloutFirmware,
+    RolloutImage,
+};
+pub use firmware::{FileSource, Firmware, FirmwareSpec, FirmwareStatus, HttpSource, Image, ImageStatus, Source};
+pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+pub use schema::{Duration, IntOrPercent};
+pub use selector::{LabelSelector, Operator, Requirement};
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+
+/// The API group of every kind.
+pub const GROUP: &str = "fettle.dev";
+/// The version of every kind.
+pub const VERSION: &str = "v1alpha1";
+
+/// The definitions of all kinds, in alphabetical order.
+pub fn all() -> Vec<CustomResourceDefinition> {
+    use kube::CustomResourceExt;
+    let mut all = vec![ConfigProfile::crd(), DeviceGroup::crd(), DeviceRollout::crd(), Device::crd(), Firmware::crd()];
+    all.iter_mut().for_each(schema::forbid_null);
+    all
+}

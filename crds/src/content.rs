@@ -1,0 +1,184 @@
+//! What devices are told to run, kept by content: immutable Secrets whose names are digests of what they hold.
+//!
+//! The controller makes them from the users' objects; the bridge fetches and renders from them alone. So Git may prune
+//! or overwrite the users' objects without taking away what is under way, or the way back.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::ObjectMeta;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::firmware::Source;
+
+/// The label that content Secrets carry; its value is `image` or `config`.
+pub const LABEL: &str = "fettle.dev/content";
+/// The label that says whose objects these are.
+pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "fettle");
+
+const IMAGE_KEY: &str = "image.json";
+const VERSION_KEY: &str = "version";
+const CONFIG_KEY: &str = "config";
+
+/// What one image is: enough to fetch and verify it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageContent {
+    /// The version of the release.
+    pub version: String,
+    /// What a device on it reports.
+    pub reports: String,
+    /// Where it comes from.
+    pub source: Source,
+    /// Its SHA-256, in lower-case hexadecimal.
+    pub sha256: String,
+}
+
+/// A configuration as it was read.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ConfigContent {
+    /// The version that its profile says.
+    pub version: String,
+    /// Its bytes. May hold secrets: never logged.
+    pub bytes: Vec<u8>,
+}
+
+/// Why a Secret is not the content that was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum ContentError {
+    #[error("Secret {name} lacks the key {key}")]
+    MissingKey { name: String, key: &'static str },
+    #[error("Secret {name}: {IMAGE_KEY} cannot be read")]
+    Malformed { name: String, source: serde_json::Error },
+    #[error("Secret {name} does not hold what its name says: somebody replaced it")]
+    Tampered { name: String },
+}
+
+impl ImageContent {
+    /// The name of the Secret that keeps this.
+    pub fn name(&self) -> String {
+        format!("fettle-image-{}", short(&Sha256::digest(self.json())))
+    }
+
+    /// The Secret that keeps this.
+    pub fn to_secret(&self) -> Secret {
+        secret(self.name(), "image", BTreeMap::from([(IMAGE_KEY.to_owned(), ByteString(self.json()))]))
+    }
+
+    /// Reads it from its Secret.
+    ///
+    /// # Errors
+    /// [`ContentError`] where the Secret is not one of ours, or not what its name says.
+    pub fn from_secret(secret: &Secret) -> Result<Self, ContentError> {
+        let name = name_of(secret);
+        let json = value(secret, IMAGE_KEY)?;
+        let content: Self =
+            serde_json::from_slice(json).map_err(|source| ContentError::Malformed { name: name.clone(), source })?;
+        if content.name() == name { Ok(content) } else { Err(ContentError::Tampered { name }) }
+    }
+
+    fn json(&self) -> Vec<u8> {
+        // Plain strings and structs: there is nothing that could fail.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+}
+
+impl ConfigContent {
+    /// The identity of the configuration: `version+hash8`, of the bytes as the device gets them.
+    pub fn identity(&self) -> String {
+        let digest = data_encoding::HEXLOWER.encode(&Sha256::digest(&self.bytes));
+        format!("{}+{}", self.version, &digest[..8])
+    }
+
+    /// The name of the Secret that keeps this.
+    pub fn name(&self) -> String {
+        let digest = Sha256::new().chain_update(&self.version).chain_update([0]).chain_update(&self.bytes).finalize();
+        format!("fettle-config-{}", short(&digest))
+    }
+
+    /// The Secret that keeps this.
+    pub fn to_secret(&self) -> Secret {
+        let data = BTreeMap::from([
+            (VERSION_KEY.to_owned(), ByteString(self.version.clone().into_bytes())),
+            (CONFIG_KEY.to_owned(), ByteString(self.bytes.clone())),
+        ]);
+        secret(self.name(), "config", data)
+    }
+
+    /// Reads it from its Secret.
+    ///
+    /// # Errors
+    /// [`ContentError`] where the Secret is not one of ours, or not what its name says.
+    pub fn from_secret(secret: &Secret) -> Result<Self, ContentError> {
+        let content = Self {
+            version: String::from_utf8_lossy(value(secret, VERSION_KEY)?).into_owned(),
+            bytes: value(secret, CONFIG_KEY)?.to_vec(),
+        };
+        let name = name_of(secret);
+        if content.name() == name { Ok(content) } else { Err(ContentError::Tampered { name }) }
+    }
+}
+
+fn short(digest: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(&digest[..8])
+}
+
+fn name_of(secret: &Secret) -> String {
+    secret.metadata.name.clone().unwrap_or_default()
+}
+
+fn value<'a>(secret: &'a Secret, key: &'static str) -> Result<&'a [u8], ContentError> {
+    let found = secret.data.as_ref().and_then(|data| data.get(key));
+    found.map(|bytes| bytes.0.as_slice()).ok_or_else(|| ContentError::MissingKey { name: name_of(secret), key })
+}
+
+fn secret(name: String, kind: &str, data: BTreeMap<String, ByteString>) -> Secret {
+    let labels = [(LABEL, kind), MANAGED_BY].map(|(key, value)| (key.to_owned(), value.to_owned()));
+    Secret {
+        metadata: ObjectMeta { name: Some(name), labels: Some(BTreeMap::from(labels)), ..ObjectMeta::default() },
+        type_: Some(format!("fettle.dev/{kind}")),
+        immutable: Some(true),
+        data: Some(data),
+        ..Secret::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::firmware::FileSource;
+
+    fn config(version: &str, text: &str) -> ConfigContent {
+        ConfigContent { version: version.into(), bytes: text.into() }
+    }
+
+    #[test]
+    fn the_identity_of_a_configuration_is_its_version_and_a_digest_of_its_bytes() {
+        // printf 'vlan 7\n' | sha256sum
+        assert_eq!(config("17", "vlan 7\n").identity(), "17+9b2d0486");
+        assert_ne!(config("17", "vlan 8\n").identity(), config("17", "vlan 7\n").identity());
+    }
+
+    #[test]
+    fn content_comes_back_from_its_secret_and_a_changed_secret_is_found_out() {
+        let wanted = config("17", "vlan 7\n");
+        let mut secret = wanted.to_secret();
+        assert!(ConfigContent::from_secret(&secret).unwrap() == wanted);
+        secret.data.as_mut().unwrap().insert(CONFIG_KEY.into(), ByteString(b"vlan 8\n".to_vec()));
+        assert!(matches!(ConfigContent::from_secret(&secret), Err(ContentError::Tampered { .. })));
+
+        let image = ImageContent {
+            version: "5.2.1".into(),
+            reports: "V5.2.1".into(),
+            source: Source { file: Some(FileSource { path: "a.bin".into() }), http: None },
+            sha256: "00".repeat(32),
+        };
+        let mut secret = image.to_secret();
+        assert_eq!(ImageContent::from_secret(&secret).unwrap(), image);
+        secret.data.as_mut().unwrap().remove(IMAGE_KEY);
+        let error = ImageContent::from_secret(&secret).unwrap_err().to_string();
+        assert!(error.contains("lacks the key image.json"), "{error}");
+    }
+}

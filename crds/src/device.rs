@@ -1,0 +1,381 @@
+//! `Device`: one device, by MAC. Facts in its status are the bridge's, decisions the controller's.
+
+use jiff::Timestamp;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::device_group::{Transfer, UploadLogs, WireTransfer};
+use crate::{Condition, schema};
+
+/// One device, by MAC.
+#[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "fettle.dev",
+    version = "v1alpha1",
+    kind = "Device",
+    shortname = "dev",
+    category = "fettle",
+    namespaced,
+    status = "DeviceStatus",
+    derive = "PartialEq",
+    doc = "One network device, by its MAC address.",
+    printcolumn(name = "Model", type_ = "string", json_path = ".status.reported.model"),
+    printcolumn(name = "Current", type_ = "string", json_path = ".status.reported.version"),
+    printcolumn(name = "Desired", type_ = "string", json_path = ".status.target.firmware.version"),
+    printcolumn(name = "Config", type_ = "string", json_path = ".status.applied.config"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.upgrade.phase"),
+    printcolumn(name = "Result", type_ = "string", json_path = ".status.upgrade.reason"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Address", type_ = "string", json_path = ".status.session.address", priority = 1),
+    printcolumn(name = "MAC", type_ = "string", json_path = ".spec.mac", priority = 1),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.upgrade.message", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceSpec {
+    /// Its MAC address, compared without case. Immutable.
+    #[schemars(regex(pattern = "^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$"), length(max = 17))]
+    #[x_kube(validation = ("self.lowerAscii() == oldSelf.lowerAscii()", "mac is immutable: delete the Device and create another"))]
+    pub mac: String,
+    /// The model that it must report, where given: a device that reports another is not served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub model: Option<String>,
+    /// Whether it may be served. The bridge records an unknown device with `false`.
+    #[serde(default = "DeviceSpec::default_approved")]
+    pub approved: bool,
+    /// In repair: never granted, and left out of all limits.
+    #[serde(default)]
+    pub held: bool,
+    /// How it fetches its files, where that is not what its group says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transfer: Option<Transfer>,
+}
+
+impl DeviceSpec {
+    fn default_approved() -> bool {
+        true
+    }
+}
+
+/// Facts (`session`, `lastSeen`, `reported`, `applied`, `upgrade`), written by the bridge that holds the session; and
+/// decisions (all else), written by the controller.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceStatus {
+    /// Its connection, while it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Session>,
+    /// When it was last known to be connected, where it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_seen: Option<Timestamp>,
+    /// What it said of itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reported: Option<Reported>,
+    /// The configuration that was last put into force, as its result told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<Applied>,
+    /// How far the bridge has come with a target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<Upgrade>,
+
+    /// What the device may become: one try.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
+    /// The highest id of a target so far: ids only count up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_target: Option<i64>,
+    /// What it ran before the rollout's first grant to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Previous>,
+    /// How a target ended, where the bridge could not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    /// The generation that the decisions speak of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Ready`: the device is accepted (valid, its MAC unique, approved).
+    #[serde(default)]
+    #[schemars(schema_with = "schema::conditions")]
+    pub conditions: Vec<Condition>,
+}
+
+/// A connection. It counts only while the Lease of its bridge holds and names the same incarnation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Session {
+    /// The bridge that holds it; also the name of that bridge's Lease.
+    #[schemars(length(max = 253))]
+    pub bridge: String,
+    /// One run of that bridge.
+    #[schemars(length(max = 64))]
+    pub incarnation: String,
+    /// The device's address.
+    #[schemars(length(max = 64))]
+    pub address: String,
+    /// When the device called.
+    pub since: Timestamp,
+    /// The device was done and was told to disconnect: it is away by our own word.
+    #[serde(default)]
+    pub dismissed: bool,
+    /// Another bridge where the same MAC called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contender: Option<Contender>,
+}
+
+/// A bridge that a MAC called while another held it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Contender {
+    /// The bridge.
+    #[schemars(length(max = 253))]
+    pub bridge: String,
+    /// Its run.
+    #[schemars(length(max = 64))]
+    pub incarnation: String,
+    /// The newcomer's address.
+    #[schemars(length(max = 64))]
+    pub address: String,
+    /// When it called.
+    pub since: Timestamp,
+}
+
+/// What a device said of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Reported {
+    /// Datum 2.
+    #[schemars(length(max = 256))]
+    pub version: String,
+    /// Datum 3.
+    #[schemars(length(max = 256))]
+    pub model: String,
+    /// Datum 64, from devices that can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub config: Option<String>,
+    /// Datum 65.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub serial: Option<String>,
+    /// The names of the capabilities it announced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(max = 32)))]
+    pub capabilities: Vec<String>,
+    /// When it said this first.
+    pub at: Timestamp,
+}
+
+/// A configuration that was put into force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Applied {
+    /// Its identity, `version+hash8`.
+    #[schemars(length(max = 80))]
+    pub config: String,
+    /// When.
+    pub at: Timestamp,
+    /// `ResultLost` where the device never said so but came back and serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Verdict>,
+}
+
+/// How far the bridge has come with a target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Upgrade {
+    /// The id of the target.
+    pub target: i64,
+    /// Where it is: written before the first message 6 or 8 of the target.
+    pub phase: Phase,
+    /// Since when.
+    pub since: Timestamp,
+    /// How it ended, in phase `Done`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<TryResult>,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Verdict>,
+    /// In a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub message: Option<String>,
+}
+
+/// Where an upgrade is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Phase {
+    /// The device was, or is just being, told to restart into what it downloaded.
+    Restarting,
+    /// The device was, or is just being, told to put the profile into force.
+    Applying,
+    /// The try has ended.
+    Done,
+}
+
+/// How a try ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum TryResult {
+    Succeeded,
+    Failed,
+}
+
+/// Why a try ended as it did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum Verdict {
+    /// The device runs what the target says.
+    Upgraded,
+    /// The device runs the configuration, as far as can be known: it never said so, but it came back and serves.
+    ResultLost,
+    /// It ran what the target says before anything was sent.
+    AlreadyCurrent,
+    /// It downloaded the file, and the CRC was wrong.
+    CrcMismatch,
+    /// It said that it could not download the file.
+    DownloadFailed,
+    /// It said that it has the file, but our server never sent it whole.
+    NotTransferred,
+    /// It said that it could not put the profile into force.
+    ApplyFailed,
+    /// It came back from its restart with the version that it had before.
+    CameBackUnchanged,
+    /// It came back with a version that is neither the one before nor the one wanted.
+    UnexpectedVersion,
+    /// The try's time ran out.
+    TimedOut,
+    /// The file could not be had, so nothing was sent.
+    SourceUnavailable,
+}
+
+impl Verdict {
+    /// The name by which it stands in a status.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Upgraded => "Upgraded",
+            Self::ResultLost => "ResultLost",
+            Self::AlreadyCurrent => "AlreadyCurrent",
+            Self::CrcMismatch => "CrcMismatch",
+            Self::DownloadFailed => "DownloadFailed",
+            Self::NotTransferred => "NotTransferred",
+            Self::ApplyFailed => "ApplyFailed",
+            Self::CameBackUnchanged => "CameBackUnchanged",
+            Self::UnexpectedVersion => "UnexpectedVersion",
+            Self::TimedOut => "TimedOut",
+            Self::SourceUnavailable => "SourceUnavailable",
+        }
+    }
+}
+
+/// A permission with an end: one try of one device, planned on what it ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Target {
+    /// Counts up for each device.
+    pub id: i64,
+    /// The rollout that it belongs to.
+    #[schemars(length(max = 253))]
+    pub rollout: String,
+    /// And its uid.
+    #[schemars(length(max = 64))]
+    pub rollout_uid: String,
+    /// Which try, from 1.
+    #[serde(rename = "try")]
+    #[schemars(range(min = 1))]
+    pub attempt: u32,
+    /// The version that the device reported when this was planned.
+    #[schemars(length(max = 256))]
+    pub from: String,
+    /// The firmware to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<TargetFirmware>,
+    /// The configuration to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<TargetConfig>,
+    /// How it fetches its files.
+    pub transfer: WireTransfer,
+    /// When it is asked for its log.
+    pub logs: UploadLogs,
+    /// When the try began.
+    pub granted_at: Timestamp,
+    /// No first command after this.
+    pub start_by: Timestamp,
+    /// The end of the try.
+    pub until: Timestamp,
+    /// The device is current, and its group wants connections closed.
+    #[serde(default)]
+    pub done: bool,
+}
+
+/// The firmware of a target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetFirmware {
+    /// The version of the release.
+    #[schemars(length(max = 128))]
+    pub version: String,
+    /// What a device on it reports.
+    #[schemars(length(max = 256))]
+    pub reports: String,
+    /// The SHA-256 of its image.
+    #[schemars(length(max = 64))]
+    pub sha256: String,
+    /// The Secret that keeps what it is.
+    #[schemars(length(max = 64))]
+    pub content: String,
+}
+
+/// The configuration of a target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetConfig {
+    /// Its identity, `version+hash8`.
+    #[schemars(length(max = 80))]
+    pub identity: String,
+    /// The Secret that keeps its text.
+    #[schemars(length(max = 64))]
+    pub content: String,
+}
+
+/// What a device ran before a rollout's first grant to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Previous {
+    /// The rollout.
+    #[schemars(length(max = 64))]
+    pub rollout_uid: String,
+    /// The firmware.
+    pub firmware: PreviousFirmware,
+    /// The configuration, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<TargetConfig>,
+}
+
+/// The firmware that a device ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PreviousFirmware {
+    /// What it reported.
+    #[schemars(length(max = 256))]
+    pub version: String,
+    /// The SHA-256 of the image, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub sha256: Option<String>,
+    /// The Secret that keeps what it is, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub content: Option<String>,
+}
+
+/// How a target ended, in the words of the controller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Outcome {
+    /// The id of the target.
+    pub target: i64,
+    /// How it ended.
+    pub result: TryResult,
+    /// Why.
+    pub reason: Verdict,
+}

@@ -1,0 +1,122 @@
+//! `Firmware`: one release, with an image for each family of models.
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Condition, schema};
+
+/// One release: a version, and an image for each family of models. Immutable once created.
+#[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "fettle.dev",
+    version = "v1alpha1",
+    kind = "Firmware",
+    plural = "firmwares",
+    shortname = "fw",
+    category = "fettle",
+    namespaced,
+    status = "FirmwareStatus",
+    derive = "PartialEq",
+    doc = "One release of firmware: a version, and an image for each family of models.",
+    printcolumn(name = "Version", type_ = "string", json_path = ".spec.version"),
+    printcolumn(name = "Models", type_ = "string", json_path = ".spec.images[*].models[*]"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        priority = 1
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(
+    validation = ("self == oldSelf", "a Firmware is immutable: create one with another name, and name that in the DeviceGroup"),
+    validation = ("self.images.all(i, i.models.all(m, self.images.exists_one(j, m in j.models)))", "images: a model must stand in one image only")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct FirmwareSpec {
+    /// The version of the release. Compared exactly with what devices report, unless the image says `reports`.
+    #[schemars(length(min = 1, max = 128))]
+    pub version: String,
+    /// An image for each family of models.
+    #[schemars(length(min = 1, max = 16))]
+    pub images: Vec<Image>,
+}
+
+/// The image of a release for some models.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Image {
+    /// The models it is for, as devices report their type.
+    #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 64)))]
+    pub models: Vec<String>,
+    /// Where the image comes from.
+    pub source: Source,
+    /// The SHA-256 of the image, in lower-case hexadecimal.
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"), length(max = 64))]
+    pub sha256: String,
+    /// What a device on this release reports as its version, where that is not `version`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = schema::TEXT_MAX))]
+    pub reports: Option<String>,
+}
+
+/// Where an image comes from: exactly one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = ("has(self.file) != has(self.http)", "source: give exactly one of file and http"))]
+#[serde(rename_all = "camelCase")]
+pub struct Source {
+    /// A file on a volume of the bridge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<FileSource>,
+    /// A file on a web server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpSource>,
+}
+
+/// A file on a volume of the bridge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+pub struct FileSource {
+    /// Its path, relative to the folder that the bridge was told (`--files-dir`).
+    #[schemars(length(min = 1, max = 512))]
+    #[x_kube(validation = ("!self.startsWith('/') && !self.split('/').exists(p, p == '..')", "path must be relative to the bridge's files folder and must not contain '..'"))]
+    pub path: String,
+}
+
+/// A file on a web server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HttpSource {
+    /// Its address: `http://` or `https://`.
+    #[schemars(regex(pattern = "^https?://[^/?#]+"), length(max = 2048))]
+    pub url: String,
+}
+
+/// What the bridge knows of a release.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FirmwareStatus {
+    /// The generation that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Ready`: every image is fetched and verified.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::conditions")]
+    pub conditions: Vec<Condition>,
+    /// Each image that was fetched and verified.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub images: Vec<ImageStatus>,
+}
+
+/// An image that was fetched and verified.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageStatus {
+    /// Its SHA-256.
+    #[schemars(length(max = 64))]
+    pub sha256: String,
+    /// Its size in bytes.
+    pub size: i64,
+}
