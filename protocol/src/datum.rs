@@ -1,5 +1,6 @@
 //! The numbers and values of the data that messages carry (`docs/protocol.md`, "Data").
 
+use crate::frame::MAX_VALUE_LEN;
 use crate::mac::Mac;
 
 /// DATA_TYPE numbers. 1–14 are the base protocol; 64 and up are extensions, sent only to a device that announced the
@@ -58,7 +59,8 @@ pub enum DownloadResult {
     Verified,
     /// 1: downloaded, but the CRC is wrong.
     CrcMismatch,
-    /// 2, and every number that the table does not know.
+    /// 2, and every number that the table does not know. Sent as 2 where it holds 0 or 1: a failure never reads as
+    /// one of the others.
     Failed(u32),
 }
 
@@ -75,6 +77,7 @@ impl DownloadResult {
         match self {
             Self::Verified => 0,
             Self::CrcMismatch => 1,
+            Self::Failed(0 | 1) => 2,
             Self::Failed(code) => code,
         }
     }
@@ -85,7 +88,7 @@ impl DownloadResult {
 pub enum ExecutionResult {
     /// 0
     Success,
-    /// 1, and every number that the table does not know.
+    /// 1, and every number that the table does not know. Sent as 1 where it holds 0: a failure never reads as success.
     Failure(u32),
 }
 
@@ -100,6 +103,7 @@ impl ExecutionResult {
     pub(crate) const fn code(self) -> u32 {
         match self {
             Self::Success => 0,
+            Self::Failure(0) => 1,
             Self::Failure(code) => code,
         }
     }
@@ -155,12 +159,28 @@ impl Capabilities {
 }
 
 /// Text as devices send it: padded at its end with NUL or blanks to the width of a field of theirs, which are cut off.
-/// What is not UTF-8 and what is a control character becomes U+FFFD: it goes into a status and into logs.
-/// At most as many characters as the value has bytes.
+/// What is not UTF-8, and what would not be seen or would disturb its surroundings, becomes U+FFFD: the text goes into a
+/// status, into logs and onto terminals. At most 248 bytes, so that it can be sent again: a replacement takes three bytes
+/// for one, and what that pushes beyond the limit is cut off.
 pub(crate) fn text(value: &[u8]) -> String {
-    let text = String::from_utf8_lossy(value);
-    let text = text.trim_end_matches(['\0', ' ', '\t', '\r', '\n']);
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    let lossy = String::from_utf8_lossy(value);
+    let trimmed = lossy.trim_end_matches(['\0', ' ', '\t', '\r', '\n']);
+    let mut text = String::with_capacity(trimmed.len().min(MAX_VALUE_LEN));
+    for c in trimmed.chars().map(|c| if is_unfit_to_show(c) { char::REPLACEMENT_CHARACTER } else { c }) {
+        if text.len() + c.len_utf8() > MAX_VALUE_LEN {
+            break;
+        }
+        text.push(c);
+    }
+    text.truncate(text.trim_end_matches(' ').len());
+    text
+}
+
+/// Control characters, and those of Unicode's format characters that reorder or break lines or take no room: with them
+/// two texts that differ look the same.
+fn is_unfit_to_show(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 pub(crate) fn mac(value: &[u8]) -> Option<Mac> {

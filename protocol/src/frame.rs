@@ -8,8 +8,11 @@
 //!             DATA_LEN = 4 + padded length     VALUE_LEN = unpadded length, at most 248
 //! ```
 //!
-//! Lengths are checked strictly, before anything is kept. The contents of RESERVED and of the padding are written as
-//! zero and not looked at: a device that leaves rubbish there says nothing different by it.
+//! Lengths are checked strictly, and nothing is allocated for a message before all of it has arrived. The contents of
+//! RESERVED and of the padding are written as zero and not looked at: a device that leaves rubbish there says nothing
+//! different by it.
+//!
+//! This module knows no message and no datum: what the numbers mean is [`crate::message`]'s.
 
 /// Bytes of the header that begins every message.
 pub const HEADER_LEN: usize = 4;
@@ -20,7 +23,8 @@ pub const MAX_VALUE_LEN: usize = 248;
 /// The longest message that can be well formed, in bytes.
 pub const MAX_FRAME_LEN: usize = HEADER_LEN + 255 * (DATUM_HEADER_LEN + MAX_VALUE_LEN);
 
-/// One message, not yet interpreted: its type and its data in the order of the wire.
+/// One message, not yet interpreted: its type and its data in the order of the wire. Its `Debug` shows all values,
+/// passwords too: log [`Frame::message`] and no more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     /// MSG_TYPE.
@@ -32,15 +36,23 @@ pub struct Frame {
 /// Why bytes are not a message. The peer's fault, always; the stream cannot be read on after one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    #[error("message type {message}: LENGTH {length} cannot hold {data_num} data")]
+    /// LENGTH is less than the headers of DATA_NUM data take.
+    #[error("malformed message {message} from the peer: LENGTH {length} cannot hold {data_num} data")]
     LengthTooSmall { message: u8, length: u16, data_num: u8 },
-    #[error("message type {message}: LENGTH {length} is more than {data_num} data can have")]
+    /// LENGTH is more than DATA_NUM data of the greatest length take.
+    #[error("malformed message {message} from the peer: LENGTH {length} is more than {data_num} data can have")]
     LengthTooLarge { message: u8, length: u16, data_num: u8 },
-    #[error("message type {message}, datum {datum}: DATA_LEN {data_len} does not fit VALUE_LEN {value_len}")]
+    /// DATA_LEN is not 4 + VALUE_LEN, rounded up to a multiple of four.
+    #[error(
+        "malformed message {message} from the peer: datum {datum} has DATA_LEN {data_len}, \
+         which does not fit its VALUE_LEN {value_len}"
+    )]
     DataLength { message: u8, datum: u8, data_len: u8, value_len: u8 },
-    #[error("message type {message}, datum {datum}: runs past LENGTH")]
+    /// DATA_LEN takes more of LENGTH than is left, or leaves too little for the headers of the data that follow.
+    #[error("malformed message {message} from the peer: LENGTH has no room for datum {datum} and what follows")]
     DatumPastEnd { message: u8, datum: u8 },
-    #[error("message type {message}: {extra} bytes after the last datum")]
+    /// The data that came, and the longest that can follow, are shorter than LENGTH, by so much.
+    #[error("malformed message {message} from the peer: its data end {extra} bytes before LENGTH does")]
     TrailingBytes { message: u8, extra: u16 },
 }
 
@@ -48,9 +60,9 @@ pub enum FrameError {
 /// from checked input comes near the limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
-    #[error("datum {datum}: {len} bytes, the limit is {MAX_VALUE_LEN}")]
+    #[error("cannot encode datum {datum}: its value has {len} bytes, the limit is {MAX_VALUE_LEN}")]
     ValueTooLong { datum: u8, len: usize },
-    #[error("{0} data, the limit is 255")]
+    #[error("cannot encode a message of {0} data, the limit is 255")]
     TooManyData(usize),
 }
 
@@ -84,11 +96,16 @@ impl Frame {
     }
 }
 
-/// Turns a stream of bytes into [`Frame`]s. Holds at most one message's bytes ([`MAX_FRAME_LEN`]) and what came with
-/// its last read; allocates no more than has arrived.
+/// Turns a stream of bytes into [`Frame`]s.
+///
+/// Whoever takes all messages out after each [`push`](Self::push) bounds its memory: what then remains is the beginning
+/// of one message, less than [`MAX_FRAME_LEN`] bytes.
 #[derive(Debug, Default)]
 pub struct Decoder {
     buffer: Vec<u8>,
+    /// How much of the beginning of `buffer` was taken out: moved away with the next push and not with each message,
+    /// so that a read full of the shortest messages costs no more than its length.
+    taken: usize,
 }
 
 impl Decoder {
@@ -99,24 +116,31 @@ impl Decoder {
 
     /// Appends what was read from the peer.
     pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.drain(..self.taken);
+        self.taken = 0;
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Whether a message has begun and is not complete: the peer owes bytes.
+    /// How many bytes were pushed and are not yet part of a message that was taken out.
+    pub fn buffered(&self) -> usize {
+        self.buffer.len() - self.taken
+    }
+
+    /// Whether bytes are left over. After [`next_frame`](Self::next_frame) said `None` this means that a message has
+    /// begun and is not complete: the peer owes the rest.
     pub fn is_partial(&self) -> bool {
-        !self.buffer.is_empty()
+        self.buffered() > 0
     }
 
     /// The next whole message, or `None` until more bytes are pushed.
     ///
     /// # Errors
-    /// [`FrameError`] at the first byte that cannot be part of a message; the decoder is of no use afterwards.
+    /// [`FrameError`] as [`decode`] says; the decoder gives the same error ever after.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
-        let Some((frame, used)) = decode(&self.buffer)? else { return Ok(None) };
-        if used == self.buffer.len() {
-            self.buffer = Vec::new();
-        } else {
-            self.buffer.drain(..used);
+        let Some((frame, used)) = decode(&self.buffer[self.taken..])? else { return Ok(None) };
+        self.taken += used;
+        if self.taken == self.buffer.len() {
+            *self = Self::default();
         }
         Ok(Some(frame))
     }
@@ -126,37 +150,48 @@ impl Decoder {
 /// proper beginning of one.
 ///
 /// # Errors
-/// [`FrameError`] as soon as the bytes show it, be the message complete or not.
+/// [`FrameError`] as soon as a header shows it, whether or not the message is complete: a peer that lied about a length
+/// is not waited for.
 pub fn decode(bytes: &[u8]) -> Result<Option<(Frame, usize)>, FrameError> {
     let Some((&[message, data_num, high, low], mut rest)) = bytes.split_first_chunk::<HEADER_LEN>() else {
         return Ok(None);
     };
     let length = u16::from_be_bytes([high, low]);
+    let mut left = usize::from(length);
     let number = usize::from(data_num);
-    if usize::from(length) < number * DATUM_HEADER_LEN {
+    if left < number * DATUM_HEADER_LEN {
         return Err(FrameError::LengthTooSmall { message, length, data_num });
     }
-    if usize::from(length) > number * (DATUM_HEADER_LEN + MAX_VALUE_LEN) {
+    if left > number * (DATUM_HEADER_LEN + MAX_VALUE_LEN) {
         return Err(FrameError::LengthTooLarge { message, length, data_num });
     }
-    let mut left = usize::from(length);
-    let mut data = Vec::new();
-    for _ in 0..number {
+    // Of an incomplete message the lengths are checked and nothing is copied: it will be looked at again from its
+    // beginning with each read, which must stay cheap for a peer that sends it byte by byte.
+    let complete = rest.len() >= left;
+    let mut data = Vec::with_capacity(if complete { number } else { 0 });
+    for following in (0..number).rev() {
         let Some((&[datum, data_len, value_len, _reserved], after)) = rest.split_first_chunk::<DATUM_HEADER_LEN>()
         else {
             return Ok(None);
         };
-        let value_room = padded(usize::from(value_len));
-        if usize::from(data_len) != DATUM_HEADER_LEN + value_room {
+        let room = padded(usize::from(value_len));
+        if usize::from(data_len) != DATUM_HEADER_LEN + room {
             return Err(FrameError::DataLength { message, datum, data_len, value_len });
         }
-        left = left.checked_sub(usize::from(data_len)).ok_or(FrameError::DatumPastEnd { message, datum })?;
-        let Some((value, after)) = after.split_at_checked(value_room) else { return Ok(None) };
-        data.push((datum, value[..usize::from(value_len)].to_vec()));
+        left = left
+            .checked_sub(usize::from(data_len))
+            .filter(|left| *left >= following * DATUM_HEADER_LEN)
+            .ok_or(FrameError::DatumPastEnd { message, datum })?;
+        if let extra @ 1.. = left.saturating_sub(following * (DATUM_HEADER_LEN + MAX_VALUE_LEN)) {
+            // Fits: it is less than LENGTH.
+            return Err(FrameError::TrailingBytes { message, extra: extra as u16 });
+        }
+        let Some((value, after)) = after.split_at_checked(room) else { return Ok(None) };
+        if complete {
+            data.push((datum, value[..usize::from(value_len)].to_vec()));
+        }
         rest = after;
     }
-    match left {
-        0 => Ok(Some((Frame { message, data }, HEADER_LEN + usize::from(length)))),
-        extra => Err(FrameError::TrailingBytes { message, extra: extra as u16 }),
-    }
+    // Nothing is left: the last datum had to take exactly what was.
+    Ok(Some((Frame { message, data }, HEADER_LEN + usize::from(length))))
 }

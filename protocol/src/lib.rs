@@ -3,6 +3,9 @@
 //! Everything here is pure: no I/O, no clock, no randomness. `docs/protocol.md` is the reference for the bytes;
 //! this crate is its executable form. It is used by the bridge (server side) and by the reference device.
 //!
+//! An error says by its type whose fault it is: [`FrameError`] and [`MessageError`] are the peer's, [`EncodeError`] is
+//! ours.
+//!
 //! - [`frame`]: how one message is laid out, and a decoder for byte streams.
 //! - [`datum`]: the numbered data that messages carry.
 //! - [`message`]: the messages themselves, as types, by direction.
@@ -14,6 +17,6 @@ mod mac;
 pub mod message;
 pub mod session;
 
-pub use frame::{Decoder, Frame, FrameError};
+pub use frame::{Decoder, EncodeError, Frame, FrameError};
 pub use mac::{Mac, ParseMacError};
 pub use message::{DeviceMessage, MessageError, ServerMessage};

@@ -4,6 +4,11 @@
 //! does not name are skipped. A message that we encode has them in the order of the table. Message types that this
 //! version does not know decode to `Unknown`, which the session counts and skips.
 
+mod fields;
+
+use std::fmt;
+
+use self::fields::{Builder, Data};
 use crate::datum::{self, Capabilities, DownloadResult, ExecutionResult, Transfer, number};
 use crate::frame::{EncodeError, Frame};
 use crate::mac::Mac;
@@ -29,15 +34,17 @@ pub mod kind {
 /// Why a frame is not a message that its sender may send. The peer's fault; ends the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
-    #[error("message {message} goes the other way: it is not the peer's to send")]
+    /// A known message, from the side that does not send it.
+    #[error("message {message} from the peer: it goes the other way")]
     WrongDirection { message: u8 },
-    #[error("message {message} lacks datum {datum}")]
+    #[error("message {message} from the peer: it lacks datum {datum}")]
     Missing { message: u8, datum: u8 },
-    #[error("message {message} has datum {datum} twice")]
+    /// A datum that the message's entry names is there more than once.
+    #[error("message {message} from the peer: it has datum {datum} more than once")]
     Repeated { message: u8, datum: u8 },
-    #[error("message {message}: datum {datum} has {len} bytes, which is not its length")]
+    #[error("message {message} from the peer: datum {datum} has {len} bytes, which is not its length")]
     ValueLength { message: u8, datum: u8, len: usize },
-    #[error("message {message}: datum {datum} has a value that is not in its table")]
+    #[error("message {message} from the peer: datum {datum} has a value that it cannot have")]
     Value { message: u8, datum: u8 },
 }
 
@@ -46,9 +53,9 @@ pub enum MessageError {
 pub struct DeviceInformation {
     /// Datum 1.
     pub mac: Mac,
-    /// Datum 2, trimmed: at most 248 characters.
+    /// Datum 2, trimmed: at most 248 bytes.
     pub version: String,
-    /// Datum 3, trimmed: at most 248 characters.
+    /// Datum 3, trimmed: at most 248 bytes.
     pub model: String,
     /// Datum 64: the configuration it runs, where it can tell.
     pub config: Option<String>,
@@ -63,7 +70,7 @@ pub struct DeviceInformation {
 pub struct ErrorDetail {
     /// Datum 75: the vendor's own number.
     pub code: Option<u32>,
-    /// Datum 76: a sentence, at most 248 characters.
+    /// Datum 76: a sentence, at most 248 bytes.
     pub text: Option<String>,
 }
 
@@ -90,8 +97,9 @@ pub enum DeviceMessage {
     Unknown(u8),
 }
 
-/// Where a file is and how to get it, or put it: data 4–9.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where a file is and how to get it, or put it: data 4–9. Its `Debug` keeps what opens the file to itself: user name and
+/// password, and the path, which stands in for a password with TFTP.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Location {
     /// Datum 4.
     pub transfer: Transfer,
@@ -105,8 +113,20 @@ pub struct Location {
     pub user: String,
     /// Datum 9; empty for TFTP.
     pub password: String,
-    /// Datum 71, for a device that can take it; else it uses the standard ports 21 and 69.
+    /// Datum 71, not 0, for a device that can take it; else it uses the standard ports 21 and 69.
     pub port: Option<u16>,
+}
+
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { transfer, server, path: _, file, user: _, password: _, port } = self;
+        f.debug_struct("Location")
+            .field("transfer", transfer)
+            .field("server", server)
+            .field("file", file)
+            .field("port", port)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A file to download: data 4–9 and 14, and what a capable device takes besides.
@@ -115,7 +135,8 @@ pub struct Download {
     pub location: Location,
     /// Datum 14: CRC-32 (IEEE 802.3) of the file.
     pub crc: u32,
-    /// Datum 64, in message 4 alone: the identity of the configuration.
+    /// Datum 64, in message 4 alone (message 3 neither carries it nor is searched for it): the identity of the
+    /// configuration.
     pub config: Option<String>,
     /// Datum 67.
     pub attempt: Option<u32>,
@@ -151,184 +172,6 @@ pub enum ServerMessage {
     UploadLog(Location),
     /// A type that this version does not know.
     Unknown(u8),
-}
-
-/// The data of one frame, looked up by number.
-struct Data<'a> {
-    message: u8,
-    data: &'a [(u8, Vec<u8>)],
-}
-
-impl<'a> Data<'a> {
-    fn of(frame: &'a Frame) -> Self {
-        Self { message: frame.message, data: &frame.data }
-    }
-
-    fn optional(&self, datum: u8) -> Result<Option<&'a [u8]>, MessageError> {
-        let mut values = self.data.iter().filter(|(number, _)| *number == datum).map(|(_, value)| value.as_slice());
-        let value = values.next();
-        match values.next() {
-            None => Ok(value),
-            Some(_) => Err(MessageError::Repeated { message: self.message, datum }),
-        }
-    }
-
-    fn parsed<T>(&self, datum: u8, parse: impl FnOnce(&[u8]) -> Option<T>) -> Result<Option<T>, MessageError> {
-        let Some(value) = self.optional(datum)? else { return Ok(None) };
-        parse(value).map(Some).ok_or(MessageError::ValueLength { message: self.message, datum, len: value.len() })
-    }
-
-    fn required<T>(&self, datum: u8, parse: impl FnOnce(&[u8]) -> Option<T>) -> Result<T, MessageError> {
-        self.parsed(datum, parse)?.ok_or(MessageError::Missing { message: self.message, datum })
-    }
-
-    fn bad_value(&self, datum: u8) -> MessageError {
-        MessageError::Value { message: self.message, datum }
-    }
-
-    fn text(&self, datum: u8) -> Result<String, MessageError> {
-        self.required(datum, |value| Some(datum::text(value)))
-    }
-
-    fn optional_text(&self, datum: u8) -> Result<Option<String>, MessageError> {
-        self.parsed(datum, |value| Some(datum::text(value)))
-    }
-
-    fn download_result(&self) -> Result<DownloadResult, MessageError> {
-        self.required(number::DOWNLOAD_RESULT, datum::u32_value).map(DownloadResult::from_code)
-    }
-
-    fn execution_result(&self) -> Result<ExecutionResult, MessageError> {
-        self.required(number::EXECUTION_RESULT, datum::u32_value).map(ExecutionResult::from_code)
-    }
-
-    fn error_detail(&self) -> Result<ErrorDetail, MessageError> {
-        Ok(ErrorDetail {
-            code: self.parsed(number::ERROR_CODE, datum::u32_value)?,
-            text: self.optional_text(number::ERROR_TEXT)?,
-        })
-    }
-
-    fn location(&self) -> Result<Location, MessageError> {
-        Ok(Location {
-            transfer: match self.required(number::TRANSFER, datum::u32_value)? {
-                0 => Transfer::Ftp,
-                1 => Transfer::Tftp,
-                _ => return Err(self.bad_value(number::TRANSFER)),
-            },
-            server: self.required(number::SERVER_ADDRESS, |value| value.try_into().ok())?,
-            path: self.text(number::PATH)?,
-            file: self.text(number::FILE_NAME)?,
-            user: self.text(number::USER_NAME)?,
-            password: self.text(number::PASSWORD)?,
-            port: match self.parsed(number::SERVER_PORT, datum::u32_value)? {
-                None => None,
-                Some(port) => Some(u16::try_from(port).map_err(|_| self.bad_value(number::SERVER_PORT))?),
-            },
-        })
-    }
-
-    fn download(&self) -> Result<Download, MessageError> {
-        Ok(Download {
-            location: self.location()?,
-            crc: self.required(number::CRC, datum::u32_value)?,
-            config: self.optional_text(number::CONFIG_VERSION)?,
-            attempt: self.parsed(number::ATTEMPT, datum::u32_value)?,
-            size: self.parsed(number::FILE_SIZE, |value| value.try_into().ok().map(u64::from_be_bytes))?,
-            sha256: self.parsed(number::SHA256, |value| value.try_into().ok())?,
-        })
-    }
-
-    fn upgrade_at(&self) -> Result<UpgradeAt, MessageError> {
-        match self.required(number::UPGRADE_MODE, datum::u32_value)? {
-            0 => Ok(UpgradeAt::Immediately),
-            1 => {
-                let time: [u8; TIME_LEN] = self.required(number::UPGRADE_TIME, |value| value.try_into().ok())?;
-                parse_time(&time).map(UpgradeAt::Time).ok_or(self.bad_value(number::UPGRADE_TIME))
-            }
-            _ => Err(self.bad_value(number::UPGRADE_MODE)),
-        }
-    }
-}
-
-/// Bytes of `yyyy-mm-dd hh:mm:ss`.
-const TIME_LEN: usize = 19;
-const TIME_FORMAT: &str = "%Y-%m-%d %H:%M:%S";
-
-fn parse_time(value: &[u8; TIME_LEN]) -> Option<jiff::civil::DateTime> {
-    let text = std::str::from_utf8(value).ok()?;
-    let time = jiff::civil::DateTime::strptime(TIME_FORMAT, text).ok()?;
-    // The parser is lenient about width and padding; the table is not.
-    (format_time(time) == text).then_some(time)
-}
-
-fn format_time(time: jiff::civil::DateTime) -> String {
-    format!(
-        "{:04}-{:02}-{:02} {:02}:{:02}:{:02}",
-        time.year(),
-        time.month(),
-        time.day(),
-        time.hour(),
-        time.minute(),
-        time.second()
-    )
-}
-
-/// Builds the data of a frame in the order in which they are added.
-struct Builder(Frame);
-
-impl Builder {
-    fn new(message: u8) -> Self {
-        Self(Frame { message, data: Vec::new() })
-    }
-
-    fn bytes(mut self, datum: u8, value: &[u8]) -> Self {
-        self.0.data.push((datum, value.to_vec()));
-        self
-    }
-
-    fn text(self, datum: u8, value: &str) -> Self {
-        self.bytes(datum, value.as_bytes())
-    }
-
-    fn int(self, datum: u8, value: u32) -> Self {
-        self.bytes(datum, &value.to_be_bytes())
-    }
-
-    fn maybe<T>(self, value: Option<T>, add: impl FnOnce(Self, T) -> Self) -> Self {
-        match value {
-            Some(value) => add(self, value),
-            None => self,
-        }
-    }
-
-    fn error_detail(self, detail: &ErrorDetail) -> Self {
-        self.maybe(detail.code, |b, code| b.int(number::ERROR_CODE, code))
-            .maybe(detail.text.as_deref(), |b, text| b.text(number::ERROR_TEXT, text))
-    }
-
-    fn location(self, location: &Location) -> Self {
-        self.int(number::TRANSFER, location.transfer.code())
-            .bytes(number::SERVER_ADDRESS, &location.server)
-            .text(number::PATH, &location.path)
-            .text(number::FILE_NAME, &location.file)
-            .text(number::USER_NAME, &location.user)
-            .text(number::PASSWORD, &location.password)
-    }
-
-    fn port(self, location: &Location) -> Self {
-        self.maybe(location.port, |b, port| b.int(number::SERVER_PORT, u32::from(port)))
-    }
-
-    fn download(self, download: &Download) -> Self {
-        self.location(&download.location)
-            .int(number::CRC, download.crc)
-            .maybe(download.config.as_deref(), |b, config| b.text(number::CONFIG_VERSION, config))
-            .maybe(download.attempt, |b, attempt| b.int(number::ATTEMPT, attempt))
-            .maybe(download.size, |b, size| b.bytes(number::FILE_SIZE, &size.to_be_bytes()))
-            .maybe(download.sha256, |b, sha256| b.bytes(number::SHA256, &sha256))
-            .port(&download.location)
-    }
 }
 
 impl DeviceMessage {
@@ -402,7 +245,7 @@ impl DeviceMessage {
             Self::KeepAlive => Builder::new(kind::KEEP_ALIVE),
             Self::Unknown(message) => Builder::new(*message),
         };
-        builder.0
+        builder.build()
     }
 
     /// Appends the bytes of this message.
@@ -411,6 +254,21 @@ impl DeviceMessage {
     /// [`EncodeError`] where a text is longer than a datum can be.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         self.to_frame().encode(out)
+    }
+
+    /// MSG_TYPE.
+    pub const fn kind(&self) -> u8 {
+        match self {
+            Self::Information(_) => kind::DEVICE_INFORMATION,
+            Self::VersionDownloaded(..) => kind::VERSION_RESULT,
+            Self::ProfileDownloaded(..) => kind::PROFILE_RESULT,
+            Self::ProfileUpgraded(..) => kind::UPGRADE_RESULT,
+            Self::LogUploaded(..) => kind::LOG_RESULT,
+            Self::Progress { .. } => kind::PROGRESS,
+            Self::RestartComplete => kind::RESTART_COMPLETE,
+            Self::KeepAlive => kind::KEEP_ALIVE,
+            Self::Unknown(kind) => *kind,
+        }
     }
 }
 
@@ -423,8 +281,10 @@ impl ServerMessage {
         let data = Data::of(frame);
         Ok(match frame.message {
             kind::INTERRUPT => Self::Interrupt,
-            kind::DOWNLOAD_VERSION => Self::DownloadVersion(data.download()?),
-            kind::DOWNLOAD_PROFILE => Self::DownloadProfile(data.download()?),
+            kind::DOWNLOAD_VERSION => Self::DownloadVersion(data.download(None)?),
+            kind::DOWNLOAD_PROFILE => {
+                Self::DownloadProfile(data.download(data.optional_text(number::CONFIG_VERSION)?)?)
+            }
             kind::RESTART => Self::Restart,
             kind::UPGRADE_PROFILE => Self::UpgradeProfile(data.upgrade_at()?),
             kind::UPLOAD_LOG => Self::UploadLog(data.location()?),
@@ -444,19 +304,21 @@ impl ServerMessage {
     pub fn to_frame(&self) -> Frame {
         let builder = match self {
             Self::Interrupt => Builder::new(kind::INTERRUPT),
-            Self::DownloadVersion(download) => Builder::new(kind::DOWNLOAD_VERSION).download(download),
-            Self::DownloadProfile(download) => Builder::new(kind::DOWNLOAD_PROFILE).download(download),
+            Self::DownloadVersion(download) => Builder::new(kind::DOWNLOAD_VERSION).download(download, None),
+            Self::DownloadProfile(download) => {
+                Builder::new(kind::DOWNLOAD_PROFILE).download(download, download.config.as_deref())
+            }
             Self::Restart => Builder::new(kind::RESTART),
             Self::UpgradeProfile(UpgradeAt::Immediately) => {
                 Builder::new(kind::UPGRADE_PROFILE).int(number::UPGRADE_MODE, 0)
             }
-            Self::UpgradeProfile(UpgradeAt::Time(time)) => Builder::new(kind::UPGRADE_PROFILE)
-                .int(number::UPGRADE_MODE, 1)
-                .text(number::UPGRADE_TIME, &format_time(*time)),
+            Self::UpgradeProfile(UpgradeAt::Time(time)) => {
+                Builder::new(kind::UPGRADE_PROFILE).int(number::UPGRADE_MODE, 1).time(number::UPGRADE_TIME, *time)
+            }
             Self::UploadLog(location) => Builder::new(kind::UPLOAD_LOG).location(location).port(location),
             Self::Unknown(message) => Builder::new(*message),
         };
-        builder.0
+        builder.build()
     }
 
     /// Appends the bytes of this message.

@@ -1,0 +1,200 @@
+//! The data of one message: looked up in a frame by number, and put into a frame in the order of the table.
+//!
+//! Knows how each datum is written, and not which message has which.
+
+use super::{Download, ErrorDetail, Location, MessageError, UpgradeAt};
+use crate::datum::{self, DownloadResult, ExecutionResult, Transfer, number};
+use crate::frame::Frame;
+
+/// The data of one frame, looked up by number.
+pub(super) struct Data<'a> {
+    message: u8,
+    data: &'a [(u8, Vec<u8>)],
+}
+
+impl<'a> Data<'a> {
+    pub(super) fn of(frame: &'a Frame) -> Self {
+        Self { message: frame.message, data: &frame.data }
+    }
+
+    pub(super) fn optional(&self, datum: u8) -> Result<Option<&'a [u8]>, MessageError> {
+        let mut values = self.data.iter().filter(|(number, _)| *number == datum).map(|(_, value)| value.as_slice());
+        let value = values.next();
+        match values.next() {
+            None => Ok(value),
+            Some(_) => Err(MessageError::Repeated { message: self.message, datum }),
+        }
+    }
+
+    pub(super) fn parsed<T>(
+        &self,
+        datum: u8,
+        parse: impl FnOnce(&[u8]) -> Option<T>,
+    ) -> Result<Option<T>, MessageError> {
+        let Some(value) = self.optional(datum)? else { return Ok(None) };
+        parse(value).map(Some).ok_or(MessageError::ValueLength { message: self.message, datum, len: value.len() })
+    }
+
+    pub(super) fn required<T>(&self, datum: u8, parse: impl FnOnce(&[u8]) -> Option<T>) -> Result<T, MessageError> {
+        self.parsed(datum, parse)?.ok_or(MessageError::Missing { message: self.message, datum })
+    }
+
+    pub(super) fn bad_value(&self, datum: u8) -> MessageError {
+        MessageError::Value { message: self.message, datum }
+    }
+
+    pub(super) fn text(&self, datum: u8) -> Result<String, MessageError> {
+        self.required(datum, |value| Some(datum::text(value)))
+    }
+
+    pub(super) fn optional_text(&self, datum: u8) -> Result<Option<String>, MessageError> {
+        self.parsed(datum, |value| Some(datum::text(value)))
+    }
+
+    pub(super) fn download_result(&self) -> Result<DownloadResult, MessageError> {
+        self.required(number::DOWNLOAD_RESULT, datum::u32_value).map(DownloadResult::from_code)
+    }
+
+    pub(super) fn execution_result(&self) -> Result<ExecutionResult, MessageError> {
+        self.required(number::EXECUTION_RESULT, datum::u32_value).map(ExecutionResult::from_code)
+    }
+
+    pub(super) fn error_detail(&self) -> Result<ErrorDetail, MessageError> {
+        Ok(ErrorDetail {
+            code: self.parsed(number::ERROR_CODE, datum::u32_value)?,
+            text: self.optional_text(number::ERROR_TEXT)?,
+        })
+    }
+
+    pub(super) fn location(&self) -> Result<Location, MessageError> {
+        Ok(Location {
+            transfer: match self.required(number::TRANSFER, datum::u32_value)? {
+                0 => Transfer::Ftp,
+                1 => Transfer::Tftp,
+                _ => return Err(self.bad_value(number::TRANSFER)),
+            },
+            server: self.required(number::SERVER_ADDRESS, |value| value.try_into().ok())?,
+            path: self.text(number::PATH)?,
+            file: self.text(number::FILE_NAME)?,
+            user: self.text(number::USER_NAME)?,
+            password: self.text(number::PASSWORD)?,
+            port: match self.parsed(number::SERVER_PORT, datum::u32_value)? {
+                None => None,
+                Some(port) => match u16::try_from(port) {
+                    Ok(port @ 1..) => Some(port),
+                    Ok(0) | Err(_) => return Err(self.bad_value(number::SERVER_PORT)),
+                },
+            },
+        })
+    }
+
+    pub(super) fn download(&self, config: Option<String>) -> Result<Download, MessageError> {
+        Ok(Download {
+            location: self.location()?,
+            crc: self.required(number::CRC, datum::u32_value)?,
+            config,
+            attempt: self.parsed(number::ATTEMPT, datum::u32_value)?,
+            size: self.parsed(number::FILE_SIZE, |value| value.try_into().ok().map(u64::from_be_bytes))?,
+            sha256: self.parsed(number::SHA256, |value| value.try_into().ok())?,
+        })
+    }
+
+    pub(super) fn upgrade_at(&self) -> Result<UpgradeAt, MessageError> {
+        match self.required(number::UPGRADE_MODE, datum::u32_value)? {
+            0 => Ok(UpgradeAt::Immediately),
+            1 => {
+                let time: [u8; TIME_LEN] = self.required(number::UPGRADE_TIME, |value| value.try_into().ok())?;
+                parse_time(&time).map(UpgradeAt::Time).ok_or(self.bad_value(number::UPGRADE_TIME))
+            }
+            _ => Err(self.bad_value(number::UPGRADE_MODE)),
+        }
+    }
+}
+
+/// Bytes of `yyyy-mm-dd hh:mm:ss`.
+const TIME_LEN: usize = 19;
+const TIME_FORMAT: &str = "%Y-%m-%d %H:%M:%S";
+
+fn parse_time(value: &[u8; TIME_LEN]) -> Option<jiff::civil::DateTime> {
+    let text = std::str::from_utf8(value).ok()?;
+    let time = jiff::civil::DateTime::strptime(TIME_FORMAT, text).ok()?;
+    // The parser is lenient about width, padding and signs; the table is not.
+    (time.year() >= 0 && format_time(time) == text).then_some(time)
+}
+
+fn format_time(time: jiff::civil::DateTime) -> String {
+    format!(
+        "{:04}-{:02}-{:02} {:02}:{:02}:{:02}",
+        time.year(),
+        time.month(),
+        time.day(),
+        time.hour(),
+        time.minute(),
+        time.second()
+    )
+}
+
+/// Builds the data of a frame in the order in which they are added.
+pub(super) struct Builder(Frame);
+
+impl Builder {
+    pub(super) fn new(message: u8) -> Self {
+        Self(Frame { message, data: Vec::new() })
+    }
+
+    pub(super) fn build(self) -> Frame {
+        self.0
+    }
+
+    pub(super) fn bytes(mut self, datum: u8, value: &[u8]) -> Self {
+        self.0.data.push((datum, value.to_vec()));
+        self
+    }
+
+    pub(super) fn text(self, datum: u8, value: &str) -> Self {
+        self.bytes(datum, value.as_bytes())
+    }
+
+    pub(super) fn int(self, datum: u8, value: u32) -> Self {
+        self.bytes(datum, &value.to_be_bytes())
+    }
+
+    pub(super) fn time(self, datum: u8, time: jiff::civil::DateTime) -> Self {
+        self.text(datum, &format_time(time))
+    }
+
+    pub(super) fn maybe<T>(self, value: Option<T>, add: impl FnOnce(Self, T) -> Self) -> Self {
+        match value {
+            Some(value) => add(self, value),
+            None => self,
+        }
+    }
+
+    pub(super) fn error_detail(self, detail: &ErrorDetail) -> Self {
+        self.maybe(detail.code, |b, code| b.int(number::ERROR_CODE, code))
+            .maybe(detail.text.as_deref(), |b, text| b.text(number::ERROR_TEXT, text))
+    }
+
+    pub(super) fn location(self, location: &Location) -> Self {
+        self.int(number::TRANSFER, location.transfer.code())
+            .bytes(number::SERVER_ADDRESS, &location.server)
+            .text(number::PATH, &location.path)
+            .text(number::FILE_NAME, &location.file)
+            .text(number::USER_NAME, &location.user)
+            .text(number::PASSWORD, &location.password)
+    }
+
+    pub(super) fn port(self, location: &Location) -> Self {
+        self.maybe(location.port, |b, port| b.int(number::SERVER_PORT, u32::from(port)))
+    }
+
+    pub(super) fn download(self, download: &Download, config: Option<&str>) -> Self {
+        self.location(&download.location)
+            .int(number::CRC, download.crc)
+            .maybe(config, |b, config| b.text(number::CONFIG_VERSION, config))
+            .maybe(download.attempt, |b, attempt| b.int(number::ATTEMPT, attempt))
+            .maybe(download.size, |b, size| b.bytes(number::FILE_SIZE, &size.to_be_bytes()))
+            .maybe(download.sha256, |b, sha256| b.bytes(number::SHA256, &sha256))
+            .port(&download.location)
+    }
+}
