@@ -224,12 +224,11 @@ fn forbid_null_in(schema: &mut JSONSchemaProps) {
 /// # Errors
 /// Where a definition cannot be written as YAML: a defect of ours.
 pub fn documents() -> Result<Vec<(String, String)>, serde_yaml::Error> {
-    let document =
-        |crd: &k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition| {
-            let name = format!("{}.yaml", crd.spec.names.plural);
-            let yaml = serde_yaml::to_string(crd)?;
-            Ok((name, format!("# Generated from crds/src by crdgen. Do not edit.\n{yaml}")))
-        };
+    let document = |crd: &CustomResourceDefinition| {
+        let name = format!("{}.yaml", crd.spec.names.plural);
+        let yaml = serde_yaml::to_string(crd)?;
+        Ok((name, format!("# Generated from crds/src by crdgen. Do not edit.\n{yaml}")))
+    };
     crate::all().iter().map(document).collect()
 }
 

@@ -1,1 +1,29 @@
-//! stub
+//! The harness of Fettle's end-to-end tests, of `make demo` and of `make up`.
+//!
+//! It starts a real Kubernetes control plane and, on it, the programs as the chart describes them. Nothing is simulated
+//! but the devices. Read it in this order:
+//!
+//! - [`ControlPlane`]: kube-apiserver, etcd and kube-controller-manager on loopback; one for a whole test run.
+//! - [`TestNamespace`]: what one test has for itself, with kubectl, and a dump of its state when the test fails.
+//! - [`tools`]: where those programs come from; [`process`]: how children are kept from outliving their parent.
+
+pub mod control_plane;
+pub mod kubeconfig;
+pub mod namespace;
+mod pki;
+pub mod ports;
+pub mod process;
+pub mod tools;
+
+pub use control_plane::ControlPlane;
+pub use namespace::TestNamespace;
+
+/// Tells the person who waits what goes on: one line on standard error, where it does not mix with a program's output.
+#[macro_export]
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        // Nobody listening is no reason to stop.
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
