@@ -1,1 +1,0 @@
-//! What the server does about one device: a state machine.

@@ -1,0 +1,336 @@
+//! The vocabulary of a session: what it is told, and what it wants done.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::datum::Capabilities;
+use crate::message::{DeviceInformation, DeviceMessage, Download, Location, ServerMessage};
+
+/// A connection of the bridge, unique within one run of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+/// How long the server waits for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// After a reconnect, where a command was unanswered, before the next.
+    pub settle: SignedDuration,
+    /// For 9.
+    pub apply: SignedDuration,
+    /// For 11.
+    pub log: SignedDuration,
+    /// For a holder of a MAC to answer a probe: three keep-alives a second apart, and one second for the answer.
+    pub probe: SignedDuration,
+    /// For another bridge to answer a contender.
+    pub contend: SignedDuration,
+    /// Between a drop and its record, so that a device that is back at once costs no write.
+    pub drop_delay: SignedDuration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            settle: SignedDuration::from_secs(5),
+            apply: SignedDuration::from_mins(2),
+            log: SignedDuration::from_mins(10),
+            probe: SignedDuration::from_secs(4),
+            contend: SignedDuration::from_secs(10),
+            drop_delay: SignedDuration::from_secs(5),
+        }
+    }
+}
+
+/// What the Kubernetes API says of the device.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct View {
+    /// It may be served: declared once, approved.
+    pub legal: bool,
+    /// The model it must report, where one is declared.
+    pub model: Option<String>,
+    /// Who holds its session.
+    pub hold: Hold,
+    /// Who asks for it while another holds it.
+    pub contender: Contender,
+    /// The session as it stands is one that was told to disconnect.
+    pub dismissed: bool,
+    /// The facts that are on record.
+    pub known: Option<Known>,
+    /// The configuration that is on record as put into force.
+    pub applied: Option<String>,
+    /// What it may become.
+    pub target: Option<Target>,
+    /// How far the target named in it has come.
+    pub progress: Option<Progress>,
+}
+
+/// Who holds a device's session, as the API has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Hold {
+    /// Nobody, or a bridge that is no more.
+    #[default]
+    Nobody,
+    /// This run of this bridge.
+    Us,
+    /// A former run of this bridge.
+    Predecessor,
+    /// Another bridge that lives.
+    Other,
+}
+
+/// Who asks for a session that another bridge holds, as the API has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Contender {
+    #[default]
+    Nobody,
+    /// This run of this bridge.
+    Us,
+    Other,
+}
+
+/// What is on record of a device's last message 1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    pub version: String,
+    pub model: String,
+    pub config: Option<String>,
+    pub serial: Option<String>,
+    /// By name, in the order of the bits.
+    pub capabilities: Vec<String>,
+    /// Of the session, where there is one.
+    pub address: Option<String>,
+}
+
+/// A permission with an end (design: "a target"): one try of one device, planned on what it ran.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    pub id: i64,
+    /// The version that the device reported when this was planned.
+    pub from: String,
+    /// What the device reports once it runs the firmware; `None`: the firmware stays.
+    pub firmware: Option<String>,
+    /// The identity of the configuration; `None`: the configuration stays.
+    pub config: Option<String>,
+    /// No first command after this.
+    pub start_by: Timestamp,
+    /// The end of the try.
+    pub until: Timestamp,
+    /// How long before `until` the last command may go: for clocks that differ.
+    pub margin: SignedDuration,
+    /// Logs are wanted after a success, after a failure.
+    pub logs: (bool, bool),
+    /// The device is current and its connection is to be closed.
+    pub done: bool,
+    /// It has ended in the words of the controller.
+    pub ended: bool,
+}
+
+/// What is on record of the way to a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    pub target: i64,
+    pub phase: Phase,
+}
+
+/// How far a target has come. *Begun* means that one of the first two is on record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Restarting,
+    Applying,
+    Done,
+}
+
+/// Which of the two downloads, or the upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Step {
+    Version,
+    Profile,
+    Log,
+}
+
+/// A command with a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Command {
+    /// Unique among the commands to this device for as long as a credential lives.
+    pub number: u32,
+    /// The target that it serves.
+    pub target: i64,
+    pub step: Step,
+}
+
+/// A file that is ready, as the device is to be told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum File {
+    Download(Download),
+    Upload(Location),
+}
+
+/// Why a file could not be made ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceError(pub String);
+
+/// What our own accounting says of a download that the device calls verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transferred {
+    Wholly,
+    NotWholly,
+}
+
+/// How a write came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteError {
+    /// Somebody else wrote; the view has been fed anew.
+    Conflict,
+    /// The API could not be reached, or would not; some time has passed.
+    Unavailable,
+}
+
+/// What happens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A connection that has said message 1 for the first time.
+    Called { connection: ConnectionId, address: String, info: DeviceInformation },
+    /// A further message.
+    Said { connection: ConnectionId, message: DeviceMessage },
+    /// A connection is gone. `acknowledged`: TCP has confirmed all that we sent on it.
+    Dropped { connection: ConnectionId, acknowledged: bool },
+    /// The API says something new.
+    Viewed(View),
+    /// The write that was wanted has been answered.
+    Written(Result<(), WriteError>),
+    /// The file of a command is ready, or cannot be had.
+    Prepared(Command, Result<File, SourceError>),
+    /// What our own accounting says.
+    Checked(Command, Transferred),
+    /// Time has passed: [`deadline`](super::Session::deadline) is over.
+    Tick,
+}
+
+/// What is to be done, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Send on this connection.
+    Send(ConnectionId, ServerMessage),
+    /// Send what is to be sent, shut the sending side, drain, close at the peer's FIN or after 5 s: never an RST.
+    Finish(ConnectionId),
+    /// Close at once, for this reason.
+    Close(ConnectionId, Reason),
+    /// Find out whether the peer of this connection is still there: keep-alive 1 s × 3.
+    Probe(ConnectionId),
+    /// Get the file of this command ready; its credential lives until the instant.
+    Prepare(Command, Timestamp),
+    /// Ask our own accounting whether the file of this command went out wholly.
+    Check(Command),
+    /// Write to the API, on condition that nobody wrote since the last view.
+    Write(Record),
+    /// Compute the view anew: a Lease may have ended.
+    Refresh,
+    /// Count, and say in the log.
+    Count(Counted),
+}
+
+/// What is to be written to the status of the device; all parts in one patch.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Record {
+    pub session: SessionRecord,
+    /// What the device said of itself.
+    pub info: Option<DeviceInformation>,
+    /// How far the target has come.
+    pub progress: Option<(i64, Phase)>,
+    /// How the try ended, where the phase is `Done`.
+    pub end: Option<TryEnd>,
+}
+
+/// What becomes of the session on record.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum SessionRecord {
+    #[default]
+    Unchanged,
+    /// It is ours, from this address.
+    Claim { address: String },
+    /// There is none; the device was last seen then.
+    Release { last_seen: Timestamp },
+    /// It is ours, and the device was told to disconnect.
+    Dismiss,
+    /// Another holds it, and we ask for it.
+    Contend { address: String },
+    /// We hold it, and whoever asks for it does not get it.
+    Refuse,
+}
+
+/// How a try ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TryEnd {
+    pub target: i64,
+    pub reason: Reason,
+    /// A sentence, where there is more to say.
+    pub message: String,
+    /// The configuration that is in force since, and known to be.
+    pub applied: Option<String>,
+}
+
+/// Why something ended: a try, or a connection. Closed: metric labels come from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    // Tries that succeeded.
+    Upgraded,
+    ResultLost,
+    AlreadyCurrent,
+    // Tries that failed.
+    CrcMismatch,
+    DownloadFailed,
+    NotTransferred,
+    ApplyFailed,
+    CameBackUnchanged,
+    UnexpectedVersion,
+    TimedOut,
+    SourceUnavailable,
+    // Connections.
+    DeadlineExceeded,
+    HolderAnswers,
+    HeldElsewhere,
+    Replaced,
+    Illegal,
+}
+
+impl Reason {
+    /// Whether a try that ended for this reason succeeded.
+    pub const fn is_success(self) -> bool {
+        matches!(self, Self::Upgraded | Self::ResultLost | Self::AlreadyCurrent)
+    }
+}
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Counted {
+    /// A result that nothing asked for, by the number of its message.
+    Unasked(u8),
+    /// A message of a type that this version does not know.
+    UnknownMessage(u8),
+    /// A newcomer for a MAC that is held.
+    Contention,
+    /// A try ended.
+    Ended(Reason),
+}
+
+impl Known {
+    /// Whether `info` says just this.
+    pub(super) fn is(&self, info: &DeviceInformation) -> bool {
+        let Self { version, model, config, serial, capabilities, address: _ } = self;
+        *version == info.version
+            && *model == info.model
+            && *config == info.config
+            && *serial == info.serial
+            && info.capabilities.names().eq(capabilities.iter().map(String::as_str))
+    }
+}
+
+impl Target {
+    /// The last instant for a 3, 4, 6 or 8.
+    pub(super) fn last_command(&self) -> Timestamp {
+        self.until - self.margin
+    }
+}
+
+/// The configuration that a device runs, as far as is known: what it reports, else what is on record as applied.
+pub(super) fn running_config<'a>(info: &'a DeviceInformation, applied: Option<&'a str>) -> Option<&'a str> {
+    if info.capabilities.has(Capabilities::CONFIG_VERSION) { info.config.as_deref() } else { applied }
+}
