@@ -1,0 +1,228 @@
+//! What was transferred under which permission. A device that says that it has downloaded a file is believed only if its
+//! last byte was sent; a log is uploaded when its file has arrived, whatever the device says (design §5).
+//!
+//! The session announces what it orders with [`Transfers::expect`]; the file servers record what happens. What nobody
+//! announced (a credential that another replica minted) is served and not recorded. The ledger decides nothing, and forgets
+//! at a restart: a session that lost its bridge begins again with a new command.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
+
+use super::credentials::Permission;
+
+/// Entries kept at most. A device has one or two commands outstanding, and a replica tens of thousands of devices; an entry
+/// takes about 300 bytes.
+const MAX_ENTRIES: usize = 65_536;
+
+/// From this size on, expired entries are looked for whenever the ledger has doubled.
+const FIRST_SWEEP: usize = 1_024;
+
+/// How long an entry outlives its permission: a device may take a while to check what it fetched in the last second.
+const KEPT_AFTER_EXPIRY: SignedDuration = SignedDuration::from_mins(5);
+
+/// How far a transfer has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// How many bytes of the file were sent or received, counted from its start to the furthest.
+    pub reached: u64,
+    /// The size of the file, where it is known.
+    pub size: Option<u64>,
+    /// The last byte was sent, or the upload is stored.
+    pub complete: bool,
+}
+
+/// The transfers that sessions have ordered.
+#[derive(Debug, Default)]
+pub struct Transfers {
+    ledger: Mutex<Ledger>,
+}
+
+#[derive(Debug, Default)]
+struct Ledger {
+    entries: HashMap<Permission, Arc<Entry>>,
+    next_sweep: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    size: Option<u64>,
+    reached: AtomicU64,
+    complete: watch::Sender<bool>,
+}
+
+impl Transfers {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Announces a transfer, before the command that orders it is sent. `size` is the file's, `None` for an upload.
+    /// Announced again, it begins again.
+    pub fn expect(&self, permission: &Permission, size: Option<u64>) {
+        self.expect_at(permission, size, Timestamp::now());
+    }
+
+    fn expect_at(&self, permission: &Permission, size: Option<u64>, now: Timestamp) {
+        let entry = Arc::new(Entry { size, reached: AtomicU64::new(0), complete: watch::Sender::new(false) });
+        let mut ledger = self.lock();
+        ledger.make_room(now);
+        ledger.entries.insert(*permission, entry);
+    }
+
+    /// Ends what [`expect`](Self::expect) began, when the command has its answer. Expiry does the same later.
+    pub fn forget(&self, permission: &Permission) {
+        self.lock().entries.remove(permission);
+    }
+
+    /// Whether the last byte was sent (for an upload: whether the file has arrived wholly), waiting for it for a while:
+    /// a device's word on one connection may overtake what we learn on another. `false` at once for what nobody expects.
+    pub async fn wait_complete(&self, permission: &Permission, patience: Duration) -> bool {
+        let Some(entry) = self.entry(permission) else { return false };
+        let mut complete = entry.complete.subscribe();
+        tokio::time::timeout(patience, complete.wait_for(|complete| *complete)).await.is_ok_and(|waited| waited.is_ok())
+    }
+
+    pub fn progress(&self, permission: &Permission) -> Option<Progress> {
+        let entry = self.entry(permission)?;
+        let complete = *entry.complete.borrow();
+        Some(Progress { reached: entry.reached.load(Ordering::Relaxed), size: entry.size, complete })
+    }
+
+    /// For a file server: the record of one transfer that begins now.
+    pub(super) fn begin(&self, permission: &Permission) -> Record {
+        Record { entry: self.entry(permission) }
+    }
+
+    fn entry(&self, permission: &Permission) -> Option<Arc<Entry>> {
+        self.lock().entries.get(permission).cloned()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ledger {
+    /// Drops what has expired, when there may be much of it; and an eighth, the next to expire, where all are alive and the
+    /// ledger is full. Those devices are then not believed, and their tries end as failed.
+    fn make_room(&mut self, now: Timestamp) {
+        if self.entries.len() < self.next_sweep.clamp(FIRST_SWEEP, MAX_ENTRIES) {
+            return;
+        }
+        self.entries.retain(|permission, _| now.duration_since(permission.expires()) < KEPT_AFTER_EXPIRY);
+        if self.entries.len() >= MAX_ENTRIES {
+            let mut by_expiry: Vec<Permission> = self.entries.keys().copied().collect();
+            by_expiry.sort_unstable_by_key(Permission::expires);
+            by_expiry.truncate(MAX_ENTRIES / 8);
+            tracing::warn!(dropped = by_expiry.len(), "ledger of transfers is full, entries dropped");
+            for permission in by_expiry {
+                self.entries.remove(&permission);
+            }
+        }
+        self.next_sweep = self.entries.len() * 2;
+    }
+}
+
+/// What one transfer does, for the ledger.
+#[derive(Debug)]
+pub(super) struct Record {
+    entry: Option<Arc<Entry>>,
+}
+
+impl Record {
+    /// All bytes before `offset` were sent, by this transfer or an earlier one that it resumes, or received.
+    pub(super) fn reached(&self, offset: u64) {
+        if let Some(entry) = &self.entry {
+            entry.reached.fetch_max(offset, Ordering::Relaxed);
+        }
+    }
+
+    /// The last byte was sent, or the upload is stored.
+    pub(super) fn complete(&self) {
+        if let Some(entry) = &self.entry {
+            entry.complete.send_replace(true);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::credentials::DeviceId;
+
+    fn permission(command: u32) -> Permission {
+        let expires = Timestamp::from_second(1_000 + i64::from(command)).unwrap();
+        Permission::download(DeviceId::of_uid("uid"), &[1; 32], command, expires)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_transfer_is_complete_when_its_last_byte_was_sent_and_not_before() {
+        let transfers = Transfers::new();
+        transfers.expect(&permission(1), Some(10));
+        let record = transfers.begin(&permission(1));
+        record.reached(9);
+        assert!(!transfers.wait_complete(&permission(1), Duration::from_secs(2)).await);
+        record.reached(10);
+        record.complete();
+        assert!(transfers.wait_complete(&permission(1), Duration::ZERO).await);
+        let progress = Progress { reached: 10, size: Some(10), complete: true };
+        assert_eq!(transfers.progress(&permission(1)), Some(progress));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_ends_as_soon_as_the_last_byte_is_sent() {
+        let transfers = Transfers::new();
+        transfers.expect(&permission(1), Some(10));
+        let record = transfers.begin(&permission(1));
+        let begun = tokio::time::Instant::now();
+        let ordered = permission(1);
+        let (complete, ()) = tokio::join!(transfers.wait_complete(&ordered, Duration::from_secs(2)), async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            record.complete();
+        });
+        assert!(complete);
+        assert_eq!(begun.elapsed(), Duration::from_millis(300));
+    }
+
+    #[tokio::test]
+    async fn what_nobody_expects_is_served_and_never_complete() {
+        let transfers = Transfers::new();
+        transfers.begin(&permission(1)).complete();
+        assert!(!transfers.wait_complete(&permission(1), Duration::from_secs(2)).await);
+        assert_eq!(transfers.progress(&permission(1)), None);
+    }
+
+    #[tokio::test]
+    async fn the_transfer_of_one_command_says_nothing_about_another() {
+        let transfers = Transfers::new();
+        transfers.expect(&permission(1), Some(10));
+        transfers.expect(&permission(2), Some(10));
+        transfers.begin(&permission(1)).complete();
+        assert!(!transfers.wait_complete(&permission(2), Duration::ZERO).await);
+        transfers.forget(&permission(1));
+        assert!(!transfers.wait_complete(&permission(1), Duration::ZERO).await);
+    }
+
+    #[test]
+    fn expired_entries_go_and_the_ledger_is_bounded() {
+        let transfers = Transfers::new();
+        let before = Timestamp::from_second(0).unwrap();
+        for command in 0..u32::try_from(FIRST_SWEEP).unwrap() {
+            transfers.expect_at(&permission(command), None, before);
+        }
+        let after = Timestamp::from_second(1_000_000).unwrap();
+        transfers.expect_at(&permission(u32::MAX), None, after);
+        assert_eq!(transfers.lock().entries.len(), 1);
+
+        for command in 0..70_000 {
+            transfers.expect_at(&permission(command), None, before);
+        }
+        assert!(transfers.lock().entries.len() <= MAX_ENTRIES);
+        assert!(transfers.progress(&permission(69_999)).is_some(), "the newest is kept");
+        assert!(transfers.progress(&permission(0)).is_none(), "the first to expire is dropped");
+    }
+}

@@ -1,0 +1,4 @@
+//! Files for devices.
+pub mod credentials;
+pub mod ledger;
+pub mod store;

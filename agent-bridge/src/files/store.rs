@@ -1,0 +1,443 @@
+//! The local copy of what devices fetch: content on disk under its SHA-256, bounded in size and number.
+//!
+//! Guarantees: content is served only after all of it was hashed by this process, so a file that changed on disk while
+//! nobody looked is not served. A file appears under its name only whole, and written down. What is wanted by many is
+//! fetched once. Pinned content stays until its pin ends.
+//!
+//! Refuses to know about firmwares, devices or retries: it fetches what it is told, once, and says why it cannot.
+
+mod flight;
+mod index;
+mod ingest;
+mod reader;
+mod source;
+
+use std::fs::{DirBuilder, File, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use data_encoding::HEXLOWER;
+use jiff::Timestamp;
+use tokio::sync::{OnceCell, Semaphore, mpsc};
+use tokio::task::spawn_blocking;
+
+use super::credentials::ContentId;
+use flight::Flights;
+use index::{Index, State};
+use ingest::Ingest;
+use reader::{Body, Hot};
+pub(super) use reader::{Readable, SCRATCH_LEN};
+pub use source::{Source, SourceError};
+
+/// A source that sends nothing for so long has stalled.
+const STALL: Duration = Duration::from_secs(30);
+
+/// No fetch takes longer, however steadily it drips: 1 GiB at 150 KB/s.
+const FETCH_DEADLINE: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// Fetches that run at once. Each holds a blocking thread and up to about 2 MiB; more would only share the same line.
+const MAX_FETCHES: usize = 4;
+
+/// Chunks between the network and the disk.
+const CHUNKS_IN_FLIGHT: usize = 2;
+
+/// What a file is read by, to be hashed.
+const READ_LEN: usize = 128 * 1024;
+
+const PARTIAL_PREFIX: &str = ".partial-";
+
+/// Content that is in the cache, whole and verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Content {
+    pub sha256: [u8; 32],
+    /// In bytes.
+    pub size: u64,
+    /// CRC-32 (IEEE 802.3).
+    pub crc: u32,
+}
+
+/// What the cache holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    pub contents: usize,
+    /// Including what is being written.
+    pub bytes: u64,
+}
+
+/// The cache. Cheap to clone: all clones are one cache.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+    /// By digest; the result carries the source that was asked.
+    fetches: Arc<Flights<[u8; 32], (Source, Result<Content, SourceError>)>>,
+    checks: Arc<Flights<[u8; 32], Option<Content>>>,
+    opens: Arc<Flights<[u8; 32], Result<Body, Arc<io::Error>>>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    dir: PathBuf,
+    files_dir: PathBuf,
+    max_file_size: u64,
+    stall: Duration,
+    /// Held for moments, never over I/O.
+    index: Mutex<Index>,
+    hot: Mutex<Hot>,
+    /// Held, by blocking threads alone, over a change of index and folder that must be seen as one.
+    folder: Mutex<()>,
+    fetching: Semaphore,
+    loading: Semaphore,
+    client: OnceCell<reqwest::Client>,
+}
+
+impl Store {
+    /// Opens the cache in the folder `dir`, which it makes if need be, and takes for its own. What is there from before is
+    /// found again, and hashed before its first use. `files_dir` is what [`Source::File`] is relative to. Sizes in bytes.
+    pub fn open(dir: &Path, files_dir: &Path, max_file_size: u64, cache_size: u64) -> io::Result<Self> {
+        Self::open_with(dir, files_dir, max_file_size, cache_size, STALL)
+    }
+
+    fn open_with(
+        dir: &Path,
+        files_dir: &Path,
+        max_file_size: u64,
+        cache_size: u64,
+        stall: Duration,
+    ) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        std::fs::set_permissions(dir, Permissions::from_mode(0o700))?;
+        let inner = Arc::new(Inner {
+            dir: dir.to_owned(),
+            files_dir: files_dir.to_owned(),
+            max_file_size,
+            stall,
+            index: Mutex::new(Index::new(cache_size)),
+            hot: Mutex::default(),
+            folder: Mutex::new(()),
+            fetching: Semaphore::new(MAX_FETCHES),
+            loading: Semaphore::new(reader::MAX_LOADS),
+            client: OnceCell::new(),
+        });
+        inner.find_again()?;
+        Ok(Self {
+            inner,
+            fetches: Arc::new(Flights::new()),
+            checks: Arc::new(Flights::new()),
+            opens: Arc::new(Flights::new()),
+        })
+    }
+
+    /// The content with this hash: from the cache, else from the source. Once for all who ask at the same time.
+    pub async fn fetch(&self, source: &Source, expected: [u8; 32]) -> Result<Content, SourceError> {
+        loop {
+            if let Some(content) = self.get(&expected).await {
+                return Ok(content);
+            }
+            let work = {
+                let (inner, source) = (Arc::clone(&self.inner), source.clone());
+                async move {
+                    let result = inner.fetch(&source, expected).await;
+                    (source, result)
+                }
+            };
+            let (asked, result) = self.fetches.join(&expected, work).await;
+            // That another source does not have it says nothing about this one.
+            if result.is_ok() || asked == *source {
+                return result;
+            }
+        }
+    }
+
+    /// Takes content that was made here, such as a rendered configuration. It is readable by the owner alone, and may be
+    /// gone after a restart, for it can be made again.
+    pub async fn put(&self, bytes: Vec<u8>) -> Result<Content, SourceError> {
+        let inner = Arc::clone(&self.inner);
+        blocking("rendered content", move || {
+            let mut ingest = Ingest::new(&inner, "rendered content")?;
+            ingest.write(&bytes)?;
+            ingest.finish_unsynced()
+        })
+        .await
+    }
+
+    /// Content that is in the cache. What an earlier process left there is hashed first; what is not what its name says is
+    /// removed.
+    pub async fn get(&self, sha256: &[u8; 32]) -> Option<Content> {
+        let size = {
+            let mut index = self.inner.index();
+            let entry = index.touch(sha256)?;
+            match entry.state {
+                State::Verified { crc } => return Some(Content { sha256: *sha256, size: entry.size, crc }),
+                State::Unverified => entry.size,
+            }
+        };
+        let (inner, sha256) = (Arc::clone(&self.inner), *sha256);
+        let check = async move { spawn_blocking(move || inner.check(sha256, size)).await.ok().flatten() };
+        self.checks.join(&sha256, check).await
+    }
+
+    /// Keeps content until then, or longer where an earlier pin says so. `false`: it is not in the cache.
+    #[must_use]
+    pub fn pin(&self, sha256: &[u8; 32], until: Timestamp) -> bool {
+        self.inner.index().pin(sha256, until)
+    }
+
+    pub fn usage(&self) -> Usage {
+        self.inner.index().usage()
+    }
+
+    /// For a file server: content by what a credential says of it, opened. `None`: it is not in the cache.
+    pub(super) async fn open_content(&self, id: &ContentId) -> io::Result<Option<Readable>> {
+        let Some(sha256) = self.inner.index().find(id) else { return Ok(None) };
+        let Some(content) = self.get(&sha256).await else { return Ok(None) };
+        let hot = self.inner.hot().get(&sha256);
+        let body = match hot {
+            Some(body) => body,
+            None => {
+                let inner = Arc::clone(&self.inner);
+                let open = async move {
+                    spawn_blocking(move || inner.open(&content).map_err(Arc::new)).await.unwrap_or_else(|error| {
+                        Err(Arc::new(io::Error::other(error)))
+                    })
+                };
+                match self.opens.join(&sha256, open).await {
+                    Ok(body) => body,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                    Err(error) => return Err(io::Error::new(error.kind(), error)),
+                }
+            }
+        };
+        Ok(Some(Readable::new(Arc::clone(&self.inner), content, body)))
+    }
+}
+
+impl Inner {
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hot(&self) -> MutexGuard<'_, Hot> {
+        self.hot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn path_of(&self, sha256: &[u8; 32]) -> PathBuf {
+        self.dir.join(hex(sha256))
+    }
+
+    /// Lists what an earlier process left, the least recently written as the least recently used. Half-written files go.
+    fn find_again(&self) -> io::Result<()> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            if name.starts_with(PARTIAL_PREFIX) {
+                std::fs::remove_file(entry.path())?;
+                continue;
+            }
+            let digest = HEXLOWER.decode(name.as_bytes()).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+            let metadata = entry.metadata()?;
+            if let (Some(sha256), true) = (digest, metadata.is_file()) {
+                found.push((metadata.modified()?, sha256, metadata.len()));
+            }
+        }
+        found.sort_unstable();
+        for (_, sha256, size) in found {
+            // The limits may have shrunk since.
+            if size > self.max_file_size || self.reserve(size).is_err() {
+                self.unlink(&sha256);
+                continue;
+            }
+            let mut index = self.index();
+            index.release(size);
+            index.insert(sha256, size, State::Unverified);
+        }
+        Ok(())
+    }
+
+    /// Makes room for so many bytes more and counts them as used. Blocks: what is evicted is deleted.
+    fn reserve(&self, bytes: u64) -> Result<(), index::Full> {
+        let _folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
+        let evicted = self.index().reserve(bytes, Timestamp::now())?;
+        for sha256 in evicted {
+            self.hot().remove(&sha256);
+            tracing::info!(sha256 = %hex(&sha256), "content evicted from the cache");
+            self.unlink(&sha256);
+        }
+        Ok(())
+    }
+
+    fn unlink(&self, sha256: &[u8; 32]) {
+        if let Err(error) = std::fs::remove_file(self.path_of(sha256))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(sha256 = %hex(sha256), %error, "cached content cannot be deleted");
+        }
+    }
+
+    /// Hashes what is on disk. Blocks for as long as that takes.
+    fn check(&self, sha256: [u8; 32], size: u64) -> Option<Content> {
+        let checked = File::open(self.path_of(&sha256)).and_then(|file| ingest::hash(&file));
+        match checked {
+            Ok(found) if found.sha256 == sha256 => self.index().set_verified(&found).then_some(found),
+            Ok(_) => {
+                tracing::warn!(sha256 = %hex(&sha256), size, "cached content is not what its name says, removed");
+                self.discard(&sha256);
+                None
+            }
+            Err(error) => {
+                tracing::warn!(sha256 = %hex(&sha256), %error, "cached content cannot be read, removed");
+                self.discard(&sha256);
+                None
+            }
+        }
+    }
+
+    /// Removes what was found wanting, unless it was replaced meanwhile.
+    fn discard(&self, sha256: &[u8; 32]) {
+        let _folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.index().remove_unverified(sha256) {
+            self.unlink(sha256);
+        }
+    }
+
+    /// Forgets content whose file somebody else removed.
+    fn forget(&self, sha256: &[u8; 32]) {
+        let _folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.path_of(sha256).exists() {
+            tracing::warn!(sha256 = %hex(sha256), "cached content was removed by somebody else");
+            self.index().remove(sha256);
+        }
+    }
+
+    async fn fetch(self: Arc<Self>, source: &Source, expected: [u8; 32]) -> Result<Content, SourceError> {
+        let origin = source.to_string();
+        let Ok(_turn) = self.fetching.acquire().await else {
+            return Err(SourceError::Io { origin, doing: "fetch", detail: "it is closed".into() });
+        };
+        let result = match source {
+            Source::File { path } => self.copy_file(path.clone(), origin, expected).await,
+            Source::Http { url } => {
+                let stalled = SourceError::Stalled { origin: origin.clone(), after: FETCH_DEADLINE };
+                let download = self.download(url, origin, expected);
+                tokio::time::timeout(FETCH_DEADLINE, download).await.unwrap_or(Err(stalled))
+            }
+        };
+        match &result {
+            Ok(content) => tracing::info!(%source, sha256 = %hex(&expected), size = content.size, "content fetched"),
+            Err(error) => tracing::warn!(%source, sha256 = %hex(&expected), reason = error.reason(), %error, "content not fetched"),
+        }
+        result
+    }
+
+    async fn copy_file(
+        self: &Arc<Self>,
+        path: String,
+        origin: String,
+        expected: [u8; 32],
+    ) -> Result<Content, SourceError> {
+        let inner = Arc::clone(self);
+        // A thread cannot be dropped like a future: it is told when nobody waits any more.
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let _tell = SetOnDrop(Arc::clone(&abandoned));
+        blocking(&origin.clone(), move || {
+            let file = source::open_file(&inner.files_dir, &path, &origin)?;
+            let mut ingest = Ingest::new(&inner, &origin)?;
+            ingest::each_chunk(&file, |chunk| {
+                if abandoned.load(Ordering::Relaxed) {
+                    return Err(ingest::abandoned(&origin));
+                }
+                ingest.write(chunk)
+            })
+            .map_err(|error| error.into_source_error(&origin))?;
+            ingest.finish(expected)
+        })
+        .await
+    }
+
+    async fn download(self: &Arc<Self>, url: &str, origin: String, expected: [u8; 32]) -> Result<Content, SourceError> {
+        let stall = self.stall;
+        let client = self
+            .client
+            .get_or_try_init(|| async {
+                spawn_blocking(move || source::client(stall))
+                    .await
+                    .map_err(|error| error.to_string())?
+                    .map_err(|error| error.to_string())
+            })
+            .await
+            .map_err(|detail: String| SourceError::Unreachable { origin: origin.clone(), detail })?;
+        let mut response = source::request(client, url, &origin, self.max_file_size, stall).await?;
+
+        // The end is said expressly: a channel that just closes is a download that was given up.
+        let (chunks, mut received) = mpsc::channel(CHUNKS_IN_FLIGHT);
+        let writer = {
+            let (inner, origin) = (Arc::clone(self), origin.clone());
+            spawn_blocking(move || {
+                let mut ingest = Ingest::new(&inner, &origin)?;
+                loop {
+                    match received.blocking_recv() {
+                        Some(Some(chunk)) => ingest.write::<bytes::Bytes>(&chunk)?,
+                        Some(None) => return ingest.finish(expected),
+                        None => return Err(ingest::abandoned(&origin)),
+                    }
+                }
+            })
+        };
+        loop {
+            let chunk = tokio::time::timeout(stall, response.chunk())
+                .await
+                .map_err(|_| SourceError::Stalled { origin: origin.clone(), after: stall })?
+                .map_err(|error| source::http_error(error, &origin, stall))?;
+            let last = chunk.is_none();
+            if chunks.send(chunk).await.is_err() || last {
+                break;
+            }
+        }
+        writer.await.unwrap_or_else(|error| Err(died(&origin, &error)))
+    }
+
+    /// Blocks: opens the file and, where it is small and there is room, reads it into memory.
+    fn open(&self, content: &Content) -> io::Result<Body> {
+        let opened = self.index().opened(&content.sha256);
+        let file = match opened {
+            Some(file) => file,
+            None => {
+                let file = File::open(self.path_of(&content.sha256)).inspect_err(|_| self.forget(&content.sha256))?;
+                let file = Arc::new(file);
+                self.index().set_opened(&content.sha256, &file);
+                file
+            }
+        };
+        reader::warm(&self.hot, content, file)
+    }
+}
+
+struct SetOnDrop(Arc<AtomicBool>);
+
+impl Drop for SetOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    origin: &str,
+    work: impl FnOnce() -> Result<T, SourceError> + Send + 'static,
+) -> Result<T, SourceError> {
+    spawn_blocking(work).await.unwrap_or_else(|error| Err(died(origin, &error)))
+}
+
+fn died(origin: &str, error: &tokio::task::JoinError) -> SourceError {
+    SourceError::Io { origin: origin.to_owned(), doing: "store", detail: error.to_string() }
+}
+
+fn hex(sha256: &[u8; 32]) -> String {
+    HEXLOWER.encode(sha256)
+}
+
+#[cfg(test)]
+mod tests;
