@@ -8,7 +8,10 @@
 //! - [`tools`]: where those programs come from; [`process`]: how children are kept from outliving their parent.
 
 pub mod control_plane;
+pub mod dev;
+mod dump;
 pub mod kubeconfig;
+pub mod manifest;
 pub mod namespace;
 mod pki;
 pub mod ports;

@@ -1,0 +1,38 @@
+//! What `dev` does: the long words of the Makefile, on top of the harness.
+
+use std::env;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+use crate::control_plane::{ControlPlane, GIVEN_KUBECONFIG, SHARED_KUBECONFIG};
+use crate::say;
+use crate::tools::{self, Tool};
+
+/// Makes sure that every foreign program is there, and says where.
+pub async fn tools() -> Result<ExitCode> {
+    for tool in Tool::ALL {
+        let path = tokio::task::spawn_blocking(move || tools::find(tool)).await??;
+        say!("{tool}: {}", path.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs `command` with one control plane for all the test programs in it; gives its exit status.
+pub async fn test_env(command: &[String]) -> Result<ExitCode> {
+    let [program, args @ ..] = command else { return Ok(ExitCode::SUCCESS) };
+    let mut command = tokio::process::Command::new(program);
+    command.args(args).kill_on_drop(true);
+    // A cluster that the caller gave serves all programs already.
+    let control_plane = match env::var_os(GIVEN_KUBECONFIG) {
+        Some(_) => None,
+        None => Some(ControlPlane::start().await.context("no control plane for the tests")?),
+    };
+    if let Some(control_plane) = &control_plane {
+        command.env(SHARED_KUBECONFIG, control_plane.kubeconfig());
+    }
+    let status = command.status().await.with_context(|| format!("cannot run {program}"))?;
+    drop(control_plane);
+    // More than a byte cannot be handed on, and a signal has no code.
+    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+}
