@@ -195,3 +195,17 @@ pub fn decode(bytes: &[u8]) -> Result<Option<(Frame, usize)>, FrameError> {
     // Nothing is left: the last datum had to take exactly what was.
     Ok(Some((Frame { message, data }, HEADER_LEN + usize::from(length))))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decoder_that_waits_for_nothing_holds_no_memory() {
+        let mut decoder = Decoder::new();
+        assert_eq!(decoder.buffer.capacity(), 0);
+        decoder.push(&[34, 0, 0, 0, 34, 0, 0, 0]);
+        while decoder.next_frame() != Ok(None) {}
+        assert_eq!(decoder.buffer.capacity(), 0);
+    }
+}
