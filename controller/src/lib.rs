@@ -1,1 +1,3 @@
-//! stub
+//! The controller: decides which device may move to what, and when. It never talks to a device.
+
+pub mod plan;

@@ -1,0 +1,102 @@
+//! Whether a device is there: connected, dismissed, away for a while, offline.
+//!
+//! A session counts only while the Lease of its bridge holds and names the same incarnation. For `reconnectGrace` after a
+//! bridge's start the sessions of its former incarnation are neither connected nor offline.
+
+use jiff::Timestamp;
+
+use super::model::{Bridge, Device, Session, Snapshot};
+
+/// Whether a device is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// It has a session with a bridge that lives. That lasts until the bridge's Lease ends, unless it is renewed.
+    Connected { lease_ends: Timestamp },
+    /// It was done and was sent away: available, and to call again in its own time.
+    Dismissed,
+    /// Its bridge has started anew, and the device has until then to call again.
+    BridgeStarting { until: Timestamp },
+    /// It is gone, but will count as such only then.
+    Reconnecting { since: Timestamp, until: Timestamp },
+    /// It is gone.
+    Offline { since: Timestamp },
+    /// It has never called.
+    Never,
+}
+
+impl Presence {
+    /// What is known of a device's presence.
+    pub fn of(device: &Device, snapshot: &Snapshot, now: Timestamp) -> Self {
+        let grace = snapshot.settings.reconnect_grace;
+        let gone = |since: Timestamp| {
+            let until = since + grace;
+            if now < until { Self::Reconnecting { since, until } } else { Self::Offline { since } }
+        };
+        let Some(session) = &device.facts.session else {
+            return device.facts.last_seen.map_or(Self::Never, gone);
+        };
+        if session.dismissed {
+            return Self::Dismissed;
+        }
+        match Holder::of(session, snapshot.bridges.get(&session.bridge), now) {
+            Holder::Lives { lease_ends } => Self::Connected { lease_ends },
+            Holder::Successor { started } if now < started + grace => Self::BridgeStarting { until: started + grace },
+            Holder::Successor { started } => gone(started),
+            Holder::Gone { since } => gone(since),
+            Holder::Unknown => gone(device.facts.last_seen.unwrap_or(session.since)),
+        }
+    }
+
+    /// Whether a bridge that lives holds its session.
+    pub fn is_connected(self) -> bool {
+        matches!(self, Self::Connected { .. })
+    }
+
+    /// Whether it counts against the limits by its absence alone.
+    pub fn is_offline(self) -> bool {
+        matches!(self, Self::Offline { .. } | Self::Never)
+    }
+
+    /// When the device, or its bridge, was lost, as far as is known.
+    pub fn lost_at(self) -> Option<Timestamp> {
+        match self {
+            Self::Reconnecting { since, .. } | Self::Offline { since } => Some(since),
+            Self::Connected { .. } | Self::Dismissed | Self::BridgeStarting { .. } | Self::Never => None,
+        }
+    }
+
+    /// When it will be something else by the passing of time alone.
+    pub fn changes_at(self) -> Option<Timestamp> {
+        match self {
+            Self::Connected { lease_ends: at }
+            | Self::BridgeStarting { until: at }
+            | Self::Reconnecting { until: at, .. } => Some(at),
+            Self::Dismissed | Self::Offline { .. } | Self::Never => None,
+        }
+    }
+}
+
+/// What became of the bridge that wrote a session.
+enum Holder {
+    Lives { lease_ends: Timestamp },
+    /// The same bridge runs, but anew.
+    Successor { started: Timestamp },
+    /// Its Lease has ended or was released.
+    Gone { since: Timestamp },
+    /// There is no such Lease.
+    Unknown,
+}
+
+impl Holder {
+    fn of(session: &Session, bridge: Option<&Bridge>, now: Timestamp) -> Self {
+        let Some(bridge) = bridge else { return Self::Unknown };
+        match &bridge.incarnation {
+            None => Self::Gone { since: bridge.renewed },
+            Some(_) if bridge.expires <= now => Self::Gone { since: bridge.expires },
+            Some(incarnation) if *incarnation == session.incarnation => {
+                Self::Lives { lease_ends: bridge.expires }
+            }
+            Some(_) => Self::Successor { started: bridge.started },
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Targets: which are given, taken back, and judged.
+
+use std::sync::Arc;
+
+use fettle_crds::{Outcome, TargetConfig, TargetFirmware, Transfer, TryResult, Verdict, WireTransfer};
+use jiff::{SignedDuration, Timestamp};
+
+use super::availability::Presence;
+use super::model::{Device, Group, Progress, Rollout, Settings, Target};
+use super::progress::Goal;
+
+/// No first command later than this after the grant: a decision that old may no longer hold.
+pub const START_WITHIN: SignedDuration = SignedDuration::from_secs(60);
+
+/// Why a target that has not begun may stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backing {
+    /// Its rollout still wants it.
+    Stands,
+    /// The rollout is superseded or stopped, the group does not select the device any more, or it must not be served.
+    Gone,
+}
+
+/// What becomes of an open target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It goes on; this is looked at again then, if nothing else happens.
+    Stays { look_again: Option<Timestamp> },
+    /// It is taken back: nothing was begun, and nothing will be.
+    Withdrawn,
+    /// Its time ran out, and no bridge is there to say so.
+    TimedOut,
+}
+
+impl Fate {
+    /// Judges an open target.
+    pub fn of(
+        device: &Device,
+        target: &Target,
+        progress: Progress,
+        backing: Backing,
+        presence: Presence,
+        settings: &Settings,
+        now: Timestamp,
+    ) -> Self {
+        let begun = progress == Progress::Begun;
+        if !begun && (backing == Backing::Gone || !still_applies(device, target)) {
+            return Self::Withdrawn;
+        }
+        // The bridge that holds the session says how a try ends.
+        let ends = match presence {
+            Presence::Connected { .. } | Presence::BridgeStarting { .. } => None,
+            // It was lost without having begun: offline, not failed.
+            _ if !begun => Some(target.until),
+            // Its bridge may yet return with the news, and we may have been away ourselves.
+            _ => {
+                let heard = presence.lost_at().unwrap_or(target.until).max(settings.watching_since);
+                Some(target.until.max(heard + settings.reconnect_grace))
+            }
+        };
+        match ends {
+            Some(at) if at <= now && begun => Self::TimedOut,
+            Some(at) if at <= now => Self::Withdrawn,
+            at => Self::Stays { look_again: at },
+        }
+    }
+}
+
+/// Whether the device is still what the target was planned on, or has arrived.
+fn still_applies(device: &Device, target: &Target) -> bool {
+    device.facts.reported.as_ref().is_some_and(|reported| {
+        reported.version == target.from
+            || target.firmware.as_ref().is_some_and(|firmware| firmware.reports == *reported.version)
+    })
+}
+
+/// The targets of one rollout, with the parts that its devices share.
+#[derive(Default)]
+pub struct Granter {
+    firmwares: std::collections::HashMap<super::model::Text, Arc<TargetFirmware>>,
+    configs: std::collections::HashMap<super::model::Text, Arc<TargetConfig>>,
+}
+
+impl Granter {
+    /// The target for one try.
+    pub fn target(
+        &mut self,
+        device: &Device,
+        goal: &Goal<'_>,
+        group: &Group,
+        rollout: &Rollout,
+        attempt: u32,
+        now: Timestamp,
+    ) -> Option<Target> {
+        let reported = device.facts.reported.as_ref()?;
+        let firmware = goal.image.map(|image| {
+            self.firmwares.entry(image.name.clone()).or_insert_with(|| Arc::new(image.in_target())).clone()
+        });
+        let config = goal.config.map(|config| {
+            self.configs.entry(config.name.clone()).or_insert_with(|| Arc::new(config.in_target())).clone()
+        });
+        let until = now + group.strategy.device_timeout;
+        Some(Target {
+            id: next_id(device),
+            rollout: rollout.name.clone(),
+            rollout_uid: rollout.uid.clone(),
+            attempt,
+            from: reported.version.clone(),
+            firmware,
+            config,
+            transfer: transfer(device, group),
+            logs: group.logs,
+            granted_at: now,
+            start_by: until.min(now + START_WITHIN),
+            until,
+            done: false,
+        })
+    }
+}
+
+/// Ids only count up, also where somebody has lost the count.
+fn next_id(device: &Device) -> i64 {
+    let target = device.decisions.target.as_ref().map_or(0, |target| target.id);
+    let upgrade = device.facts.upgrade.as_ref().map_or(0, |upgrade| upgrade.target);
+    device.decisions.last_target.max(target).max(upgrade) + 1
+}
+
+fn transfer(device: &Device, group: &Group) -> WireTransfer {
+    match device.transfer.unwrap_or(group.transfer) {
+        Transfer::Auto | Transfer::Ftp => WireTransfer::Ftp,
+        Transfer::Tftp => WireTransfer::Tftp,
+    }
+}
+
+/// The outcome of a target whose time ran out with nobody there to say so.
+pub fn timed_out(target: &Target) -> Outcome {
+    Outcome { target: target.id, result: TryResult::Failed, reason: Verdict::TimedOut }
+}

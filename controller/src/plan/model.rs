@@ -1,0 +1,350 @@
+//! What the planner looks at: the namespace as plain data, without what it does not need.
+//!
+//! Texts that many devices share (versions, digests, names of bridges) are one allocation. Nothing here is ever changed by
+//! the planner; the index in `reconcile` keeps it up to date, event by event.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use fettle_crds::content::{ConfigContent, ImageContent};
+use fettle_crds::{
+    ConfigProfileStatus, DeviceGroupStatus, DeviceRolloutSpec, DeviceRolloutStatus, IntOrPercent, LabelSelector, Phase,
+    SessionPolicy, TargetConfig, TargetFirmware, Transfer, TryResult, UploadLogs, Verdict, WireTransfer,
+};
+use jiff::{SignedDuration, Timestamp};
+
+/// A text that many share.
+pub type Text = Arc<str>;
+
+/// A namespace, as it is known.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    pub settings: Settings,
+    pub devices: BTreeMap<Text, Device>,
+    pub groups: BTreeMap<Text, Group>,
+    pub rollouts: BTreeMap<Text, Rollout>,
+    pub firmwares: BTreeMap<Text, Firmware>,
+    pub profiles: BTreeMap<Text, Profile>,
+    /// By name, which is also the name of their Lease.
+    pub bridges: BTreeMap<Text, Bridge>,
+    /// The content Secrets that there are, and when they were made.
+    pub contents: BTreeMap<Text, Timestamp>,
+}
+
+/// What the planner is told from outside the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// How long a device, or a bridge, may be gone before it counts as gone.
+    pub reconnect_grace: SignedDuration,
+    /// Since when this controller has looked. What was true before is known from what was written, and no verdict rests
+    /// on an absence that nobody watched.
+    pub watching_since: Timestamp,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { reconnect_grace: SignedDuration::from_secs(60), watching_since: Timestamp::UNIX_EPOCH }
+    }
+}
+
+/// One device.
+#[derive(Debug, Clone)]
+pub struct Device {
+    pub name: Text,
+    /// What a write depends on.
+    pub resource_version: u64,
+    pub generation: i64,
+    pub labels: BTreeMap<String, String>,
+    /// Lower case.
+    pub mac: Text,
+    pub origin: Origin,
+    /// Of the spec: a device that reports another is not served.
+    pub model: Option<Text>,
+    pub approved: bool,
+    pub held: bool,
+    pub transfer: Option<Transfer>,
+    pub facts: Facts,
+    pub decisions: Decisions,
+}
+
+/// Whose object a Device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Origin {
+    /// A user's.
+    #[default]
+    Declared,
+    /// A bridge recorded an unknown device, and nobody has approved it. It yields to a declared one.
+    Pending,
+}
+
+/// What the bridge says of a device.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    pub session: Option<Session>,
+    pub last_seen: Option<Timestamp>,
+    pub reported: Option<Reported>,
+    pub applied: Option<Applied>,
+    pub upgrade: Option<Upgrade>,
+}
+
+/// A connection, as the bridge wrote it.
+#[derive(Debug, Clone)]
+pub struct Session {
+    pub bridge: Text,
+    pub incarnation: Text,
+    pub since: Timestamp,
+    pub dismissed: bool,
+}
+
+/// What a device said of itself.
+#[derive(Debug, Clone)]
+pub struct Reported {
+    pub version: Text,
+    pub model: Text,
+    pub config: Option<Text>,
+    /// It can report its configuration, so its silence means that it has none that it knows.
+    pub tells_config: bool,
+    pub at: Timestamp,
+}
+
+/// The configuration that was last put into force.
+#[derive(Debug, Clone)]
+pub struct Applied {
+    pub config: Text,
+    pub at: Timestamp,
+}
+
+/// How far the bridge has come with a target.
+#[derive(Debug, Clone)]
+pub struct Upgrade {
+    pub target: i64,
+    pub phase: Phase,
+    pub since: Timestamp,
+    pub result: Option<TryResult>,
+    pub reason: Option<Verdict>,
+    pub message: Option<Text>,
+}
+
+/// What the controller has decided of a device: all that it writes, together.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Decisions {
+    pub target: Option<Target>,
+    pub last_target: i64,
+    pub previous: Option<Arc<fettle_crds::Previous>>,
+    pub outcome: Option<fettle_crds::Outcome>,
+    pub observed_generation: Option<i64>,
+    pub acceptance: Option<Acceptance>,
+}
+
+/// The condition `Ready` of a device: whether it is accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acceptance {
+    pub accepted: bool,
+    pub reason: Text,
+    pub message: Text,
+    pub generation: i64,
+    /// When it flipped.
+    pub since: Timestamp,
+}
+
+/// A permission with an end: one try of one device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    pub id: i64,
+    pub rollout: Text,
+    pub rollout_uid: Text,
+    pub attempt: u32,
+    pub from: Text,
+    pub firmware: Option<Arc<TargetFirmware>>,
+    pub config: Option<Arc<TargetConfig>>,
+    pub transfer: WireTransfer,
+    pub logs: UploadLogs,
+    pub granted_at: Timestamp,
+    pub start_by: Timestamp,
+    pub until: Timestamp,
+    pub done: bool,
+}
+
+/// One group.
+#[derive(Debug, Clone)]
+pub struct Group {
+    pub name: Text,
+    pub uid: Text,
+    pub generation: i64,
+    pub selector: LabelSelector,
+    pub firmware: Option<Text>,
+    pub config: Option<Text>,
+    pub strategy: Strategy,
+    pub transfer: Transfer,
+    pub session: SessionPolicy,
+    pub logs: UploadLogs,
+    /// As it is written now.
+    pub status: DeviceGroupStatus,
+}
+
+/// How a group gets from one revision to the next.
+#[derive(Debug, Clone, Copy)]
+pub struct Strategy {
+    pub max_unavailable: IntOrPercent,
+    pub device_timeout: SignedDuration,
+    pub retries: u32,
+    pub min_ready: SignedDuration,
+}
+
+/// One rollout.
+#[derive(Debug, Clone)]
+pub struct Rollout {
+    pub name: Text,
+    pub uid: Text,
+    pub generation: i64,
+    /// The uid of the group that owns it.
+    pub group_uid: Text,
+    pub spec: Arc<DeviceRolloutSpec>,
+    /// As it is written now.
+    pub status: DeviceRolloutStatus,
+}
+
+/// One release.
+#[derive(Debug, Clone)]
+pub struct Firmware {
+    pub name: Text,
+    pub version: Text,
+    pub images: Vec<Image>,
+    pub readiness: Readiness,
+    /// The digests that are fetched and verified.
+    pub verified: BTreeSet<Text>,
+}
+
+/// The image of a release for some models.
+#[derive(Debug, Clone)]
+pub struct Image {
+    pub models: Vec<String>,
+    /// What a device on it reports.
+    pub reports: Text,
+    /// The Secret that keeps what it is.
+    pub name: Text,
+    pub content: Arc<ImageContent>,
+}
+
+/// Whether a release can be had, in the words of the bridge on its current generation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness {
+    /// Nothing was said yet, or it is being fetched.
+    Unknown,
+    Ready,
+    /// It cannot be had as it is.
+    Failed {
+        reason: String,
+        message: String,
+    },
+}
+
+/// One configuration.
+#[derive(Debug, Clone)]
+pub struct Profile {
+    pub name: Text,
+    pub generation: i64,
+    pub models: Vec<String>,
+    pub source: Source,
+    /// As it is written now.
+    pub status: ConfigProfileStatus,
+}
+
+/// What came of reading the text of a configuration.
+#[derive(Debug, Clone)]
+pub enum Source {
+    Read(Config),
+    ObjectMissing { kind: &'static str, object: Text },
+    KeyMissing { kind: &'static str, object: Text, key: Text },
+    TooLarge { bytes: usize, limit: usize },
+}
+
+/// A configuration as it was read.
+#[derive(Clone)]
+pub struct Config {
+    pub identity: Text,
+    /// The Secret that keeps it.
+    pub name: Text,
+    pub content: Arc<ConfigContent>,
+}
+
+impl std::fmt::Debug for Config {
+    /// Without the text: it may hold secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { identity, name, content: _ } = self;
+        f.debug_struct("Config").field("identity", identity).field("name", name).finish_non_exhaustive()
+    }
+}
+
+/// A bridge, by its Lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bridge {
+    /// The incarnation that holds the Lease; `None`: it was released.
+    pub incarnation: Option<Text>,
+    /// When that incarnation took it.
+    pub started: Timestamp,
+    pub renewed: Timestamp,
+    /// When it ends, unless it is renewed.
+    pub expires: Timestamp,
+}
+
+impl Device {
+    /// The configuration that it runs, as far as is known. What it reports counts, unless something was put into force
+    /// since it said so. A report that is written together with a result was made before it.
+    pub fn running_config(&self) -> Option<&Text> {
+        let applied = self.facts.applied.as_ref();
+        match &self.facts.reported {
+            Some(reported) if reported.tells_config => match applied {
+                Some(applied) if applied.at >= reported.at => Some(&applied.config),
+                _ => reported.config.as_ref(),
+            },
+            _ => applied.map(|applied| &applied.config),
+        }
+    }
+
+    /// Its target, and how far it is.
+    pub fn attempt(&self) -> Option<(&Target, Progress)> {
+        let target = self.decisions.target.as_ref()?;
+        let upgrade = self.facts.upgrade.as_ref().filter(|upgrade| upgrade.target == target.id);
+        let progress = match upgrade {
+            Some(Upgrade { phase: Phase::Done, result, reason, since, .. }) => Progress::Ended(End {
+                result: result.unwrap_or(TryResult::Failed),
+                reason: reason.unwrap_or(Verdict::TimedOut),
+                at: Some(*since),
+            }),
+            _ => match self.decisions.outcome.as_ref().filter(|outcome| outcome.target == target.id) {
+                Some(outcome) => {
+                    Progress::Ended(End { result: outcome.result, reason: outcome.reason, at: None })
+                }
+                None if upgrade.is_some() => Progress::Begun,
+                None => Progress::Granted,
+            },
+        };
+        Some((target, progress))
+    }
+
+    /// Its target, where the outcome of that is not known.
+    pub fn open_target(&self) -> Option<(&Target, Progress)> {
+        self.attempt().filter(|(_, progress)| !matches!(progress, Progress::Ended(_)))
+    }
+}
+
+/// How far a device is with its target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing has been written of it: it may be withdrawn.
+    Granted,
+    /// The command that cannot be taken back is written: whatever comes, it is waited for.
+    Begun,
+    /// The try has ended.
+    Ended(End),
+}
+
+/// How a try ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    pub result: TryResult,
+    pub reason: Verdict,
+    /// Where the bridge said it.
+    pub at: Option<Timestamp>,
+}

@@ -1,0 +1,524 @@
+//! One pass over the namespace: facts first, then limits, then what follows for each device.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use fettle_crds::SessionPolicy;
+use jiff::Timestamp;
+
+use super::availability::Presence;
+use super::grants::{self, Backing, Fate, Granter};
+use super::limits::{self, Usage};
+use super::membership::{Macs, Membership, Selectors, Standing as MacStanding};
+use super::model::{Acceptance, Decisions, Device, Firmware, Group, Progress, Readiness, Rollout, Snapshot, Target, Text};
+use super::output::{Change, DeviceWrite, Plan};
+use super::progress::{Goal, Standing};
+use super::reason::Reason;
+use super::revision::{self, Content, Invalid, Known, Rollouts, Wanted};
+use super::status::{self, GroupView, Tally};
+
+/// A pass writes to no more devices than this, so that no decision is old when it is carried out; the rest follows in the
+/// next pass at once. At the 1,000 writes a second that an API server takes from one client this is a quarter second.
+pub const WRITES_PER_PASS: usize = 256;
+
+/// Plans a namespace.
+pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
+    let groups: Vec<&Group> = snapshot.groups.values().collect();
+    let wanted: Vec<Wanted<'_>> = groups.iter().map(|group| Wanted::of(group, snapshot)).collect();
+    let rollouts = Rollouts::of_all(snapshot, &groups);
+    let mut pass = Pass::new(snapshot, now, &groups, &wanted, &rollouts);
+    pass.take_stock();
+    pass.decide();
+    pass.accept();
+    pass.keep_house();
+    pass.report();
+    pass.finish()
+}
+
+/// A group with all that belongs to it.
+struct Scope<'a> {
+    group: &'a Group,
+    wanted: &'a Wanted<'a>,
+    rollouts: &'a Rollouts<'a>,
+    /// The rollout that stands for what the group wants, where it exists already.
+    rollout: Option<&'a Rollout>,
+    /// What the revision means for each model.
+    goals: HashMap<Text, Result<Goal<'a>, Reason>>,
+    usage: Usage,
+    failed: usize,
+    granter: Granter,
+    tally: Tally,
+}
+
+/// A device with what was found of it.
+struct Seen<'a> {
+    device: &'a Device,
+    membership: Membership,
+    mac: MacStanding,
+    presence: Presence,
+    standing: Standing,
+    open: Option<(&'a Target, Progress)>,
+    /// Its decisions, where they change.
+    write: Option<(Change, Decisions)>,
+}
+
+struct Pass<'a> {
+    snapshot: &'a Snapshot,
+    now: Timestamp,
+    scopes: Vec<Scope<'a>>,
+    seen: Vec<Seen<'a>>,
+    wanted: &'a [Wanted<'a>],
+    known: Option<Known<'a>>,
+    /// Content that grants of this pass name, and that is not kept yet.
+    contents: BTreeMap<Text, Content>,
+    writes: usize,
+    wake: Wake,
+    plan: Plan,
+}
+
+/// The earliest instant at which time alone changes the plan.
+struct Wake {
+    now: Timestamp,
+    at: Option<Timestamp>,
+}
+
+impl Wake {
+    fn at(&mut self, at: impl IntoIterator<Item = Timestamp>) {
+        for at in at {
+            if at > self.now && self.at.is_none_or(|earliest| at < earliest) {
+                self.at = Some(at);
+            }
+        }
+    }
+
+    fn at_once(&mut self) {
+        self.at = Some(self.now);
+    }
+}
+
+impl<'a> Pass<'a> {
+    fn new(
+        snapshot: &'a Snapshot,
+        now: Timestamp,
+        groups: &'a [&'a Group],
+        wanted: &'a [Wanted<'a>],
+        rollouts: &'a [Rollouts<'a>],
+    ) -> Self {
+        let scopes = groups.iter().zip(wanted).zip(rollouts).map(|((group, wanted), rollouts)| Scope {
+            group,
+            wanted,
+            rollouts,
+            rollout: rollouts.newest().filter(|newest| match wanted {
+                Wanted::Revision(revision) => newest.spec.revision == revision.digest,
+                Wanted::Invalid(_) => false,
+            }),
+            goals: HashMap::new(),
+            usage: Usage::default(),
+            failed: 0,
+            granter: Granter::default(),
+            tally: Tally::default(),
+        });
+        let scopes = scopes.collect();
+        let mut pass = Self {
+            snapshot,
+            now,
+            scopes,
+            seen: Vec::with_capacity(snapshot.devices.len()),
+            wanted,
+            known: None,
+            contents: BTreeMap::new(),
+            writes: 0,
+            wake: Wake { now, at: None },
+            plan: Plan::default(),
+        };
+        let (selectors, macs) = (Selectors::new(groups), Macs::new(snapshot));
+        for device in snapshot.devices.values() {
+            let seen = pass.look_at(device, selectors.of(device), macs.standing(device));
+            pass.seen.push(seen);
+        }
+        pass
+    }
+
+    fn look_at(&mut self, device: &'a Device, membership: Membership, mac: MacStanding) -> Seen<'a> {
+        let presence = Presence::of(device, self.snapshot, self.now);
+        self.wake.at(presence.changes_at());
+        let standing = match membership.only() {
+            None => Standing::Untried,
+            Some(index) => {
+                let scope = &mut self.scopes[index];
+                let goal = scope.goal(device).and_then(Result::ok);
+                Standing::of(device, goal.as_ref(), scope.rollout, scope.group.strategy, presence, self.now)
+            }
+        };
+        if let Standing::Settling { until } = standing {
+            self.wake.at([until]);
+        }
+        Seen { device, membership, mac, presence, standing, open: device.open_target(), write: None }
+    }
+
+    /// Counts who is away and who has failed, before anything is decided.
+    fn take_stock(&mut self) {
+        let by_uid: HashMap<&str, usize> = self
+            .scopes
+            .iter()
+            .enumerate()
+            .flat_map(|(index, scope)| scope.rollouts.all().map(move |rollout| (&*rollout.uid, index)))
+            .collect();
+        for seen in &self.seen {
+            // A device counts where it is now, and where it was when it was granted.
+            let granted = seen.open.and_then(|(target, _)| by_uid.get(&*target.rollout_uid).copied());
+            let elsewhere = granted.filter(|index| !seen.membership.all().contains(index));
+            for index in elsewhere {
+                self.scopes[index].usage.updating += 1;
+            }
+            for index in seen.membership.all() {
+                let scope = &mut self.scopes[*index];
+                let usage = &mut scope.usage;
+                usage.total += usize::from(!seen.device.held);
+                if seen.open.is_some() {
+                    usage.updating += 1;
+                } else if !seen.device.held && seen.is_away() {
+                    usage.away += 1;
+                    scope.tally.away(&seen.device.name);
+                }
+                scope.failed += usize::from(seen.has_failed());
+            }
+        }
+    }
+
+    /// Open targets first, then who is granted: in the order of names, until the room is used up.
+    fn decide(&mut self) {
+        let mut room: Vec<usize> =
+            self.scopes.iter().map(|scope| scope.usage.room(scope.group.strategy.max_unavailable)).collect();
+        for index in 0..self.seen.len() {
+            self.judge_open_target(index);
+            let reason = match self.reason(index) {
+                Ok(reason) => reason,
+                Err(Candidate { scope, goal, attempt }) => Some(self.grant(index, scope, &goal, attempt, &mut room)),
+            };
+            self.mark_done(index, reason);
+            let seen = &self.seen[index];
+            for scope in seen.membership.all() {
+                let Scope { rollout, tally, .. } = &mut self.scopes[*scope];
+                tally.device(seen.device, reason, *rollout);
+            }
+            if let (Membership::Overlap(groups), Some(_)) = (&seen.membership, reason) {
+                for scope in groups {
+                    let others = groups.iter().filter(|other| *other != scope).map(|other| self.scopes[*other].group);
+                    let others: Vec<Text> = others.map(|group| group.name.clone()).collect();
+                    self.scopes[*scope].tally.overlap(&seen.device.name, others);
+                }
+            }
+            match reason {
+                None if matches!(seen.membership, Membership::None) => {}
+                None => self.plan.current += 1,
+                Some(reason) => self.plan.waits.push((seen.device.name.clone(), reason)),
+            }
+        }
+    }
+
+    fn judge_open_target(&mut self, index: usize) {
+        let seen = &self.seen[index];
+        let Some((target, progress)) = seen.open else { return };
+        let backed = seen.mac == MacStanding::Accepted
+            && !seen.device.held
+            && !seen.has_wrong_model()
+            && seen.membership.only().is_some_and(|scope| self.scopes[scope].backs(target));
+        let backing = if backed { Backing::Stands } else { Backing::Gone };
+        let settings = &self.snapshot.settings;
+        let fate = Fate::of(seen.device, target, progress, backing, seen.presence, settings, self.now);
+        let mut decisions = seen.device.decisions.clone();
+        let change = match fate {
+            Fate::Stays { look_again } => return self.wake.at(look_again),
+            Fate::Withdrawn => {
+                decisions.target = None;
+                Change::Withdrawn
+            }
+            Fate::TimedOut => {
+                decisions.outcome = Some(grants::timed_out(target));
+                Change::Judged
+            }
+        };
+        if self.may_write() {
+            self.seen[index].write = Some((change, decisions));
+        }
+    }
+
+    /// Why a device is not current (`None`: it is, or belongs to no group), or that it may be granted.
+    fn reason(&self, index: usize) -> Result<Option<Reason>, Candidate<'a>> {
+        let seen = &self.seen[index];
+        if seen.open.is_some() && !matches!(seen.write, Some((Change::Withdrawn, _))) {
+            return Ok(Some(Reason::Updating));
+        }
+        match seen.mac {
+            MacStanding::Accepted => {}
+            MacStanding::NotApproved | MacStanding::Yields => return Ok(Some(Reason::NotApproved)),
+            MacStanding::DuplicateMac(_) => return Ok(Some(Reason::DuplicateMac)),
+        }
+        let scope = match &seen.membership {
+            Membership::None => return Ok(None),
+            Membership::Overlap(_) => return Ok(Some(Reason::Overlap)),
+            Membership::One(scope) => *scope,
+        };
+        let attempt = match seen.standing {
+            Standing::Current => return Ok(None),
+            Standing::Settling { .. } => return Ok(Some(Reason::Settling)),
+            Standing::Failed(failure) if !seen.device.held => return Ok(Some(Reason::Failed(failure))),
+            Standing::Failed(_) | Standing::Untried => 1,
+            Standing::BetweenTries { attempt } => attempt + 1,
+        };
+        if seen.device.held {
+            return Ok(Some(Reason::Held));
+        }
+        if seen.has_wrong_model() {
+            return Ok(Some(Reason::WrongModel));
+        }
+        match seen.presence {
+            Presence::Connected { .. } => {}
+            Presence::Dismissed => return Ok(Some(Reason::Dismissed)),
+            Presence::BridgeStarting { .. } => return Ok(Some(Reason::BridgeStarting)),
+            Presence::Reconnecting { .. } => return Ok(Some(Reason::Reconnecting)),
+            Presence::Offline { .. } => return Ok(Some(Reason::Offline)),
+            Presence::Never => return Ok(Some(Reason::NeverConnected)),
+        }
+        match self.scopes[scope].eligible(seen.device) {
+            Ok(goal) => Err(Candidate { scope, goal, attempt }),
+            Err(reason) => Ok(Some(reason)),
+        }
+    }
+
+    /// Grants a try, if there is room; else says what it waits for.
+    fn grant(&mut self, index: usize, scope: usize, goal: &Goal<'a>, attempt: u32, room: &mut [usize]) -> Reason {
+        let Scope { group, rollout, usage, granter, tally, .. } = &mut self.scopes[scope];
+        let limit = group.strategy.max_unavailable;
+        let device = self.seen[index].device;
+        // What is withdrawn in this pass keeps its place until that is written: it may only be taken by the same device.
+        let replaces = self.seen[index].open.is_some();
+        let fits = if replaces { usage.unavailable() <= limit.of_rounded_down(usage.total) } else { room[scope] > 0 };
+        if !fits {
+            return match attempt {
+                _ if usage.is_blocked(limit) => Reason::BlockedByUnavailable,
+                1 => Reason::WaitingForSlot,
+                _ => Reason::Retrying,
+            };
+        }
+        let Some(rollout) = rollout else { return Reason::RolloutStarting };
+        if !replaces && self.writes >= WRITES_PER_PASS {
+            self.wake.at_once();
+            return Reason::NextPass;
+        }
+        let Some(target) = granter.target(device, goal, group, rollout, attempt, self.now) else {
+            return Reason::NeverConnected;
+        };
+        let mut decisions = device.decisions.clone();
+        if decisions.previous.as_ref().is_none_or(|previous| *previous.rollout_uid != *rollout.uid) {
+            let known = self.known.get_or_insert_with(|| Known::new(self.snapshot));
+            let (previous, contents) = known.previous(device, rollout);
+            decisions.previous = Some(previous.into());
+            self.contents.extend(contents.into_iter().map(|content| (content.name().clone(), content)));
+        }
+        tally.started(self.now);
+        decisions.last_target = target.id;
+        decisions.outcome = None;
+        decisions.target = Some(target);
+        if !replaces {
+            room[scope] -= 1;
+            self.writes += 1;
+        }
+        self.seen[index].write = Some((Change::Granted, decisions));
+        Reason::Updating
+    }
+
+    /// A connection may be closed when its device is current and its group wants that.
+    fn mark_done(&mut self, index: usize, reason: Option<Reason>) {
+        let seen = &self.seen[index];
+        if seen.open.is_some() || seen.write.is_some() {
+            return;
+        }
+        let Some(target) = &seen.device.decisions.target else { return };
+        let close = |scope: usize| self.scopes[scope].group.session == SessionPolicy::Close;
+        let done = reason.is_none() && seen.membership.only().is_some_and(close);
+        // It is only said to a device that is there; taken back at once, or the device would be sent away again.
+        if target.done != done && (!done || seen.presence.is_connected()) && self.may_write() {
+            let mut decisions = self.seen[index].device.decisions.clone();
+            if let Some(target) = &mut decisions.target {
+                target.done = done;
+            }
+            self.seen[index].write = Some((Change::Done, decisions));
+        }
+    }
+
+    /// Whether one more device may be written to in this pass; counts it.
+    fn may_write(&mut self) -> bool {
+        if self.writes >= WRITES_PER_PASS {
+            self.wake.at_once();
+            return false;
+        }
+        self.writes += 1;
+        true
+    }
+
+    /// Whether each device is accepted. Goes with what is written of it anyway, else by itself.
+    fn accept(&mut self) {
+        for index in 0..self.seen.len() {
+            let Seen { device, ref mac, ref write, .. } = self.seen[index];
+            if *mac == MacStanding::Yields {
+                self.plan.deletions.devices.push((device.name.clone(), device.resource_version));
+                continue;
+            }
+            let acceptance = acceptance(device, mac, self.now);
+            let known = device.decisions.observed_generation == Some(device.generation)
+                && device.decisions.acceptance.as_ref() == Some(&acceptance);
+            let goes_along = write.is_some();
+            if known || (!goes_along && !self.may_write()) {
+                continue;
+            }
+            let (_, decisions) =
+                self.seen[index].write.get_or_insert_with(|| (Change::Accepted, device.decisions.clone()));
+            decisions.observed_generation = Some(device.generation);
+            decisions.acceptance = Some(acceptance);
+        }
+    }
+
+    /// What is kept, made, and no longer needed.
+    fn keep_house(&mut self) {
+        let mut contents = revision::missing(self.wanted, self.snapshot);
+        contents.append(&mut self.contents);
+        self.plan.contents = contents.into_values().collect();
+        for scope in &self.scopes {
+            if let (Wanted::Revision(revision), None) = (scope.wanted, scope.rollout) {
+                self.plan.rollouts.push(revision.rollout(scope.group, scope.rollouts.last_number() + 1));
+            }
+        }
+        let busy: BTreeSet<&str> = self.seen.iter().filter_map(|seen| Some(&*seen.open?.0.rollout_uid)).collect();
+        for rollout in self.scopes.iter().flat_map(|scope| scope.rollouts.surplus(&busy)) {
+            self.plan.deletions.rollouts.push((rollout.name.clone(), rollout.uid.clone()));
+        }
+        // A write of this pass may name what nothing has named so far.
+        if self.writes == 0 && self.plan.rollouts.is_empty() {
+            let (unnamed, next) = revision::unnamed(self.snapshot, self.wanted, self.now);
+            self.plan.deletions.contents = unnamed;
+            self.wake.at(next);
+        }
+    }
+
+    /// The statuses of groups, rollouts and profiles, where they change.
+    fn report(&mut self) {
+        for scope in &self.scopes {
+            let view = GroupView {
+                group: scope.group,
+                wanted: scope.wanted,
+                rollout: scope.rollout,
+                newest: scope.rollouts.newest(),
+                last_rollout: scope.rollouts.last_number(),
+                usage: scope.usage,
+                is_stopped: limits::is_stopped(scope.failed),
+                tally: &scope.tally,
+                now: self.now,
+            };
+            let (group, rollout) = status::of_group(&view);
+            self.plan.groups.extend(group);
+            self.plan.rollout_statuses.extend(rollout);
+            let superseded = scope.rollouts.former().filter_map(|former| status::superseded(former, self.now));
+            self.plan.rollout_statuses.extend(superseded);
+        }
+        let profiles = self.snapshot.profiles.values();
+        self.plan.profiles = profiles.filter_map(|profile| status::of_profile(profile, self.now)).collect();
+    }
+
+    fn finish(mut self) -> Plan {
+        for Seen { device, write, .. } in self.seen {
+            if let Some((change, decisions)) = write {
+                let (name, resource_version) = (device.name.clone(), device.resource_version);
+                self.plan.devices.push(DeviceWrite { device: name, resource_version, decisions, change });
+            }
+        }
+        self.plan.next = self.wake.at;
+        self.plan
+    }
+}
+
+/// A device that may be granted a try.
+struct Candidate<'a> {
+    scope: usize,
+    goal: Goal<'a>,
+    attempt: u32,
+}
+
+impl<'a> Scope<'a> {
+    /// What the revision means for the model that the device reports; `None` where either is not known.
+    fn goal(&mut self, device: &Device) -> Option<Result<Goal<'a>, Reason>> {
+        let Wanted::Revision(revision) = self.wanted else { return None };
+        let model = &device.facts.reported.as_ref()?.model;
+        if let Some(goal) = self.goals.get(model) {
+            return Some(*goal);
+        }
+        let goal = Goal::of(revision, model);
+        self.goals.insert(model.clone(), goal);
+        Some(goal)
+    }
+
+    /// Whether an open target of a device of this group still stands.
+    fn backs(&self, target: &Target) -> bool {
+        self.rollout.is_some_and(|rollout| rollout.uid == target.rollout_uid) && !limits::is_stopped(self.failed)
+    }
+
+    /// What a device may be granted, as far as the group is concerned.
+    fn eligible(&self, device: &Device) -> Result<Goal<'a>, Reason> {
+        let revision = match self.wanted {
+            Wanted::Revision(revision) => revision,
+            Wanted::Invalid(Invalid { .. }) => return Err(Reason::GroupInvalid),
+        };
+        let model = device.facts.reported.as_ref().map(|reported| &reported.model);
+        let goal = *model.and_then(|model| self.goals.get(model)).unwrap_or(&Err(Reason::NeverConnected));
+        let goal = goal?;
+        if self.rollout.is_none() {
+            return Err(Reason::RolloutStarting);
+        }
+        if limits::is_stopped(self.failed) {
+            return Err(Reason::Stopped);
+        }
+        if revision.firmware.is_some_and(|firmware| !is_verified(firmware, &goal)) {
+            return Err(Reason::FirmwareNotReady);
+        }
+        Ok(goal)
+    }
+}
+
+fn is_verified(firmware: &Firmware, goal: &Goal<'_>) -> bool {
+    firmware.readiness == Readiness::Ready
+        && goal.image.is_none_or(|image| firmware.verified.contains(image.content.sha256.as_str()))
+}
+
+impl Seen<'_> {
+    /// Whether it counts as unavailable without a try that runs.
+    fn is_away(&self) -> bool {
+        let lost = matches!(self.presence, Presence::Reconnecting { .. });
+        self.presence.is_offline() || (lost && matches!(self.standing, Standing::Failed(_)))
+    }
+
+    /// Whether it counts against the failure budget.
+    fn has_failed(&self) -> bool {
+        let judged = self.open.is_none() && !self.device.held && self.mac == MacStanding::Accepted;
+        judged && matches!(self.standing, Standing::Failed(_))
+    }
+
+    fn has_wrong_model(&self) -> bool {
+        let reported = self.device.facts.reported.as_ref().map(|reported| &reported.model);
+        matches!((&self.device.model, reported), (Some(declared), Some(reported)) if declared != reported)
+    }
+}
+
+fn acceptance(device: &Device, mac: &MacStanding, now: Timestamp) -> Acceptance {
+    let (accepted, reason, message) = match mac {
+        MacStanding::Accepted => (true, "Accepted", "it is approved, and no other Device has its MAC".to_owned()),
+        MacStanding::NotApproved | MacStanding::Yields => {
+            (false, "NotApproved", "nobody has approved it: set spec.approved".to_owned())
+        }
+        MacStanding::DuplicateMac(others) => {
+            (false, "DuplicateMac", format!("it has the MAC of {}: none of them is served", others.join(", ")))
+        }
+    };
+    let before = device.decisions.acceptance.as_ref().filter(|before| before.accepted == accepted);
+    let since = before.map_or(now, |before| before.since);
+    Acceptance { accepted, reason: reason.into(), message: message.into(), generation: device.generation, since }
+}
