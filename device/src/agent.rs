@@ -1,0 +1,455 @@
+//! What a device does about what it is told: the device's side of the protocol as a state machine. Pure.
+//!
+//! [`Agent::on`] takes what happened and says what is to be done, in order. It owns the rules of the conversation: what
+//! is answered by what, what may be outstanding, what is told on the next connection. It knows no socket, no file and no
+//! clock; whoever drives it does the [`Effect`]s and decides nothing.
+//!
+//! What outlives a connection: a profile that is being applied is applied to its end, and message 9 follows the next
+//! message 1. A transfer is given up with its connection (unless the device is told to be late), because the server
+//! begins again. A scheduled profile keeps its time.
+
+use fettle_protocol::datum::{Capabilities, DownloadResult, ExecutionResult};
+use fettle_protocol::message::{DeviceInformation, Download, ErrorDetail, Location, UpgradeAt};
+use fettle_protocol::{DeviceMessage, Frame, FrameError, Mac, ServerMessage};
+
+use crate::conformance::{self, Violation};
+use crate::journal::{Event, FileKind, Received};
+use crate::spec::{Dialect, ScheduledReply};
+
+/// What never changes about a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    pub mac: Mac,
+    pub model: String,
+    pub serial: Option<String>,
+    pub dialect: Dialect,
+    pub scheduled_reply: ScheduledReply,
+    /// Finish a transfer whose connection is lost, and tell its result on the next one.
+    pub late_results: bool,
+}
+
+/// What the device runs when it reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// Datum 2.
+    pub version: String,
+    /// Datum 64.
+    pub config: Option<String>,
+}
+
+/// What became of a download.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fetched {
+    /// All of it, and its CRC is right.
+    Verified,
+    /// All of it, damaged.
+    CrcMismatch,
+    /// Why not.
+    Failed(String),
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// A connection stands.
+    Connected(Facts),
+    Received(Frame),
+    Malformed(FrameError),
+    /// The connection is gone.
+    Disconnected,
+    /// The download ended.
+    Fetched(FileKind, Fetched),
+    /// The application of the profile ended; `Err` says why it failed.
+    Applied(Result<(), String>),
+    /// The upload ended; `Err` says why it failed.
+    Uploaded(Result<(), String>),
+    /// The time that [`Effect::Schedule`] named has come.
+    ScheduledTime,
+    /// The device has booted after message 6.
+    Restarted,
+    /// The device has booted after anything else: it remembers nothing of what it was doing.
+    PoweredOn,
+    /// What was being done was dropped, by a fault: nothing will be heard of it.
+    Dropped,
+    /// A long operation has gone on for another while.
+    ProgressDue(Option<u8>),
+    /// Nothing has been said for a while.
+    KeepAliveDue,
+}
+
+/// What is to be done about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// To be written into the journal.
+    Note(Event),
+    Send(DeviceMessage),
+    /// Fetch and check this; then [`Input::Fetched`].
+    Fetch(FileKind, Box<Download>),
+    /// Put the profile that was fetched into force; then [`Input::Applied`].
+    Apply,
+    /// At that time by the device's clock, [`Input::ScheduledTime`]. Replaces an earlier one.
+    Schedule(jiff::civil::DateTime),
+    /// Send the log there; then [`Input::Uploaded`].
+    Upload(Box<Location>),
+    /// Stop what [`Effect::Fetch`] or [`Effect::Upload`] began; nothing is to be heard of it.
+    Abandon,
+    /// Close the connection, write the flash, boot; then [`Input::Restarted`].
+    Restart,
+    /// Close the connection, and call again after a wait.
+    HangUp(HangUp),
+}
+
+/// Why the device closes a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HangUp {
+    /// Message 2 told it to.
+    Told,
+    /// The server sends bytes that are no message.
+    Malformed,
+}
+
+/// What is being done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    Fetching(FileKind),
+    Applying,
+    Uploading,
+}
+
+/// What was said on the connection that stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Link {
+    /// 5=0
+    image_reported: bool,
+    /// 7=0
+    profile_reported: bool,
+    /// What is being done was commanded here: the server knows of it. It cannot know of what an earlier connection or a
+    /// schedule began.
+    commanded: bool,
+}
+
+/// The state machine.
+#[derive(Debug, Clone)]
+pub struct Agent {
+    identity: Identity,
+    link: Option<Link>,
+    work: Option<Work>,
+    /// A result that had no connection to go out on.
+    owed: Option<DeviceMessage>,
+    /// The time has come, but something else is being done.
+    apply_next: bool,
+    /// The boot was one that message 6 asked for, and message 33 is due.
+    restarted: bool,
+}
+
+impl Agent {
+    /// A device that has just been switched on.
+    pub fn new(identity: Identity) -> Self {
+        Self { identity, link: None, work: None, owed: None, apply_next: false, restarted: false }
+    }
+
+    /// Whether [`Input::ProgressDue`] and [`Input::KeepAliveDue`] do anything.
+    pub fn has_timers(&self) -> bool {
+        self.identity.dialect == Dialect::Extended
+    }
+
+    /// Takes what happened, and says what to do about it, in order.
+    pub fn on(&mut self, input: Input) -> Vec<Effect> {
+        match input {
+            Input::Connected(facts) => self.connected(facts),
+            Input::Received(frame) => self.received(&frame),
+            Input::Malformed(error) => {
+                vec![Effect::Note(Event::Violation(Violation::from(error))), Effect::HangUp(HangUp::Malformed)]
+            }
+            Input::Disconnected => self.disconnected(),
+            Input::Fetched(file, fetched) => self.fetched(file, fetched),
+            Input::Applied(applied) => {
+                self.work = None;
+                let (result, detail) = self.execution(applied);
+                self.report(DeviceMessage::ProfileUpgraded(result, detail))
+            }
+            Input::Uploaded(uploaded) => {
+                self.work = None;
+                let (result, detail) = self.execution(uploaded);
+                self.report(DeviceMessage::LogUploaded(result, detail))
+            }
+            Input::ScheduledTime => self.scheduled_time(),
+            Input::Restarted => {
+                self.forget();
+                self.restarted = true;
+                vec![]
+            }
+            Input::PoweredOn => {
+                self.forget();
+                vec![]
+            }
+            Input::Dropped => {
+                self.work = None;
+                vec![]
+            }
+            Input::ProgressDue(percent) => self.progress(percent),
+            Input::KeepAliveDue => match self.link {
+                Some(_) if self.has_timers() && self.work.is_none() => vec![Effect::Send(DeviceMessage::KeepAlive)],
+                _ => vec![],
+            },
+        }
+    }
+
+    fn forget(&mut self) {
+        *self = Self::new(self.identity.clone());
+    }
+
+    fn connected(&mut self, facts: Facts) -> Vec<Effect> {
+        self.link = Some(Link::default());
+        let information = self.information(facts);
+        let mut effects = vec![Effect::Send(DeviceMessage::Information(information))];
+        if std::mem::take(&mut self.restarted) && self.identity.dialect == Dialect::Extended {
+            effects.push(Effect::Send(DeviceMessage::RestartComplete));
+        }
+        if let Some(owed) = self.owed.take() {
+            effects.extend(self.report(owed));
+        }
+        effects
+    }
+
+    /// Message 1.
+    pub fn information(&self, facts: Facts) -> DeviceInformation {
+        let Identity { mac, model, serial, dialect, scheduled_reply: _, late_results: _ } = &self.identity;
+        match dialect {
+            Dialect::Strict => DeviceInformation {
+                mac: *mac,
+                version: facts.version,
+                model: model.clone(),
+                config: None,
+                serial: None,
+                capabilities: Capabilities::default(),
+            },
+            Dialect::Extended => DeviceInformation {
+                mac: *mac,
+                version: facts.version,
+                model: model.clone(),
+                config: facts.config,
+                serial: serial.clone(),
+                capabilities: dialect.capabilities(),
+            },
+        }
+    }
+
+    fn received(&mut self, frame: &Frame) -> Vec<Effect> {
+        let (message, violations) = conformance::read(frame, self.identity.dialect);
+        let mut effects = Vec::new();
+        let violation = |violation| Effect::Note(Event::Violation(violation));
+        let Some(message) = message else {
+            // Nothing to obey, but it came.
+            let received = Received { message: frame.message, place: None, at: None };
+            effects.push(Effect::Note(Event::Received(received)));
+            effects.extend(violations.into_iter().map(violation));
+            return effects;
+        };
+        effects.push(Effect::Note(Event::Received(Received::from(&message))));
+        effects.extend(violations.into_iter().map(violation));
+        let busy = self.work.is_some() && self.link.is_some_and(|link| link.commanded);
+        if busy && message != ServerMessage::Interrupt {
+            effects.push(violation(Violation::CommandWhileBusy { message: message.kind() }));
+        }
+        match message {
+            ServerMessage::Interrupt => effects.push(Effect::HangUp(HangUp::Told)),
+            ServerMessage::DownloadVersion(download) => self.fetch(FileKind::Image, download, &mut effects),
+            ServerMessage::DownloadProfile(download) => self.fetch(FileKind::Profile, download, &mut effects),
+            ServerMessage::Restart => {
+                if !self.link.is_some_and(|link| link.image_reported) {
+                    effects.push(violation(Violation::RestartWithoutDownload));
+                }
+                self.abandon(&mut effects);
+                effects.push(Effect::Restart);
+            }
+            ServerMessage::UpgradeProfile(at) => {
+                if !self.link.is_some_and(|link| link.profile_reported) {
+                    effects.push(violation(Violation::UpgradeWithoutDownload));
+                }
+                self.upgrade(at, &mut effects);
+            }
+            ServerMessage::UploadLog(location) => {
+                if self.is_applying() {
+                    effects.extend(self.report(DeviceMessage::LogUploaded(ExecutionResult::Failure(1), self.busy())));
+                } else {
+                    self.abandon(&mut effects);
+                    self.begin(Work::Uploading);
+                    effects.push(Effect::Upload(Box::new(location)));
+                }
+            }
+            // Not one that `conformance::read` lets through.
+            ServerMessage::Unknown(_) => {}
+        }
+        effects
+    }
+
+    /// What a command that has just come asks for.
+    fn begin(&mut self, work: Work) {
+        self.work = Some(work);
+        if let Some(link) = &mut self.link {
+            link.commanded = true;
+        }
+    }
+
+    fn is_applying(&self) -> bool {
+        self.work == Some(Work::Applying)
+    }
+
+    fn busy(&self) -> ErrorDetail {
+        self.detail("another command is being done".to_owned())
+    }
+
+    /// Data 75 and 76 are for those who announced more than the base protocol.
+    fn detail(&self, text: String) -> ErrorDetail {
+        match self.identity.dialect {
+            Dialect::Strict => ErrorDetail::default(),
+            // A datum holds 248 bytes; what does not fit says no more.
+            Dialect::Extended => {
+                ErrorDetail { code: None, text: Some(text.chars().take(60).filter(|c| !c.is_control()).collect()) }
+            }
+        }
+    }
+
+    fn execution(&self, done: Result<(), String>) -> (ExecutionResult, ErrorDetail) {
+        match done {
+            Ok(()) => (ExecutionResult::Success, ErrorDetail::default()),
+            Err(why) => (ExecutionResult::Failure(1), self.detail(why)),
+        }
+    }
+
+    fn download_message(file: FileKind, result: DownloadResult, detail: ErrorDetail) -> DeviceMessage {
+        match file {
+            FileKind::Image => DeviceMessage::VersionDownloaded(result, detail),
+            FileKind::Profile => DeviceMessage::ProfileDownloaded(result, detail),
+        }
+    }
+
+    fn fetch(&mut self, file: FileKind, download: Download, effects: &mut Vec<Effect>) {
+        if self.is_applying() {
+            let refusal = Self::download_message(file, DownloadResult::Failed(2), self.busy());
+            effects.extend(self.report(refusal));
+            return;
+        }
+        self.abandon(effects);
+        self.begin(Work::Fetching(file));
+        if let Some(link) = &mut self.link {
+            // What was reported before is being overwritten.
+            match file {
+                FileKind::Image => link.image_reported = false,
+                FileKind::Profile => link.profile_reported = false,
+            }
+        }
+        effects.push(Effect::Fetch(file, Box::new(download)));
+    }
+
+    fn fetched(&mut self, file: FileKind, fetched: Fetched) -> Vec<Effect> {
+        self.work = None;
+        let (result, detail) = match fetched {
+            Fetched::Verified => (DownloadResult::Verified, ErrorDetail::default()),
+            Fetched::CrcMismatch => (DownloadResult::CrcMismatch, ErrorDetail::default()),
+            Fetched::Failed(why) => (DownloadResult::Failed(2), self.detail(why)),
+        };
+        self.report(Self::download_message(file, result, detail))
+    }
+
+    fn upgrade(&mut self, at: UpgradeAt, effects: &mut Vec<Effect>) {
+        match at {
+            // The 9 that is to come answers both.
+            UpgradeAt::Immediately if self.is_applying() => {}
+            UpgradeAt::Immediately => {
+                self.abandon(effects);
+                self.begin(Work::Applying);
+                effects.push(Effect::Apply);
+            }
+            UpgradeAt::Time(time) => {
+                effects.push(Effect::Schedule(time));
+                match self.identity.scheduled_reply {
+                    ScheduledReply::Applied => {}
+                    ScheduledReply::Accepted => effects.extend(
+                        self.report(DeviceMessage::ProfileUpgraded(ExecutionResult::Success, ErrorDetail::default())),
+                    ),
+                }
+            }
+        }
+    }
+
+    fn scheduled_time(&mut self) -> Vec<Effect> {
+        if self.work.is_some() {
+            self.apply_next = true;
+            return vec![];
+        }
+        vec![self.apply_unasked()]
+    }
+
+    /// What no command of this connection asked for.
+    fn apply_unasked(&mut self) -> Effect {
+        self.work = Some(Work::Applying);
+        if let Some(link) = &mut self.link {
+            link.commanded = false;
+        }
+        Effect::Apply
+    }
+
+    fn abandon(&mut self, effects: &mut Vec<Effect>) {
+        match self.work {
+            Some(Work::Fetching(_) | Work::Uploading) => {
+                self.work = None;
+                effects.push(Effect::Abandon);
+            }
+            Some(Work::Applying) | None => {}
+        }
+    }
+
+    fn disconnected(&mut self) -> Vec<Effect> {
+        self.link = None;
+        let mut effects = Vec::new();
+        if !self.identity.late_results {
+            self.abandon(&mut effects);
+        }
+        effects
+    }
+
+    /// Sends a result, or keeps it for the next connection.
+    fn report(&mut self, message: DeviceMessage) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if let Some(link) = &mut self.link {
+            match message {
+                DeviceMessage::VersionDownloaded(result, _) => {
+                    link.image_reported = result == DownloadResult::Verified;
+                }
+                DeviceMessage::ProfileDownloaded(result, _) => {
+                    link.profile_reported = result == DownloadResult::Verified;
+                }
+                _ => {}
+            }
+            effects.push(Effect::Send(message));
+        } else {
+            self.owed = Some(message);
+        }
+        if self.work.is_none() && std::mem::take(&mut self.apply_next) {
+            let apply = self.apply_unasked();
+            effects.push(apply);
+        }
+        effects
+    }
+
+    fn progress(&self, percent: Option<u8>) -> Vec<Effect> {
+        let text = match self.work {
+            Some(Work::Fetching(_)) => "downloading",
+            Some(Work::Applying) => "applying",
+            Some(Work::Uploading) => "uploading",
+            None => return vec![],
+        };
+        match self.link {
+            Some(_) if self.has_timers() => {
+                vec![Effect::Send(DeviceMessage::Progress { percent, text: Some(text.to_owned()) })]
+            }
+            _ => vec![],
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "agent_tests.rs"]
+mod tests;

@@ -1,0 +1,251 @@
+//! What takes long: downloads, uploads, applying, booting. Each is one future, of which a device runs at most one; dropping it
+//! stops it.
+
+use std::error::Error;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use fettle_protocol::message::{Download, Location};
+use tokio::sync::{Mutex, Semaphore};
+
+use crate::agent::Fetched;
+use crate::checked::{CheckedFile, Mishap};
+use crate::hardware::{AppliedConfig, BootError, Hardware, HardwareError};
+use crate::journal::{Event, FileKind};
+use crate::record::Notebook;
+use crate::spec::FlashAt;
+use crate::transfer::{self, Route};
+
+/// How an operation ended.
+#[derive(Debug)]
+pub(crate) enum Finished {
+    Fetched(FileKind, Fetched),
+    Applied(Result<AppliedConfig, String>),
+    Uploaded(Result<(), String>),
+    Booted(Result<String, BootError>),
+    /// It will never come up, by a fault.
+    Died,
+}
+
+/// What is done to the connection when the operation has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cut {
+    Close,
+    Reset,
+}
+
+/// One that runs.
+pub(crate) struct Operation {
+    pub(crate) future: Pin<Box<dyn Future<Output = Finished> + Send>>,
+    /// By a fault.
+    pub(crate) cut: Option<Cut>,
+    done: Arc<AtomicU64>,
+    /// Bytes, where they are known beforehand.
+    expected: Option<u64>,
+}
+
+impl Operation {
+    pub(crate) fn new(future: impl Future<Output = Finished> + Send + 'static) -> Self {
+        Self { future: Box::pin(future), cut: None, done: Arc::default(), expected: None }
+    }
+
+    pub(crate) fn cut_after(mut self, cut: Option<Cut>) -> Self {
+        self.cut = cut;
+        self
+    }
+
+    /// How far it has come, where that can be told.
+    pub(crate) fn percent(&self) -> Option<u8> {
+        let expected = self.expected.filter(|expected| *expected > 0)?;
+        let percent = self.done.load(Ordering::Relaxed).saturating_mul(100) / expected;
+        // At most 100, which fits.
+        Some(percent.min(100) as u8)
+    }
+}
+
+/// What operations work with: a device's own.
+pub(crate) struct Bench<H> {
+    pub(crate) hardware: Arc<Mutex<H>>,
+    pub(crate) notebook: Arc<Notebook>,
+    pub(crate) route: Route,
+    pub(crate) flash_at: FlashAt,
+    /// How many transfers run at once, in the whole process.
+    pub(crate) transfers: Arc<Semaphore>,
+}
+
+impl<H> Clone for Bench<H> {
+    fn clone(&self) -> Self {
+        let Self { hardware, notebook, route, flash_at, transfers } = self;
+        Self {
+            hardware: hardware.clone(),
+            notebook: notebook.clone(),
+            route: route.clone(),
+            flash_at: *flash_at,
+            transfers: transfers.clone(),
+        }
+    }
+}
+
+/// Why a device boots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Boot {
+    /// Message 6.
+    Commanded,
+    /// Its power is back.
+    PowerOn,
+}
+
+/// What happens instead of a download.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pretence {
+    Failure,
+    Success,
+}
+
+/// An error with what caused it, in one line.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+impl<H: Hardware> Bench<H> {
+    pub(crate) fn fetch(
+        &self,
+        file: FileKind,
+        download: Download,
+        delay: Duration,
+        mishap: Mishap,
+        pretence: Option<Pretence>,
+    ) -> Operation {
+        let bench = self.clone();
+        let done = Arc::new(AtomicU64::new(0));
+        let (expected, progress) = (download.size, done.clone());
+        let future = async move {
+            tokio::time::sleep(delay).await;
+            let fetched = match pretence {
+                Some(Pretence::Success) => Fetched::Verified,
+                Some(Pretence::Failure) => {
+                    let error = "by a fault".to_owned();
+                    bench.notebook.note(Event::DownloadFailed { file, error: error.clone() });
+                    Fetched::Failed(error)
+                }
+                None => bench.fetch_file(file, &download, mishap, progress).await,
+            };
+            Finished::Fetched(file, fetched)
+        };
+        Operation { future: Box::pin(future), cut: None, done, expected }
+    }
+
+    async fn fetch_file(
+        &self,
+        file: FileKind,
+        download: &Download,
+        mishap: Mishap,
+        progress: Arc<AtomicU64>,
+    ) -> Fetched {
+        let failed = |error: &dyn Error| {
+            let error = chain(error);
+            self.notebook.note(Event::DownloadFailed { file, error: error.clone() });
+            Fetched::Failed(error)
+        };
+        // Never closed.
+        let _permit = self.transfers.acquire().await;
+        let mut hardware = self.hardware.lock().await;
+        if let Err(error) = hardware.open(file, download.size) {
+            return failed(&error);
+        }
+        let mut sink = CheckedFile::new(&mut *hardware, mishap, progress);
+        let transferred = transfer::fetch(&self.route, &download.location, &mut sink).await;
+        let arrival = sink.arrived();
+        if let Err(error) = transferred {
+            hardware.discard();
+            return failed(&error);
+        }
+        let crc_ok = arrival.is(download);
+        self.notebook.note(Event::Downloaded { file, bytes: arrival.bytes, crc_ok, sha256: arrival.sha256 });
+        if !crc_ok {
+            hardware.discard();
+            return Fetched::CrcMismatch;
+        }
+        if let Err(error) = hardware.store(download.config.clone()) {
+            return failed(&error);
+        }
+        if file == FileKind::Image
+            && self.flash_at == FlashAt::Download
+            && let Err(error) = self.flash(&mut hardware).await
+        {
+            return failed(&error);
+        }
+        Fetched::Verified
+    }
+
+    async fn flash(&self, hardware: &mut H) -> Result<(), HardwareError> {
+        self.notebook.note(Event::FlashBegan);
+        let version = hardware.flash().await?;
+        self.notebook.note(Event::FlashEnded { version });
+        Ok(())
+    }
+
+    pub(crate) fn apply(&self, delay: Duration) -> Operation {
+        let bench = self.clone();
+        Operation::new(async move {
+            tokio::time::sleep(delay).await;
+            let applied = bench.hardware.lock().await.apply().await;
+            Finished::Applied(match applied {
+                Ok(config) => {
+                    bench.notebook.note_config(config.clone());
+                    Ok(config)
+                }
+                Err(error) => {
+                    let error = chain(&error);
+                    bench.notebook.note(Event::ApplyFailed { error: error.clone() });
+                    Err(error)
+                }
+            })
+        })
+    }
+
+    pub(crate) fn upload(&self, location: Location, delay: Duration) -> Operation {
+        let bench = self.clone();
+        Operation::new(async move {
+            tokio::time::sleep(delay).await;
+            let _permit = bench.transfers.acquire().await;
+            let log = bench.hardware.lock().await.log();
+            Finished::Uploaded(match transfer::send(&bench.route, &location, &log).await {
+                Ok(()) => {
+                    bench.notebook.note(Event::LogUploaded { bytes: log.len() as u64 });
+                    Ok(())
+                }
+                Err(error) => {
+                    let error = chain(&error);
+                    bench.notebook.note(Event::UploadFailed { error: error.clone() });
+                    Err(error)
+                }
+            })
+        })
+    }
+
+    /// Boots; after message 6, writes the flash before, if there is something to write.
+    pub(crate) fn boot(&self, why: Boot, delay: Duration, dies: bool) -> Operation {
+        let bench = self.clone();
+        Operation::new(async move {
+            let mut hardware = bench.hardware.lock().await;
+            if why == Boot::Commanded
+                && hardware.has_image()
+                && let Err(error) = bench.flash(&mut hardware).await
+            {
+                return Finished::Booted(Err(BootError(chain(&error))));
+            }
+            tokio::time::sleep(delay).await;
+            if dies { Finished::Died } else { Finished::Booted(hardware.boot().await) }
+        })
+    }
+}

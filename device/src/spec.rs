@@ -1,0 +1,268 @@
+//! What a device is and how it behaves when nothing goes wrong: identity, dialect, timings, habits of transfer.
+//!
+//! What goes wrong is in [`crate::faults`].
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use fettle_protocol::Mac;
+use fettle_protocol::datum::Capabilities;
+use serde::{Deserialize, Serialize};
+
+use crate::duration;
+use crate::faults::Fault;
+
+/// How much of the protocol a device knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Dialect {
+    /// Messages 1–11 and data 1–14, and nothing else.
+    #[default]
+    Strict,
+    /// All extensions of [`Capabilities::NAMES`], announced in message 1.
+    Extended,
+}
+
+impl Dialect {
+    /// What it announces in datum 66.
+    pub fn capabilities(self) -> Capabilities {
+        match self {
+            Self::Strict => Capabilities::default(),
+            Self::Extended => {
+                Capabilities::NAMES.into_iter().fold(Capabilities::default(), |all, (bit, _)| all.with(bit))
+            }
+        }
+    }
+}
+
+/// How a device makes one name of data 6 (path) and 7 (file name). The protocol leaves it open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PathStyle {
+    /// `path/file`
+    #[default]
+    Relative,
+    /// `/path/file`
+    Absolute,
+    /// `pathfile`
+    Concatenated,
+    /// FTP: `CWD path`, then `file`. TFTP has no directories to change to: as `Relative`.
+    ChangeDirectory,
+}
+
+/// When a verified image is written into the flash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum FlashAt {
+    /// On message 6, before the boot.
+    #[default]
+    Restart,
+    /// After the download, before message 5.
+    Download,
+}
+
+/// When a device answers a message 8 that names a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ScheduledReply {
+    /// When the profile has been applied at that time.
+    #[default]
+    Applied,
+    /// At once: 9=0 means that the time was accepted.
+    Accepted,
+}
+
+/// The ports that stand in for 21 and 69 where a server cannot have those: what a strict device, which is never told a
+/// port, fetches from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct FilePorts {
+    pub ftp: u16,
+    pub tftp: u16,
+}
+
+impl Default for FilePorts {
+    fn default() -> Self {
+        Self { ftp: 21, tftp: 69 }
+    }
+}
+
+/// How long to wait before the next connection: doubles from `first` to `max`, with up to a fifth more or less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Backoff {
+    #[serde(with = "duration")]
+    pub first: Duration,
+    #[serde(with = "duration")]
+    pub max: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { first: Duration::from_secs(1), max: Duration::from_secs(60) }
+    }
+}
+
+impl Backoff {
+    /// The wait before the connection that follows `failures` fruitless ones. `jitter` is random, in 0..1.
+    pub fn delay(&self, failures: u32, jitter: f64) -> Duration {
+        // 2^16 times any first wait that makes sense is beyond every maximum that does.
+        let doubled = self.first.saturating_mul(1 << failures.saturating_sub(1).min(16));
+        doubled.min(self.max).mul_f64(0.8 + 0.4 * jitter.clamp(0.0, 1.0))
+    }
+}
+
+/// How long everything takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Timings {
+    /// Writing an image into the flash.
+    #[serde(with = "duration")]
+    pub install: Duration,
+    pub flash_at: FlashAt,
+    /// From power-on to the first connection.
+    #[serde(with = "duration")]
+    pub restart: Duration,
+    /// Putting a profile into force.
+    #[serde(with = "duration")]
+    pub apply: Duration,
+    pub backoff: Backoff,
+    /// Between two messages 32 of a long operation. Extended devices only.
+    #[serde(with = "duration")]
+    pub progress: Duration,
+    /// Between two messages 34 on a connection that says nothing else. Extended devices only.
+    #[serde(with = "duration")]
+    pub keep_alive: Duration,
+    /// For a TCP connection to stand.
+    #[serde(with = "duration")]
+    pub connect: Duration,
+    /// Without a byte from the file server, a transfer has failed.
+    #[serde(with = "duration")]
+    pub transfer_idle: Duration,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Self {
+            install: Duration::from_millis(200),
+            flash_at: FlashAt::default(),
+            restart: Duration::from_millis(200),
+            apply: Duration::from_millis(50),
+            backoff: Backoff::default(),
+            progress: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(60),
+            connect: Duration::from_secs(10),
+            transfer_idle: Duration::from_secs(60),
+        }
+    }
+}
+
+/// One device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeviceSpec {
+    pub mac: Mac,
+    /// Datum 3: one word.
+    pub model: String,
+    /// Datum 2, of what it runs at first: one word.
+    pub version: String,
+    /// Datum 64, of the configuration it has at first. Strict devices cannot report it.
+    pub config: Option<String>,
+    /// Datum 65. Strict devices cannot report it.
+    pub serial: Option<String>,
+    pub dialect: Dialect,
+    pub path_style: PathStyle,
+    pub file_ports: FilePorts,
+    pub timings: Timings,
+    pub scheduled_reply: ScheduledReply,
+    /// Finish a transfer whose connection is lost, and tell its result on the next connection: a late result. Else such
+    /// a transfer is given up.
+    pub late_results: bool,
+    /// The clock by which a time in message 8 is meant.
+    pub time_zone: jiff::tz::TimeZone,
+    /// The address that all its connections come from.
+    pub local_address: Option<Ipv4Addr>,
+    /// Where it calls, one after the other until one answers; empty: where the whole fleet does.
+    pub bridges: Vec<SocketAddr>,
+    /// How long it waits before its first connection.
+    pub start_delay: Duration,
+    pub faults: Vec<Fault>,
+}
+
+impl DeviceSpec {
+    /// A strict device without faults.
+    pub fn new(mac: Mac, model: impl Into<String>, version: impl Into<String>) -> Self {
+        Self {
+            mac,
+            model: model.into(),
+            version: version.into(),
+            config: None,
+            serial: None,
+            dialect: Dialect::default(),
+            path_style: PathStyle::default(),
+            file_ports: FilePorts::default(),
+            timings: Timings::default(),
+            scheduled_reply: ScheduledReply::default(),
+            late_results: false,
+            time_zone: jiff::tz::TimeZone::UTC,
+            local_address: None,
+            bridges: Vec::new(),
+            start_delay: Duration::ZERO,
+            faults: Vec::new(),
+        }
+    }
+
+    /// `count` devices like this one, with consecutive MACs from this one's on. Every one gets its own serial number
+    /// where this one has one: with its index appended.
+    pub fn times(&self, count: usize) -> Vec<Self> {
+        (0..count)
+            .map(|index| Self {
+                mac: mac_plus(self.mac, index as u64),
+                serial: self.serial.as_ref().map(|serial| format!("{serial}-{index}")),
+                ..self.clone()
+            })
+            .collect()
+    }
+
+    pub(crate) fn serial(&self) -> Option<String> {
+        match self.dialect {
+            Dialect::Strict => None,
+            Dialect::Extended => {
+                Some(self.serial.clone().unwrap_or_else(|| format!("SIM-{}", self.mac.dns_label().to_uppercase())))
+            }
+        }
+    }
+}
+
+/// The MAC that is `offset` after `mac`, counting through all 48 bits.
+pub fn mac_plus(mac: Mac, offset: u64) -> Mac {
+    let [a, b, c, d, e, f] = mac.octets();
+    let [_, _, octets @ ..] = u64::from_be_bytes([0, 0, a, b, c, d, e, f]).wrapping_add(offset).to_be_bytes();
+    Mac::new(octets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn macs_count_through_their_octets() {
+        let mac: Mac = "02:00:00:00:00:ff".parse().unwrap();
+        assert_eq!(mac_plus(mac, 1).to_string(), "02:00:00:00:01:00");
+        assert_eq!(mac_plus(mac, 0x1_0000).to_string(), "02:00:00:01:00:ff");
+    }
+
+    #[test]
+    fn the_wait_doubles_up_to_its_maximum_and_stays_within_a_fifth_of_it() {
+        let backoff = Backoff::default();
+        let middle: Vec<_> = (1..=8).map(|failures| backoff.delay(failures, 0.5).as_secs()).collect();
+        assert_eq!(middle, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(backoff.delay(u32::MAX, 0.0), Duration::from_secs(48));
+        assert_eq!(backoff.delay(u32::MAX, 1.0), Duration::from_secs(72));
+    }
+
+    #[test]
+    fn an_extended_device_announces_every_known_capability_and_a_strict_one_none() {
+        assert_eq!(Dialect::Extended.capabilities().names().count(), Capabilities::NAMES.len());
+        assert_eq!(Dialect::Strict.capabilities(), Capabilities::default());
+    }
+}
