@@ -1,0 +1,151 @@
+//! What the bridge is told on its command line, or by its environment.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fettle_runtime::{LogArgs, duration};
+
+use crate::cluster::enrolment::Enrolment;
+
+/// Holds the connections of network devices, upgrades them as their targets in the Kubernetes API say, serves them their
+/// files over FTP and TFTP, and reports what is. Which device may move to what, and when, the controller decides.
+#[derive(Debug, clap::Parser)]
+#[command(name = "fettle-bridge", version)]
+pub struct Args {
+    /// Namespace to serve [default: the pod's own, or that of the kubeconfig's context].
+    #[arg(long, env = "FETTLE_NAMESPACE")]
+    pub namespace: Option<String>,
+    /// Name of this bridge and of its Lease; no two bridges of a namespace may share one [default: the host name].
+    #[arg(long, env = "FETTLE_NAME")]
+    pub name: Option<String>,
+    /// Address and port that devices call. Port 0 takes a free one, here and below.
+    #[arg(long, env = "FETTLE_DEVICE_ADDRESS", default_value = "0.0.0.0:7070")]
+    pub device_address: SocketAddr,
+    /// Address and port of the FTP server. Devices that know no extension call port 21.
+    #[arg(long, env = "FETTLE_FTP_ADDRESS", default_value = "0.0.0.0:21")]
+    pub ftp_address: SocketAddr,
+    /// Ports for passive FTP, first-last; 0-0: any free ones. Devices must reach them under the numbers that they have
+    /// here.
+    #[arg(long, env = "FETTLE_FTP_PASSIVE_PORTS", default_value = "50000-50255", value_parser = port_range)]
+    pub ftp_passive_ports: (u16, u16),
+    /// Address and port of the TFTP server. Devices that know no extension call port 69.
+    #[arg(long, env = "FETTLE_TFTP_ADDRESS", default_value = "0.0.0.0:69")]
+    pub tftp_address: SocketAddr,
+    /// Answer TFTP from the port that was called, for NAT and Services, instead of from a port for each transfer.
+    #[arg(long, env = "FETTLE_TFTP_SINGLE_PORT", default_value_t = false, action = clap::ArgAction::Set)]
+    pub tftp_single_port: bool,
+    /// Address and port of /metrics, /healthz and /readyz.
+    #[arg(long, env = "FETTLE_METRICS_ADDRESS", default_value = "0.0.0.0:9090")]
+    pub metrics_address: SocketAddr,
+    /// IPv4 address at which devices reach the file servers of this very replica.
+    #[arg(long, env = "FETTLE_ADVERTISE_IPV4")]
+    pub advertise_ipv4: Ipv4Addr,
+    /// Port at which devices reach its FTP server, told to those that can take it [default: the one listened on].
+    #[arg(long, env = "FETTLE_ADVERTISE_FTP_PORT")]
+    pub advertise_ftp_port: Option<u16>,
+    /// Port at which devices reach its TFTP server, told to those that can take it [default: the one listened on].
+    #[arg(long, env = "FETTLE_ADVERTISE_TFTP_PORT")]
+    pub advertise_tftp_port: Option<u16>,
+    /// Folder for the cache of verified files and the logs that devices upload.
+    #[arg(long, env = "FETTLE_DATA_DIR", default_value = "/var/lib/fettle")]
+    pub data_dir: PathBuf,
+    /// Folder that `source.file.path` of a Firmware is relative to [default: files in the data folder].
+    #[arg(long, env = "FETTLE_FILES_DIR")]
+    pub files_dir: Option<PathBuf>,
+    /// What becomes of a device that calls and that nobody declared.
+    #[arg(long, env = "FETTLE_ENROLMENT", value_enum, default_value_t = Enrolment::Approve)]
+    pub enrolment: Enrolment,
+    /// The largest file that is fetched, in bytes, or with KiB, MiB, GiB.
+    #[arg(long, env = "FETTLE_MAX_FILE_SIZE", default_value = "1GiB", value_parser = size)]
+    pub max_file_size: u64,
+    /// How much the cache of verified files may take.
+    #[arg(long, env = "FETTLE_CACHE_SIZE", default_value = "10GiB", value_parser = size)]
+    pub cache_size: u64,
+    /// How much the uploaded logs may take; the oldest go first.
+    #[arg(long, env = "FETTLE_LOG_STORE_SIZE", default_value = "1GiB", value_parser = size)]
+    pub log_store_size: u64,
+    /// The largest log that a device may upload.
+    #[arg(long, env = "FETTLE_LOG_SIZE", default_value = "16MiB", value_parser = size)]
+    pub log_size: u64,
+    /// File with 32 bytes or more from which transfer credentials are made; the same for all replicas [default: random
+    /// at each start].
+    #[arg(long, env = "FETTLE_CREDENTIAL_KEY_FILE")]
+    pub credential_key_file: Option<PathBuf>,
+    /// How long the bridge's Lease lasts without renewal; whole seconds.
+    #[arg(long, env = "FETTLE_LEASE_DURATION", default_value = "15s", value_parser = duration)]
+    pub lease_duration: Duration,
+    /// How long devices have, after this bridge started, to call again before their sessions are given up.
+    #[arg(long, env = "FETTLE_RECONNECT_GRACE", default_value = "60s", value_parser = duration)]
+    pub reconnect_grace: Duration,
+    /// How long to leave a device alone that came back with a command unanswered.
+    #[arg(long, env = "FETTLE_SETTLE", default_value = "5s", value_parser = duration)]
+    pub settle: Duration,
+    /// How long a device may take to put a configuration into force (message 9).
+    #[arg(long, env = "FETTLE_APPLY_DEADLINE", default_value = "2m", value_parser = duration)]
+    pub apply_deadline: Duration,
+    /// How long a device may take to upload its log (message 11).
+    #[arg(long, env = "FETTLE_LOG_DEADLINE", default_value = "10m", value_parser = duration)]
+    pub log_deadline: Duration,
+    /// Device connections in all.
+    #[arg(long, env = "FETTLE_MAX_CONNECTIONS", default_value_t = 100_000)]
+    pub max_connections: usize,
+    /// Device connections from one address: a site behind one NAT has one.
+    #[arg(long, env = "FETTLE_MAX_CONNECTIONS_PER_ADDRESS", default_value_t = 10_000)]
+    pub max_connections_per_address: usize,
+    /// File to write the listening addresses to, as NAME=host:port lines, once all are bound.
+    #[arg(long, env = "FETTLE_PORTS_FILE")]
+    pub ports_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub logs: LogArgs,
+}
+
+/// `first-last`.
+fn port_range(text: &str) -> Result<(u16, u16), String> {
+    let range = text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+    range
+        .filter(|(first, last)| first <= last && (*first > 0 || *last == 0))
+        .ok_or_else(|| format!("{text:?} is not a range of ports: want first-last, such as 50000-50255"))
+}
+
+/// Bytes, or a number with KiB, MiB or GiB.
+fn size(text: &str) -> Result<u64, String> {
+    let error = || format!("{text:?} is not a size: want bytes, or a number with KiB, MiB or GiB, such as 512MiB");
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor = match unit {
+        "" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(error()),
+    };
+    number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor)).ok_or_else(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_well_formed_and_each_has_an_environment_variable() {
+        let command = Args::command();
+        command.clone().debug_assert();
+        for argument in command.get_arguments().filter(|argument| !matches!(argument.get_id().as_str(), "help" | "version")) {
+            let flag = argument.get_long().unwrap();
+            let wanted = format!("FETTLE_{}", flag.to_uppercase().replace('-', "_"));
+            assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(wanted.as_str()), "--{flag}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_ranges_say_what_they_want() {
+        assert_eq!(size("1GiB"), Ok(1 << 30));
+        assert_eq!(size("512"), Ok(512));
+        assert!(size("1GB").unwrap_err().contains("512MiB"));
+        assert_eq!(port_range("50000-50255"), Ok((50000, 50255)));
+        assert!(port_range("5-4").unwrap_err().contains("first-last"));
+    }
+}

@@ -1,0 +1,233 @@
+//! Gets the file of a command ready: from the Secret that keeps what it is, into the cache, with a credential for it.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use fettle_crds::content::{ConfigContent, ImageContent};
+use fettle_crds::{Device, WireTransfer};
+use fettle_protocol::datum::{Capabilities, Transfer};
+use fettle_protocol::message::{Download, Location};
+use fettle_protocol::session::{Command, File, SourceError, Step, Transferred};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, ResourceExt};
+
+use crate::files::credentials::{Credentials, DeviceId, Permission};
+use crate::files::ledger::Transfers;
+use crate::files::logs::LogStore;
+use crate::files::store::{Content, Source, Store};
+
+/// Contents that are remembered: as many as a namespace has revisions under way, by far.
+const REMEMBERED: usize = 1024;
+/// Between two attempts to read a Secret.
+const PAUSE: Duration = Duration::from_secs(1);
+/// A device's word on one connection may overtake what we learn on another.
+const ACCOUNTING: Duration = Duration::from_secs(2);
+
+/// Where devices are told to fetch and bring files.
+#[derive(Debug, Clone, Copy)]
+pub struct Advertised {
+    /// Datum 5.
+    pub address: Ipv4Addr,
+    /// Datum 71, for FTP.
+    pub ftp_port: u16,
+    /// Datum 71, for TFTP.
+    pub tftp_port: u16,
+}
+
+/// Gets files ready. Clones share what they remember.
+#[derive(Clone)]
+pub struct Contents {
+    secrets: Api<Secret>,
+    store: Store,
+    credentials: Credentials,
+    transfers: Arc<Transfers>,
+    logs: Arc<LogStore>,
+    advertised: Advertised,
+    known: Arc<Mutex<HashMap<String, Known>>>,
+}
+
+/// The SHA-256 of the content that a Secret keeps, once it has been read; locked while it is.
+type Known = Arc<tokio::sync::Mutex<Option<[u8; 32]>>>;
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Image,
+    Config,
+}
+
+impl Contents {
+    /// Gets files ready from the content Secrets of the namespace of `secrets`.
+    pub fn new(
+        secrets: Api<Secret>,
+        store: Store,
+        credentials: Credentials,
+        transfers: Arc<Transfers>,
+        logs: Arc<LogStore>,
+        advertised: Advertised,
+    ) -> Self {
+        Self { secrets, store, credentials, transfers, logs, advertised, known: Arc::default() }
+    }
+
+    /// The file of `command` to `device`, with a credential that lives until `until`.
+    ///
+    /// # Errors
+    /// Where the file is not to be had, with a sentence. While the API server does not answer, it is asked again.
+    pub async fn prepare(
+        &self,
+        device: &Device,
+        command: Command,
+        until: Timestamp,
+    ) -> Result<(File, Permission), SourceError> {
+        let status = device.status.as_ref();
+        let target = status.and_then(|status| status.target.as_ref()).filter(|target| target.id == command.target);
+        let target = target.ok_or_else(|| SourceError("the target has gone".to_owned()))?;
+        let can = capabilities(device);
+        let id = DeviceId::of_uid(device.metadata.uid.as_deref().unwrap_or_default());
+        match command.step {
+            Step::Log => {
+                let permission = Permission::upload(id, command.number, until);
+                self.logs.expect_upload(&permission, &device.name_any()).map_err(|error| SourceError(error.to_string()))?;
+                self.transfers.expect(&permission, None);
+                Ok((File::Upload(self.location(&permission, target.transfer, can)), permission))
+            }
+            Step::Version | Step::Profile => {
+                let (secret, kind) = match command.step {
+                    Step::Version => (target.firmware.as_ref().map(|firmware| &firmware.content), Kind::Image),
+                    Step::Profile | Step::Log => (target.config.as_ref().map(|config| &config.content), Kind::Config),
+                };
+                let secret = secret.ok_or_else(|| SourceError("the target has no such part".to_owned()))?;
+                let content = self.content(secret, until, kind).await?;
+                let permission = Permission::download(id, &content.sha256, command.number, until);
+                if !self.store.pin(&content.sha256, until) {
+                    return Err(SourceError("the cache has no room to keep the file for the device".to_owned()));
+                }
+                self.transfers.expect(&permission, Some(content.size));
+                let facts = can.has(Capabilities::FILE_FACTS);
+                let config = target.config.as_ref().filter(|_| command.step == Step::Profile);
+                let download = Download {
+                    location: self.location(&permission, target.transfer, can),
+                    crc: content.crc,
+                    config: config.filter(|_| can.has(Capabilities::CONFIG_VERSION)).map(|config| config.identity.clone()),
+                    attempt: can.has(Capabilities::ATTEMPT).then_some(target.attempt),
+                    size: facts.then_some(content.size),
+                    sha256: facts.then_some(content.sha256),
+                };
+                Ok((File::Download(download), permission))
+            }
+        }
+    }
+
+    /// Whether what the permission allows has been done wholly, by our own accounting.
+    pub async fn check(&self, permission: &Permission) -> Transferred {
+        let complete = self.transfers.wait_complete(permission, ACCOUNTING).await;
+        if complete { Transferred::Wholly } else { Transferred::NotWholly }
+    }
+
+    /// The content that the Secret `name` keeps, in the cache. Read once for all who ask at the same time.
+    async fn content(&self, name: &str, until: Timestamp, kind: Kind) -> Result<Content, SourceError> {
+        let known = self.known(name);
+        let mut known = known.lock().await;
+        if let Some(sha256) = *known
+            && let Some(content) = self.store.get(&sha256).await
+        {
+            return Ok(content);
+        }
+        let secret = self.read(name, until).await?;
+        let content = match kind {
+            Kind::Image => {
+                let image = ImageContent::from_secret(&secret).map_err(|error| refused(&error))?;
+                let sha256 = digest(&image.sha256)?;
+                self.store.fetch(&source(&image.source), sha256).await
+            }
+            Kind::Config => {
+                let config = ConfigContent::from_secret(&secret).map_err(|error| refused(&error))?;
+                self.store.put(config.bytes).await
+            }
+        };
+        let content = content.map_err(|error| refused(&error))?;
+        *known = Some(content.sha256);
+        Ok(content)
+    }
+
+    fn known(&self, name: &str) -> Known {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= REMEMBERED && !known.contains_key(name) {
+            known.clear();
+        }
+        known.entry(name.to_owned()).or_default().clone()
+    }
+
+    /// The Secret, asked for until it answers or the time of the try is over.
+    async fn read(&self, name: &str, until: Timestamp) -> Result<Secret, SourceError> {
+        loop {
+            match self.secrets.get_opt(name).await {
+                Ok(Some(secret)) => return Ok(secret),
+                Ok(None) => return Err(SourceError(format!("Secret {name} does not exist: somebody deleted it"))),
+                Err(error) if Timestamp::now() >= until => return Err(refused(&error)),
+                Err(error) => {
+                    tracing::warn!(secret = name, error = %fettle_runtime::chain(&error), "content not read; trying again");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn location(&self, permission: &Permission, transfer: WireTransfer, can: Capabilities) -> Location {
+        let minted = self.credentials.mint(permission);
+        let with_port = can.has(Capabilities::SERVER_PORT);
+        let server = self.advertised.address.octets();
+        match transfer {
+            WireTransfer::Ftp => Location {
+                transfer: Transfer::Ftp,
+                server,
+                path: minted.path,
+                file: minted.file,
+                user: minted.user,
+                password: minted.password,
+                port: with_port.then_some(self.advertised.ftp_port),
+            },
+            WireTransfer::Tftp => Location {
+                transfer: Transfer::Tftp,
+                server,
+                path: minted.path,
+                file: minted.file,
+                user: String::new(),
+                password: String::new(),
+                port: with_port.then_some(self.advertised.tftp_port),
+            },
+        }
+    }
+}
+
+/// What the device announced, from the names on record.
+fn capabilities(device: &Device) -> Capabilities {
+    let reported = device.status.as_ref().and_then(|status| status.reported.as_ref());
+    let names = reported.map(|reported| reported.capabilities.as_slice()).unwrap_or_default();
+    Capabilities::NAMES
+        .into_iter()
+        .filter(|(_, name)| names.iter().any(|known| known == name))
+        .fold(Capabilities::default(), |all, (bit, _)| all.with(bit))
+}
+
+/// A SHA-256 from its hexadecimal form.
+pub(super) fn digest(hex: &str) -> Result<[u8; 32], SourceError> {
+    let bytes = data_encoding::HEXLOWER.decode(hex.as_bytes()).ok();
+    bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| SourceError(format!("{hex:?} is not a SHA-256")))
+}
+
+/// The source as the file store knows it.
+pub(super) fn source(source: &fettle_crds::Source) -> Source {
+    match (&source.file, &source.http) {
+        (Some(file), _) => Source::File { path: file.path.clone() },
+        (None, Some(http)) => Source::Http { url: http.url.clone() },
+        // The schema lets neither through; an empty path is refused by the store with a sentence.
+        (None, None) => Source::File { path: String::new() },
+    }
+}
+
+fn refused(error: &(dyn std::error::Error + 'static)) -> SourceError {
+    SourceError(fettle_runtime::chain(error).to_string())
+}

@@ -1,0 +1,36 @@
+//! The bridge's side towards the Kubernetes API: what it watches, what it writes, and as which run of which bridge.
+
+pub mod bridges;
+pub mod content;
+pub mod enrolment;
+pub mod firmware;
+pub mod index;
+pub mod lease;
+pub mod record;
+pub mod view;
+pub mod writer;
+
+/// The field manager of everything that the bridge writes.
+pub const FIELD_MANAGER: &str = "fettle-bridge";
+
+/// One run of one bridge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The bridge: the name of its pod, and of its Lease.
+    pub name: String,
+    /// This run of it: random, so that no two runs are alike.
+    pub incarnation: String,
+}
+
+impl Identity {
+    /// A new run of the bridge with this name.
+    pub fn new(name: String) -> Self {
+        let bytes: [u8; 16] = rand::random();
+        Self { name, incarnation: data_encoding::HEXLOWER.encode(&bytes) }
+    }
+
+    /// As it stands in the Lease.
+    pub fn holder(&self) -> String {
+        format!("{}/{}", self.name, self.incarnation)
+    }
+}
