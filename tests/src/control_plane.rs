@@ -221,23 +221,40 @@ impl ControlPlane {
 
     /// As [`ControlPlane::kubectl`], with text for `-f -`.
     pub async fn kubectl_with_input(&self, args: &[&str], input: &str) -> Result<String> {
-        let mut child = Command::new(&self.inner.kubectl)
+        self.run(&self.inner.kubectl, args, input).await
+    }
+
+    /// Runs helm as administrator.
+    pub async fn helm(&self, args: &[&str]) -> Result<String> {
+        let helm = tokio::task::spawn_blocking(|| tools::find(Tool::Helm)).await??;
+        self.run(&helm, args, "").await
+    }
+
+    /// Runs a client program, which keeps its caches here and not in the user's home.
+    async fn run(&self, program: &Path, args: &[&str], input: &str) -> Result<String> {
+        let name = program.file_name().unwrap_or_default().display();
+        let mut child = Command::new(program)
             .args(args)
             .env("KUBECONFIG", &self.inner.kubeconfig)
             .env("KUBECACHEDIR", self.inner.folder.join("kubectl-cache"))
+            .env("HELM_CACHE_HOME", self.inner.folder.join("helm/cache"))
+            .env("HELM_CONFIG_HOME", self.inner.folder.join("helm/config"))
+            .env("HELM_DATA_HOME", self.inner.folder.join("helm/data"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .context("cannot start kubectl")?;
+            .with_context(|| format!("cannot start {name}"))?;
         if let Some(mut stdin) = child.stdin.take() {
-            // kubectl may end before it has read all: its exit status tells why
+            // The program may end before it has read all: its exit status tells why.
             let _ = stdin.write_all(input.as_bytes()).await;
         }
         let output = child.wait_with_output().await?;
         if !output.status.success() {
-            bail!("kubectl {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+            // helm's linter complains on standard output
+            let said = [output.stderr, output.stdout].concat();
+            bail!("{name} {}: {}", args.join(" "), String::from_utf8_lossy(&said).trim());
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }

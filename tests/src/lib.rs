@@ -5,21 +5,28 @@
 //!
 //! - [`ControlPlane`]: kube-apiserver, etcd and kube-controller-manager on loopback; one for a whole test run.
 //! - [`TestNamespace`]: what one test has for itself, with kubectl, and a dump of its state when the test fails.
-//! - [`tools`]: where those programs come from; [`process`]: how children are kept from outliving their parent.
+//! - [`Installation`]: controller and bridges in that namespace, as the chart renders them, with their own identities;
+//!   each a [`Program`] that a test can kill and start again.
+//! - [`tools`]: where foreign programs come from; [`process`]: how children are kept from outliving their parent.
 
+pub mod chart;
 pub mod control_plane;
 pub mod dev;
 mod dump;
+pub mod installation;
 pub mod kubeconfig;
 pub mod manifest;
 pub mod namespace;
 mod pki;
 pub mod ports;
 pub mod process;
+pub mod program;
 pub mod tools;
 
 pub use control_plane::ControlPlane;
+pub use installation::Installation;
 pub use namespace::TestNamespace;
+pub use program::Program;
 
 /// Tells the person who waits what goes on: one line on standard error, where it does not mix with a program's output.
 #[macro_export]
