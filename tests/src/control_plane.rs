@@ -19,7 +19,7 @@ use tokio::sync::OnceCell;
 
 use crate::namespace::TestNamespace;
 use crate::pki::Pki;
-use crate::process::{Lifetime, Process, Spec};
+use crate::process::{Process, Spec};
 use crate::tools::{self, Tool};
 use crate::{kubeconfig, manifest, ports};
 
@@ -29,6 +29,9 @@ pub const GIVEN_KUBECONFIG: &str = "FETTLE_KUBECONFIG";
 
 /// Names the administrator's kubeconfig of a control plane that somebody started for this test run, and will throw away.
 pub const SHARED_KUBECONFIG: &str = "FETTLE_TEST_RUN_KUBECONFIG";
+
+/// The folder of logs, in the folder of a control plane or an installation.
+pub const LOGS: &str = "logs";
 
 /// A machine that builds programs beside it takes its time; one that needs longer than this is stuck.
 const READY_WITHIN: Duration = Duration::from_secs(90);
@@ -71,7 +74,6 @@ struct Setup {
     etcd_port: u16,
     etcd_peer_port: u16,
     api_port: u16,
-    lifetime: Lifetime,
     sweep: Option<PathBuf>,
 }
 
@@ -105,12 +107,12 @@ impl ControlPlane {
     pub async fn start() -> Result<ControlPlane> {
         let folder = tempfile::Builder::new().prefix("fettle-").tempdir()?;
         let path = folder.path().to_owned();
-        Self::start_in(&path, Lifetime::Bound, Some(folder)).await
+        Self::start_in(&path, Some(folder)).await
     }
 
     /// A control plane that keeps its data in `folder`, which stays.
-    pub async fn start_at(folder: &Path, lifetime: Lifetime) -> Result<ControlPlane> {
-        Self::start_in(folder, lifetime, None).await
+    pub async fn start_at(folder: &Path) -> Result<ControlPlane> {
+        Self::start_in(folder, None).await
     }
 
     /// The cluster that `kubeconfig` leads to.
@@ -118,9 +120,9 @@ impl ControlPlane {
         Self::attach(kubeconfig, Kind::Given)
     }
 
-    async fn start_in(folder: &Path, lifetime: Lifetime, temporary: Option<TempDir>) -> Result<ControlPlane> {
+    async fn start_in(folder: &Path, temporary: Option<TempDir>) -> Result<ControlPlane> {
         let programs = tokio::task::spawn_blocking(Programs::find).await??;
-        fs::create_dir_all(folder)?;
+        fs::create_dir_all(folder.join(LOGS))?;
         let pki = Pki::create(&folder.join("pki"))?;
         let admin = folder.join("admin.kubeconfig");
         let mut attempt = 1;
@@ -130,7 +132,6 @@ impl ControlPlane {
                 etcd_port: ports::free()?,
                 etcd_peer_port: ports::free()?,
                 api_port: ports::free()?,
-                lifetime,
                 sweep: temporary.as_ref().map(|folder| folder.path().to_owned()),
             };
             kubeconfig::write_admin(&admin, &format!("https://127.0.0.1:{}", setup.api_port), &pki)?;
@@ -197,6 +198,16 @@ impl ControlPlane {
         let Some(Processes { controller_manager, api_server, etcd }) = processes.as_ref() else { return Vec::new() };
         let running = [Some(etcd), api_server.as_ref(), Some(controller_manager)].into_iter().flatten();
         running.map(|process| (process.name().to_owned(), process.pid())).collect()
+    }
+
+    /// Lets its processes run on after this one has ended.
+    pub fn release(&self) {
+        if let Some(Processes { controller_manager, api_server, etcd }) = self.lock().as_mut() {
+            [Some(etcd), api_server.as_mut(), Some(controller_manager)]
+                .into_iter()
+                .flatten()
+                .for_each(Process::release);
+        }
     }
 
     /// An administrator's client, for the current async runtime.
@@ -289,13 +300,11 @@ impl ControlPlane {
 impl Drop for Processes {
     /// From the top down, so that none complains into its log about the one below.
     fn drop(&mut self) {
-        if self.etcd.lifetime() == Lifetime::Bound {
-            self.controller_manager.kill();
-            if let Some(api_server) = &mut self.api_server {
-                api_server.kill();
-            }
-            self.etcd.kill();
+        self.controller_manager.kill();
+        if let Some(api_server) = &mut self.api_server {
+            api_server.kill();
         }
+        self.etcd.kill();
     }
 }
 
@@ -324,8 +333,7 @@ impl Setup {
             program: program.to_owned(),
             args,
             env: Vec::new(),
-            log: folder.join(format!("{name}.log")),
-            lifetime: self.lifetime,
+            log: folder.join(LOGS).join(format!("{name}.log")),
             sweep: None,
         }
     }
@@ -418,7 +426,6 @@ async fn start_processes(
     let mut api_server = Process::spawn(setup.api_server(folder, &programs.api_server))?;
     let client = kubeconfig::client(admin).await?;
     if let Err(failure) = wait_ready(&client, &mut [&mut etcd, &mut api_server]).await {
-        // also where they are detached: a start that failed leaves nothing behind
         api_server.kill();
         etcd.kill();
         return Err(failure);

@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::chart::{Pod, Rendered};
+use crate::control_plane::LOGS;
 use crate::namespace::TestNamespace;
 use crate::ports;
-use crate::process::Lifetime;
 use crate::program::Program;
 
 /// FTP transfers at a time, for each bridge. The chart's default is more; blocks for many installations in one test
@@ -33,7 +33,6 @@ pub struct Builder<'a> {
     passive_ports: u16,
     ports: Ports,
     folder: Option<PathBuf>,
-    lifetime: Lifetime,
 }
 
 /// Ports to use; a free one where none is given.
@@ -74,7 +73,6 @@ struct Settings {
     address: Ipv4Addr,
     passive_ports: u16,
     ports: Ports,
-    lifetime: Lifetime,
 }
 
 impl Installation {
@@ -87,7 +85,6 @@ impl Installation {
             passive_ports: PASSIVE_PORTS,
             ports: Ports::default(),
             folder: None,
-            lifetime: Lifetime::Bound,
         }
     }
 
@@ -115,6 +112,12 @@ impl Installation {
     /// What `source.file.path` of a Firmware is relative to, for all bridges.
     pub fn files_dir(&self) -> &Path {
         &self.settings.files
+    }
+
+    /// Lets its programs run on after this process has ended.
+    pub fn release(&self) {
+        self.controller.release();
+        self.bridges.iter().for_each(|bridge| bridge.program.release());
     }
 
     /// Logs, kubeconfigs and data of all its programs.
@@ -190,21 +193,17 @@ impl Builder<'_> {
         self
     }
 
-    pub fn lifetime(mut self, lifetime: Lifetime) -> Self {
-        self.lifetime = lifetime;
-        self
-    }
-
     /// Renders the chart, applies its identities and roles, and starts the programs; returns when all are ready.
     pub async fn start(self) -> Result<Installation> {
-        let Builder { namespace, env, bridges, address, passive_ports, ports, folder, lifetime } = self;
+        let Builder { namespace, env, bridges, address, passive_ports, ports, folder } = self;
         if bridges == 0 {
             bail!("an installation has at least one bridge");
         }
         let folder = folder.unwrap_or_else(|| namespace.control_plane().folder().join(&namespace.name));
         let files = folder.join("files");
+        fs::create_dir_all(folder.join(LOGS))?;
         fs::create_dir_all(&files).with_context(|| format!("cannot make {}", files.display()))?;
-        let settings = Settings { folder, files, env, address, passive_ports, ports, lifetime };
+        let settings = Settings { folder, files, env, address, passive_ports, ports };
 
         let rendered = Rendered::new(&namespace.name).await?;
         rendered.apply_without_workloads(&namespace.client, &namespace.name).await?;
@@ -227,7 +226,7 @@ impl Settings {
             match controller.start().await {
                 Ok(()) => return Ok(controller),
                 Err(_) if attempt < STARTS && lost_a_port(&controller) => attempt += 1,
-                Err(error) => return Err(ended(&controller, error)),
+                Err(error) => return Err(error),
             }
         }
     }
@@ -259,7 +258,7 @@ impl Settings {
             match program.start().await {
                 Ok(()) => return Ok(Bridge { program, device, ftp_port, tftp_port, data }),
                 Err(_) if attempt < STARTS && lost_a_port(&program) => attempt += 1,
-                Err(error) => return Err(ended(&program, error)),
+                Err(error) => return Err(error),
             }
         }
     }
@@ -280,9 +279,9 @@ impl Settings {
         env.insert("FETTLE_LOG_FORMAT".to_owned(), "text".to_owned());
         env.insert("KUBECONFIG".to_owned(), kubeconfig.display().to_string());
         env.extend(self.env.clone());
-        let log = self.folder.join(format!("{}.log", pod.name));
+        let log = self.folder.join(LOGS).join(format!("{}.log", pod.name));
         namespace.watch_log(log.clone());
-        Program::new(&pod.name, &pod.program, pod.args, env, metrics, log, self.lifetime)
+        Program::new(&pod.name, &pod.program, pod.args, env, metrics, log)
     }
 }
 
@@ -297,15 +296,5 @@ fn loopback(port: u16) -> SocketAddr {
 /// Whether a program ended because somebody else was faster at a port: how systems name it, whatever the program says.
 fn lost_a_port(program: &Program) -> bool {
     let log = fs::read_to_string(program.log()).unwrap_or_default();
-    let lost = crate::process::tail(&log, 5).contains("Address already in use");
-    if lost {
-        program.kill();
-    }
-    lost
-}
-
-/// A start that failed leaves nothing behind, also where it is detached.
-fn ended(program: &Program, error: anyhow::Error) -> anyhow::Error {
-    program.kill();
-    error
+    crate::process::tail(&log, 5).contains("Address already in use")
 }

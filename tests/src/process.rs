@@ -1,9 +1,9 @@
 //! One child process: its log, its end, and the promise that it does not outlive whoever started it.
 //!
-//! A test binary can be killed at any moment, and nobody wants to find an API server of last week on the machine. So a
-//! child that is [bound](Lifetime::Bound) has a guard beside it, a forked shell that reads from a pipe which only the
-//! parent holds. When the parent ends, however it ends, the pipe closes and the guard kills the child. `make up`, which
-//! has to leave its processes behind, starts them [detached](Lifetime::Detached).
+//! A test binary can be killed at any moment, and nobody wants to find an API server of last week on the machine. So each
+//! child has a guard beside it, a forked shell that reads from a pipe which only the parent holds. When the parent ends,
+//! however it ends, the pipe closes and the guard kills the child. `make up` has to leave its processes behind: when all of
+//! them are ready, it [releases](Process::release) them.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
@@ -15,27 +15,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Who a child dies with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lifetime {
-    /// With the process that started it, even where that is killed.
-    Bound,
-    /// With nobody: it stays after its starter and its terminal are gone.
-    Detached,
-}
-
-/// `$1` is a folder to remove after the child, or empty. `$$` stays the pid of the first shell in a subshell, which
-/// `exec` turns into the child. A line on the pipe says that the child was reaped: its pid may be another's by then.
-const BOUND: &str = r#"sweep=$1; shift; exec 3<&0
-( trap '' INT TERM HUP
-  read -r _ <&3 || {
-    kill -KILL $$
-    [ -z "$sweep" ] || rm -rf -- "$sweep" || { sleep 1; rm -rf -- "$sweep"; }
-  } ) >/dev/null 2>&1 &
+/// `$1` is a folder to remove after the child, or empty. `$$` stays the pid of the first shell in its subshells, which
+/// `exec` turns into the child. A line on the pipe sends the guard away: the child was reaped, and its pid may be
+/// another's by then, or it was released. The outer subshell ends at once, so that the guard is no child of the child,
+/// which would never reap it. SIGHUP stays ignored over `exec`: a child may outlive the terminal.
+const GUARDED: &str = r#"sweep=$1; shift; exec 3<&0; trap '' HUP
+( ( trap '' INT TERM
+    read -r _ <&3 || {
+      kill -KILL $$
+      [ -z "$sweep" ] || rm -rf -- "$sweep" || { sleep 1; rm -rf -- "$sweep"; }
+    } ) >/dev/null 2>&1 & )
 exec "$@" </dev/null 3<&-"#;
-
-/// The ignored signal stays ignored in the program.
-const DETACHED: &str = r#"shift; trap '' HUP; exec "$@" </dev/null"#;
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -48,9 +38,18 @@ pub struct Spec {
     pub env: Vec<(String, String)>,
     /// Takes standard output and standard error; appended to.
     pub log: PathBuf,
-    pub lifetime: Lifetime,
     /// A folder to remove when the starter was killed; whoever ends in order removes it itself.
     pub sweep: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// It is ours to end.
+    Held,
+    /// It has ended, and its pid is no longer its own.
+    Reaped,
+    /// It runs on without us.
+    Released,
 }
 
 /// A child that runs, or has run.
@@ -60,29 +59,24 @@ pub struct Process {
     child: Child,
     guard: Option<ChildStdin>,
     log: PathBuf,
-    lifetime: Lifetime,
-    reaped: bool,
+    state: State,
 }
 
 impl Process {
     pub fn spawn(spec: Spec) -> Result<Self> {
-        let Spec { name, program, args, env, log, lifetime, sweep } = spec;
+        let Spec { name, program, args, env, log, sweep } = spec;
         let output: File = OpenOptions::new()
             .create(true)
             .append(true)
             .open(&log)
             .with_context(|| format!("cannot write {}", log.display()))?;
-        let (script, stdin) = match lifetime {
-            Lifetime::Bound => (BOUND, Stdio::piped()),
-            Lifetime::Detached => (DETACHED, Stdio::null()),
-        };
         let mut child = Command::new("sh")
-            .args(["-c", script, "sh"])
+            .args(["-c", GUARDED, "sh"])
             .arg(sweep.unwrap_or_default())
             .arg(&program)
             .args(args)
             .envs(env)
-            .stdin(stdin)
+            .stdin(Stdio::piped())
             .stdout(output.try_clone()?)
             .stderr(output)
             // its own group: Ctrl-C reaches the starter alone, which then ends its children in order
@@ -90,7 +84,7 @@ impl Process {
             .spawn()
             .with_context(|| format!("cannot start {name}"))?;
         let guard = child.stdin.take();
-        Ok(Process { name, child, guard, log, lifetime, reaped: false })
+        Ok(Process { name, child, guard, log, state: State::Held })
     }
 
     pub fn name(&self) -> &str {
@@ -99,10 +93,6 @@ impl Process {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
-    }
-
-    pub fn lifetime(&self) -> Lifetime {
-        self.lifetime
     }
 
     pub fn log(&self) -> &Path {
@@ -118,18 +108,28 @@ impl Process {
     pub fn exited(&mut self) -> Option<ExitStatus> {
         let status = self.child.try_wait().ok().flatten();
         if status.is_some() {
-            self.dismiss_guard();
+            self.dismiss_guard(State::Reaped);
         }
         status
     }
 
     /// Ends it at once (SIGKILL) and waits until it is gone.
     pub fn kill(&mut self) {
-        if !self.reaped {
-            // Failing means that it is gone already.
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-            self.dismiss_guard();
+        match self.state {
+            State::Held => {
+                // Failing means that it is gone already.
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                self.dismiss_guard(State::Reaped);
+            }
+            State::Reaped | State::Released => {}
+        }
+    }
+
+    /// Lets it run on after this process has ended.
+    pub fn release(&mut self) {
+        if self.exited().is_none() {
+            self.dismiss_guard(State::Released);
         }
     }
 
@@ -152,8 +152,8 @@ impl Process {
         }
     }
 
-    fn dismiss_guard(&mut self) {
-        self.reaped = true;
+    fn dismiss_guard(&mut self, state: State) {
+        self.state = state;
         if let Some(mut guard) = self.guard.take() {
             // Failing means that the guard is gone already.
             let _ = guard.write_all(b"\n");
@@ -163,10 +163,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        match self.lifetime {
-            Lifetime::Bound => self.kill(),
-            Lifetime::Detached => {}
-        }
+        self.kill();
     }
 }
 

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::process::{Lifetime, Process, Spec};
+use crate::process::{Process, Spec};
 
 /// On a machine that compiles beside it, the first answer of a debug build takes seconds.
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -39,7 +39,6 @@ impl Program {
         env: BTreeMap<String, String>,
         metrics: SocketAddr,
         log: PathBuf,
-        lifetime: Lifetime,
     ) -> Result<Self> {
         let spec = Spec {
             name: name.to_owned(),
@@ -47,7 +46,6 @@ impl Program {
             args,
             env: env.into_iter().collect(),
             log,
-            lifetime,
             sweep: None,
         };
         Ok(Program { name: name.to_owned(), spec, metrics, process: Mutex::new(None) })
@@ -111,6 +109,13 @@ impl Program {
     pub async fn restart(&self) -> Result<()> {
         self.kill();
         self.start().await
+    }
+
+    /// Lets it run on after this process has ended.
+    pub fn release(&self) {
+        if let Some(process) = self.lock().as_mut() {
+            process.release();
+        }
     }
 
     /// Sends a signal, such as STOP and CONT for a program that hangs for a while.
