@@ -1,0 +1,210 @@
+//! The API server itself refuses bad manifests, with a sentence that names the field; good ones it takes, with defaults.
+
+use anyhow::{Context, Result};
+use fettle_tests::{ControlPlane, TestNamespace};
+use serde_json::Value;
+
+const SHA: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+
+fn firmware(spec: &str) -> String {
+    format!("apiVersion: fettle.dev/v1alpha1\nkind: Firmware\nmetadata: {{name: fw}}\nspec: {spec}\n")
+}
+
+fn profile(spec: &str) -> String {
+    format!("apiVersion: fettle.dev/v1alpha1\nkind: ConfigProfile\nmetadata: {{name: cp}}\nspec: {spec}\n")
+}
+
+fn group(spec: &str) -> String {
+    format!("apiVersion: fettle.dev/v1alpha1\nkind: DeviceGroup\nmetadata: {{name: dg}}\nspec: {spec}\n")
+}
+
+fn device(spec: &str) -> String {
+    format!("apiVersion: fettle.dev/v1alpha1\nkind: Device\nmetadata: {{name: dev}}\nspec: {spec}\n")
+}
+
+fn image(rest: &str) -> String {
+    format!("{{models: [S5700], source: {{file: {{path: a.bin}}}}, sha256: {SHA}{rest}}}")
+}
+
+/// What the API server says to a manifest that it is to refuse.
+async fn refusal(namespace: &TestNamespace, yaml: &str) -> Result<String> {
+    match namespace.kubectl_with_input(&["apply", "-f", "-"], yaml).await {
+        Ok(answer) => anyhow::bail!("was taken ({answer}):\n{yaml}"),
+        Err(error) => Ok(format!("{error:#}")),
+    }
+}
+
+#[tokio::test]
+async fn a_bad_manifest_is_refused_with_a_sentence_that_names_the_field() -> Result<()> {
+    let namespace = ControlPlane::shared().await?.namespace("bad-manifests").await?;
+    let good_image = image("");
+    let selector = "selector: {matchLabels: {role: access}}";
+    let bad = [
+        (firmware(&format!("{{images: [{good_image}]}}")), "spec.version"),
+        (firmware(&format!("{{version: \"\", images: [{good_image}]}}")), "spec.version"),
+        (firmware("{version: 5.2.1}"), "spec.images"),
+        (firmware("{version: 5.2.1, images: []}"), "spec.images"),
+        (
+            firmware(&format!("{{version: 5.2.1, images: [{good_image}, {good_image}]}}")),
+            "a model must stand in one image only",
+        ),
+        (
+            firmware(&format!("{{version: 5.2.1, images: [{}]}}", good_image.replace(SHA, "abc"))),
+            "spec.images[0].sha256",
+        ),
+        (
+            firmware(&format!("{{version: 5.2.1, images: [{}]}}", good_image.replace("a.bin", "../etc/passwd"))),
+            "must not contain '..'",
+        ),
+        (
+            firmware(&format!("{{version: 5.2.1, images: [{}]}}", good_image.replace("a.bin", "/etc/passwd"))),
+            "spec.images[0].source.file.path",
+        ),
+        (
+            firmware(&format!("{{version: 5.2.1, images: [{}]}}", good_image.replace("file: {path: a.bin}", ""))),
+            "give exactly one of file and http",
+        ),
+        (
+            firmware(&format!(
+                "{{version: 5.2.1, images: [{}]}}",
+                good_image.replace("file: {path: a.bin}", "file: {path: a.bin}, http: {url: \"http://x/y\"}")
+            )),
+            "give exactly one of file and http",
+        ),
+        (
+            firmware(&format!(
+                "{{version: 5.2.1, images: [{}]}}",
+                good_image.replace("file: {path: a.bin}", "http: {url: \"ftp://x/y\"}")
+            )),
+            "spec.images[0].source.http.url",
+        ),
+        (firmware(&format!("{{version: 5.2.1, images: [{}]}}", image(", signature: {ed25519: x}"))), "signature"),
+        (profile("{version: \"17\"}"), "give exactly one of text, configMap and secret"),
+        (
+            profile("{version: \"17\", text: a, configMap: {name: c, key: k}}"),
+            "give exactly one of text, configMap and secret",
+        ),
+        (profile("{version: \"17+1\", text: a}"), "spec.version"),
+        (profile("{version: \"17\", template: a}"), "template"),
+        (profile("{version: \"17\", secret: {name: s}}"), "spec.secret.key"),
+        (group("{firmware: {name: fw}}"), "spec.selector"),
+        (group(&format!("{{{selector}}}")), "give firmware or config or both"),
+        (group(&format!("{{{selector}, firmware: null}}")), "give firmware or config or both"),
+        (
+            group("{selector: {matchExpressions: [{key: a, operator: Near}]}, config: {name: cp}}"),
+            "spec.selector.matchExpressions[0].operator",
+        ),
+        (
+            group("{selector: {matchExpressions: [{key: a, operator: In}]}, config: {name: cp}}"),
+            "values must be given for In and NotIn",
+        ),
+        (
+            group(&format!("{{{selector}, config: {{name: cp}}, rollout: {{maxUnavailable: 0}}}}")),
+            "spec.rollout.maxUnavailable",
+        ),
+        (
+            group(&format!("{{{selector}, config: {{name: cp}}, rollout: {{maxUnavailable: 0%}}}}")),
+            "a percentage from 1% to 100%",
+        ),
+        (
+            group(&format!("{{{selector}, config: {{name: cp}}, rollout: {{maxUnavailable: many}}}}")),
+            "spec.rollout.maxUnavailable",
+        ),
+        (
+            group(&format!("{{{selector}, config: {{name: cp}}, rollout: {{deviceTimeout: 15}}}}")),
+            "spec.rollout.deviceTimeout",
+        ),
+        (
+            group(&format!("{{{selector}, config: {{name: cp}}, rollout: {{deviceTimeout: 500ms}}}}")),
+            "must be a duration from 1s to 720h",
+        ),
+        (group(&format!("{{{selector}, config: {{name: cp}}, rollout: {{minReady: soon}}}}")), "spec.rollout.minReady"),
+        (group(&format!("{{{selector}, config: {{name: cp}}, rollout: {{retries: -1}}}}")), "spec.rollout.retries"),
+        (group(&format!("{{{selector}, config: {{name: cp}}, rollout: {{steps: [{{devices: 1}}]}}}}")), "steps"),
+        (group(&format!("{{{selector}, config: {{name: cp}}, windows: []}}")), "windows"),
+        (group(&format!("{{{selector}, config: {{name: cp}}, transfer: SCP}}")), "spec.transfer"),
+        (group(&format!("{{{selector}, config: {{name: cp}}, session: Drop}}")), "spec.session"),
+        (group(&format!("{{{selector}, config: {{name: cp}}, logs: {{upload: Sometimes}}}}")), "spec.logs.upload"),
+        (device("{}"), "spec.mac"),
+        (device("{mac: \"02:00:5e:00:53\"}"), "spec.mac"),
+        (device("{mac: 02-00-5e-00-53-0e}"), "spec.mac"),
+        (device("{mac: \"02:00:5e:00:53:0e\", transfer: HTTP}"), "spec.transfer"),
+        (device("{mac: \"02:00:5e:00:53:0e\", approved: maybe}"), "spec.approved"),
+        (device("{mac: \"02:00:5e:00:53:0e\", timeZone: Europe/Berlin}"), "timeZone"),
+    ];
+    for (yaml, field) in bad {
+        let said = refusal(&namespace, &yaml).await?;
+        assert!(said.contains(field), "should name {field}:\n{yaml}\nsays: {said}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_must_not_change_does_not() -> Result<()> {
+    let namespace = ControlPlane::shared().await?.namespace("immutable").await?;
+    let good = firmware(&format!("{{version: 5.2.1, images: [{}]}}", image("")));
+    namespace.apply_yaml(&good).await?;
+    namespace.apply_yaml(&good).await.context("the same again")?;
+    let said = refusal(&namespace, &good.replace("5.2.1", "5.2.2")).await?;
+    assert!(said.contains("a Firmware is immutable: create one with another name"), "{said}");
+
+    namespace.apply_yaml(&device("{mac: \"02:00:5e:00:53:0e\"}")).await?;
+    namespace.apply_yaml(&device("{mac: \"02:00:5E:00:53:0E\"}")).await.context("case does not count")?;
+    let said = refusal(&namespace, &device("{mac: \"02:00:5e:00:53:0f\"}")).await?;
+    assert!(said.contains("mac is immutable: delete the Device and create another"), "{said}");
+
+    let rollout = "apiVersion: fettle.dev/v1alpha1\nkind: DeviceRollout\nmetadata: {name: dg-1}\nspec: {group: dg, number: 1, revision: abc}\n";
+    namespace.apply_yaml(rollout).await?;
+    let said = refusal(&namespace, &rollout.replace("number: 1", "number: 2")).await?;
+    assert!(said.contains("change the DeviceGroup instead"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_good_manifest_is_taken_and_gets_its_defaults() -> Result<()> {
+    let namespace = ControlPlane::shared().await?.namespace("good-manifests").await?;
+    let good = [
+        firmware(&format!(
+            "{{version: 2026-11-20, images: [{}, {}]}}",
+            image(", reports: V5"),
+            image("").replace("S5700", "S5720")
+        )),
+        profile("{version: \"17\", models: [S5700], configMap: {name: c, key: k}}"),
+        device("{mac: \"02:00:5e:00:53:0e\", model: S5700}"),
+        group(
+            "{selector: {matchLabels: {role: access}, matchExpressions: [{key: site, operator: Exists}]}, firmware: {name: fw}, rollout: {maxUnavailable: 5%, deviceTimeout: 1h30m, minReady: 0s}}",
+        ),
+    ];
+    for yaml in good {
+        namespace.apply_yaml(&yaml).await?;
+    }
+    let group: Value = serde_json::from_str(&namespace.kubectl(&["get", "dg", "dg", "-o", "json"]).await?)?;
+    assert_eq!(
+        group["spec"],
+        serde_json::json!({
+            "selector": {"matchLabels": {"role": "access"}, "matchExpressions": [{"key": "site", "operator": "Exists", "values": []}]},
+            "firmware": {"name": "fw"},
+            "rollout": {"maxUnavailable": "5%", "deviceTimeout": "1h30m", "minReady": "0s", "retries": 2},
+            "transfer": "Auto",
+            "session": "Keep",
+            "logs": {"upload": "OnFailure"},
+        })
+    );
+    let device: Value = serde_json::from_str(&namespace.kubectl(&["get", "dev", "dev", "-o", "json"]).await?)?;
+    assert_eq!(
+        device["spec"],
+        serde_json::json!({"mac": "02:00:5e:00:53:0e", "model": "S5700", "approved": true, "held": false})
+    );
+
+    // All kinds answer to the category and to their short names.
+    let listed = namespace.kubectl(&["get", "fettle", "-o", "name"]).await?;
+    for kind in
+        ["firmware.fettle.dev/fw", "configprofile.fettle.dev/cp", "devicegroup.fettle.dev/dg", "device.fettle.dev/dev"]
+    {
+        assert!(listed.contains(kind), "{kind} in {listed}");
+    }
+    for short in ["fw", "cp", "dg", "drol", "dev"] {
+        namespace.kubectl(&["get", short]).await?;
+    }
+    Ok(())
+}

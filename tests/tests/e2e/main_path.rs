@@ -1,0 +1,105 @@
+//! The main job: devices are taken from what they run to what a group declares.
+
+use anyhow::Result;
+use fettle_crds::{TryResult, Verdict};
+use fettle_device::{Dialect, PathStyle};
+
+use crate::world::{NEW, OLD, World, received, strict};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_strict_device_gets_firmware_and_configuration_over_ftp() -> Result<()> {
+    let mut world = World::start("strict-ftp").await?;
+    world.firmware(NEW).await?;
+    world.config("17", "hostname a").await?;
+    let device = world.device("sw-1", strict(1)).await?;
+    world.group(&["firmware: {name: access-5.2.1}", "config: {name: access-17}", "logs: {upload: Never}"]).await?;
+    world.all_current(1).await?;
+
+    let status = world.try_ended("sw-1", 1, TryResult::Succeeded, Verdict::Upgraded).await?;
+    assert_eq!(device.version(), NEW);
+    assert_eq!(device.config().map(|config| config.content.to_vec()).unwrap_or_default(), b"hostname a");
+    let identity =
+        status.target.as_ref().and_then(|target| target.config.as_ref()).map(|config| config.identity.clone());
+    assert_eq!(status.applied.map(|applied| applied.config), identity);
+    assert_eq!(status.previous.map(|previous| previous.firmware.version).as_deref(), Some(OLD));
+    let commands: Vec<_> = received(&device).into_iter().collect();
+    assert_eq!(commands, [(3, 1), (4, 1), (6, 1), (8, 1)], "{}", device.journal());
+    assert!(device.journal().violations().is_empty(), "{}", device.journal());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strict_devices_fetch_over_tftp_where_the_group_or_the_device_says_so() -> Result<()> {
+    let mut world = World::start("strict-tftp").await?;
+    world.firmware(NEW).await?;
+    let by_group = world.device("sw-1", strict(1)).await?;
+    let by_itself = world.device("sw-2", strict(2)).await?;
+    world.namespace.kubectl(&["patch", "dev", "sw-2", "--type=merge", "-p", r#"{"spec":{"transfer":"FTP"}}"#]).await?;
+    world.group(&["firmware: {name: access-5.2.1}", "transfer: TFTP", "rollout: {maxUnavailable: 100%}"]).await?;
+    world.all_current(2).await?;
+    let transfers = |device: &fettle_device::DeviceHandle| {
+        device
+            .journal()
+            .commands(3)
+            .iter()
+            .map(|(_, command)| command.place.as_ref().map(|place| place.transfer))
+            .collect::<Vec<_>>()
+    };
+    use fettle_protocol::datum::Transfer;
+    assert_eq!(transfers(&by_group), [Some(Transfer::Tftp)], "{}", by_group.journal());
+    assert_eq!(transfers(&by_itself), [Some(Transfer::Ftp)], "{}", by_itself.journal());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_alone_needs_no_restart() -> Result<()> {
+    let mut world = World::start("config-only").await?;
+    world.config("17", "vlan 7").await?;
+    let device = world.device("sw-1", strict(1)).await?;
+    world.group(&["config: {name: access-17}"]).await?;
+    world.all_current(1).await?;
+    assert_eq!(device.version(), OLD);
+    assert_eq!(received(&device).into_iter().collect::<Vec<_>>(), [(4, 1), (8, 1)], "{}", device.journal());
+
+    // A change of its text is a new revision.
+    world.config("17", "vlan 8").await?;
+    world
+        .namespace
+        .wait_for::<fettle_crds::DeviceRollout>("access-2", "exists", crate::world::PATIENCE, |_| true)
+        .await?;
+    world.all_current(1).await?;
+    crate::world::device_does(&device, "applies the second text", |record| {
+        record.config().is_some_and(|config| *config.content == *b"vlan 8")
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn firmware_alone_leaves_the_configuration() -> Result<()> {
+    let mut world = World::start("firmware-only").await?;
+    world.firmware_reporting("5.2.1", "V5.2.1-P3").await?;
+    let device = world.device("sw-1", strict(1)).await?;
+    world.group(&["firmware: {name: access-5.2.1}"]).await?;
+    world.all_current(1).await?;
+    assert_eq!(device.version(), "V5.2.1-P3");
+    assert_eq!(received(&device).into_iter().collect::<Vec<_>>(), [(3, 1), (6, 1)], "{}", device.journal());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_extended_device_reports_its_configuration_and_finds_the_ports_that_it_is_told() -> Result<()> {
+    let mut world = World::start("extended").await?;
+    world.firmware(NEW).await?;
+    world.config("17", "hostname b").await?;
+    let mut spec = strict(1);
+    spec.dialect = Dialect::Extended;
+    spec.path_style = PathStyle::ChangeDirectory;
+    let device = world.device("sw-1", spec).await?;
+    world.group(&["firmware: {name: access-5.2.1}", "config: {name: access-17}"]).await?;
+    world.all_current(1).await?;
+    let status = world.connected("sw-1").await?;
+    let reported = status.reported.clone().unwrap_or_else(|| panic!("nothing reported: {status:?}"));
+    assert!(reported.capabilities.iter().any(|capability| capability == "ConfigVersion"), "{reported:?}");
+    assert!(device.journal().violations().is_empty(), "{}", device.journal());
+    Ok(())
+}
