@@ -59,8 +59,8 @@ pub enum Input {
     Disconnected,
     /// The download ended.
     Fetched(FileKind, Fetched),
-    /// The application of the profile ended; `Err` says why it failed.
-    Applied(Result<(), String>),
+    /// The application of the profile ended: what the device runs now, or why it failed.
+    Applied(Result<Facts, String>),
     /// The upload ended; `Err` says why it failed.
     Uploaded(Result<(), String>),
     /// The time that [`Effect::Schedule`] named has come.
@@ -117,7 +117,7 @@ enum Work {
 }
 
 /// What was said on the connection that stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Link {
     /// 5=0
     image_reported: bool,
@@ -126,6 +126,8 @@ struct Link {
     /// What is being done was commanded here: the server knows of it. It cannot know of what an earlier connection or a
     /// schedule began.
     commanded: bool,
+    /// Datum 64 of the last message 1.
+    config: Option<String>,
 }
 
 /// The state machine.
@@ -163,11 +165,7 @@ impl Agent {
             }
             Input::Disconnected => self.disconnected(),
             Input::Fetched(file, fetched) => self.fetched(file, fetched),
-            Input::Applied(applied) => {
-                self.work = None;
-                let (result, detail) = self.execution(applied);
-                self.report(DeviceMessage::ProfileUpgraded(result, detail))
-            }
+            Input::Applied(applied) => self.applied(applied),
             Input::Uploaded(uploaded) => {
                 self.work = None;
                 let (result, detail) = self.execution(uploaded);
@@ -200,7 +198,7 @@ impl Agent {
     }
 
     fn connected(&mut self, facts: Facts) -> Vec<Effect> {
-        self.link = Some(Link::default());
+        self.link = Some(Link { config: facts.config.clone(), ..Link::default() });
         let information = self.information(facts);
         let mut effects = vec![Effect::Send(DeviceMessage::Information(information))];
         if std::mem::take(&mut self.restarted) && self.identity.dialect == Dialect::Extended {
@@ -248,7 +246,7 @@ impl Agent {
         };
         effects.push(Effect::Note(Event::Received(Received::from(&message))));
         effects.extend(violations.into_iter().map(violation));
-        let busy = self.work.is_some() && self.link.is_some_and(|link| link.commanded);
+        let busy = self.work.is_some() && self.link.as_ref().is_some_and(|link| link.commanded);
         if busy && message != ServerMessage::Interrupt {
             effects.push(violation(Violation::CommandWhileBusy { message: message.kind() }));
         }
@@ -257,17 +255,22 @@ impl Agent {
             ServerMessage::DownloadVersion(download) => self.fetch(FileKind::Image, download, &mut effects),
             ServerMessage::DownloadProfile(download) => self.fetch(FileKind::Profile, download, &mut effects),
             ServerMessage::Restart => {
-                if !self.link.is_some_and(|link| link.image_reported) {
+                self.abandon(&mut effects);
+                if self.link.as_ref().is_some_and(|link| link.image_reported) {
+                    effects.push(Effect::Restart);
+                } else {
+                    // Ignored: there is nothing that it was promised to become.
                     effects.push(violation(Violation::RestartWithoutDownload));
                 }
-                self.abandon(&mut effects);
-                effects.push(Effect::Restart);
             }
             ServerMessage::UpgradeProfile(at) => {
-                if !self.link.is_some_and(|link| link.profile_reported) {
+                if self.link.as_ref().is_some_and(|link| link.profile_reported) {
+                    self.upgrade(at, &mut effects);
+                } else {
                     effects.push(violation(Violation::UpgradeWithoutDownload));
+                    let (result, detail) = self.execution(Err("there is no profile".to_owned()));
+                    effects.extend(self.report(DeviceMessage::ProfileUpgraded(result, detail)));
                 }
-                self.upgrade(at, &mut effects);
             }
             ServerMessage::UploadLog(location) => {
                 if self.is_applying() {
@@ -351,6 +354,23 @@ impl Agent {
             Fetched::Failed(why) => (DownloadResult::Failed(2), self.detail(why)),
         };
         self.report(Self::download_message(file, result, detail))
+    }
+
+    fn applied(&mut self, applied: Result<Facts, String>) -> Vec<Effect> {
+        self.work = None;
+        let mut effects = Vec::new();
+        let done = applied.map(|facts| {
+            // Message 1 again, as what it says has changed; before the result, so that the server knows both at once.
+            let is_extended = self.identity.dialect == Dialect::Extended;
+            let information = self.information(facts.clone());
+            if let Some(link) = self.link.as_mut().filter(|link| is_extended && link.config != facts.config) {
+                link.config = facts.config;
+                effects.push(Effect::Send(DeviceMessage::Information(information)));
+            }
+        });
+        let (result, detail) = self.execution(done);
+        effects.extend(self.report(DeviceMessage::ProfileUpgraded(result, detail)));
+        effects
     }
 
     fn upgrade(&mut self, at: UpgradeAt, effects: &mut Vec<Effect>) {

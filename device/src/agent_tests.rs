@@ -95,7 +95,29 @@ fn the_profile_path_is_4_7_8_9() {
     let effects = agent.on(received(&ServerMessage::UpgradeProfile(UpgradeAt::Immediately)));
     assert_eq!(violations(&effects), Vec::<&Violation>::new());
     assert_eq!(deeds(effects), [Effect::Apply]);
-    assert_eq!(agent.on(Input::Applied(Ok(()))), [Effect::Send(OK_9)]);
+    assert_eq!(agent.on(Input::Applied(Ok(facts()))), [Effect::Send(OK_9)]);
+}
+
+#[test]
+fn an_extended_device_says_what_it_now_runs_before_it_says_that_this_is_so() {
+    let new = Facts { config: Some("17+77c0d1e2".to_owned()), ..facts() };
+    for dialect in [Dialect::Strict, Dialect::Extended] {
+        let mut agent = connected(dialect);
+        let mut kinds = |facts: &Facts| {
+            agent.on(received(&ServerMessage::DownloadProfile(download())));
+            agent.on(Input::Fetched(FileKind::Profile, Fetched::Verified));
+            agent.on(received(&ServerMessage::UpgradeProfile(UpgradeAt::Immediately)));
+            let effects = agent.on(Input::Applied(Ok(facts.clone())));
+            let kind = |effect: &Effect| match effect {
+                Effect::Send(message) => message.to_frame().message,
+                other => panic!("{other:?}"),
+            };
+            effects.iter().map(kind).collect::<Vec<_>>()
+        };
+        let expected: &[u8] = if dialect == Dialect::Extended { &[1, 9] } else { &[9] };
+        assert_eq!(kinds(&new), expected);
+        assert_eq!(kinds(&new), [9], "nothing has changed the second time");
+    }
 }
 
 #[test]
@@ -142,7 +164,7 @@ fn a_profile_is_applied_though_the_connection_is_lost_and_9_follows_the_next_mes
     agent.on(Input::Fetched(FileKind::Profile, Fetched::Verified));
     agent.on(received(&ServerMessage::UpgradeProfile(UpgradeAt::Immediately)));
     assert_eq!(agent.on(Input::Disconnected), []);
-    assert_eq!(agent.on(Input::Applied(Ok(()))), []);
+    assert_eq!(agent.on(Input::Applied(Ok(facts()))), []);
     let effects = agent.on(Input::Connected(facts()));
     assert!(matches!(effects[..], [Effect::Send(DeviceMessage::Information(_)), Effect::Send(OK_9)]), "{effects:?}");
 }
@@ -171,9 +193,11 @@ fn a_result_of_an_earlier_connection_allows_no_restart_on_this_one() {
     agent.on(Input::Connected(facts()));
     let effects = agent.on(received(&ServerMessage::Restart));
     assert_eq!(violations(&effects), [&Violation::RestartWithoutDownload]);
-    assert_eq!(deeds(effects), [Effect::Restart], "but it obeys");
+    assert_eq!(deeds(effects), [], "ignored");
     let effects = agent.on(received(&ServerMessage::UpgradeProfile(UpgradeAt::Immediately)));
     assert_eq!(violations(&effects), [&Violation::UpgradeWithoutDownload]);
+    let refusal = DeviceMessage::ProfileUpgraded(ExecutionResult::Failure(1), ErrorDetail::default());
+    assert_eq!(deeds(effects), [Effect::Send(refusal)]);
 }
 
 #[test]
@@ -210,7 +234,7 @@ fn what_comes_while_a_profile_is_applied_is_refused() {
     assert_eq!(deeds(agent.on(received(&ServerMessage::DownloadVersion(download())))), [Effect::Send(refused)]);
     let again = agent.on(received(&ServerMessage::UpgradeProfile(UpgradeAt::Immediately)));
     assert_eq!(deeds(again), [], "one 9 answers both");
-    assert_eq!(agent.on(Input::Applied(Ok(()))), [Effect::Send(OK_9)]);
+    assert_eq!(agent.on(Input::Applied(Ok(facts()))), [Effect::Send(OK_9)]);
 }
 
 #[test]
@@ -235,10 +259,10 @@ fn a_scheduled_profile_is_applied_at_its_time_or_when_the_device_is_done_with_wh
             ScheduledReply::Accepted => assert_eq!(effects, [Effect::Schedule(time), Effect::Send(OK_9)]),
         }
         agent.on(received(&ServerMessage::DownloadVersion(download())));
-        assert_eq!(agent.on(Input::ScheduledTime), []);
+        assert_eq!(agent.on(Input::ScheduledTime), [], "one thing at a time");
         let effects = agent.on(Input::Fetched(FileKind::Image, Fetched::Verified));
         assert_eq!(effects, [Effect::Send(OK_5), Effect::Apply]);
-        assert_eq!(agent.on(Input::Applied(Ok(()))), [Effect::Send(OK_9)]);
+        assert_eq!(agent.on(Input::Applied(Ok(facts()))), [Effect::Send(OK_9)]);
     }
 }
 
@@ -279,7 +303,7 @@ fn any_input() -> impl Strategy<Value = Input> {
         1 => Just(Input::Connected(facts())),
         1 => Just(Input::Disconnected),
         2 => (file, fetched).prop_map(|(file, fetched)| Input::Fetched(file, fetched)),
-        1 => done.clone().prop_map(Input::Applied),
+        1 => done.clone().prop_map(|done| Input::Applied(done.map(|()| facts()))),
         1 => done.prop_map(Input::Uploaded),
         1 => Just(Input::ScheduledTime),
         1 => Just(Input::Restarted),

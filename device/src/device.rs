@@ -345,7 +345,11 @@ impl<H: Hardware> Device<H> {
         match finished {
             Finished::Fetched(file, fetched) => Some(Input::Fetched(file, fetched)),
             Finished::Applied(applied) => {
-                Some(Input::Applied(applied.map(|config| self.facts.config = config.identity)))
+                let facts = applied.map(|config| {
+                    self.facts.config = config.identity;
+                    self.facts.clone()
+                });
+                Some(Input::Applied(facts))
             }
             Finished::Uploaded(uploaded) => Some(Input::Uploaded(uploaded)),
             // Boots have nobody to talk to.

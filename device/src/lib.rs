@@ -20,6 +20,7 @@ pub mod device;
 pub mod duration;
 pub mod faults;
 pub mod fleet;
+pub mod fleet_file;
 pub mod handle;
 pub mod hardware;
 pub mod image;

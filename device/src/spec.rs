@@ -13,8 +13,9 @@ use crate::duration;
 use crate::faults::Fault;
 
 /// How much of the protocol a device knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "camelCase")]
+#[value(rename_all = "camelCase")]
 pub enum Dialect {
     /// Messages 1–11 and data 1–14, and nothing else.
     #[default]
@@ -36,8 +37,9 @@ impl Dialect {
 }
 
 /// How a device makes one name of data 6 (path) and 7 (file name). The protocol leaves it open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "camelCase")]
+#[value(rename_all = "camelCase")]
 pub enum PathStyle {
     /// `path/file`
     #[default]
@@ -51,8 +53,9 @@ pub enum PathStyle {
 }
 
 /// When a verified image is written into the flash.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "camelCase")]
+#[value(rename_all = "camelCase")]
 pub enum FlashAt {
     /// On message 6, before the boot.
     #[default]
@@ -62,8 +65,9 @@ pub enum FlashAt {
 }
 
 /// When a device answers a message 8 that names a time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "camelCase")]
+#[value(rename_all = "camelCase")]
 pub enum ScheduledReply {
     /// When the profile has been applied at that time.
     #[default]
