@@ -1,27 +1,44 @@
 //! What the server does about one device: a state machine, `on(event, now) -> effects`, across its connections.
 //!
-//! A [`Session`] is made when a device first calls, or when the Kubernetes API says that this bridge holds it, and lives
-//! until nothing is left to remember. Its driver feeds it what happens (a call, a message, a drop, a change in the API,
-//! the outcome of a write) and carries out the [`Effect`]s in their order; it decides nothing.
+//! A [`Session`] is made when a device first calls, or when the Kubernetes API says that a former run of this bridge held
+//! it and the time for its return is over. It lives until nothing is left to remember. Its driver feeds it what happens (a
+//! call, a message, a drop, a change in the API, the outcome of a write) and carries out the [`Effect`]s in their order;
+//! it decides nothing.
 //!
 //! # What it guarantees
 //! - One command is outstanding on a connection. At its deadline the connection is closed; no further command is sent
 //!   into an outstanding one, whatever new target has come.
 //! - 6 and 8 go only on the connection that brought 5=0 or 7=0 for the current target, after our own accounting has
-//!   confirmed the transfer, and after the API has acknowledged [`Phase::Restarting`] or [`Phase::Applying`].
+//!   confirmed the transfer, after the API has acknowledged [`Phase::Restarting`] or [`Phase::Applying`], and while the
+//!   device still says what the command was planned on.
+//! - Only the holder of a device, as the API has it, sends it a 3, 4, 6, 8 or 10.
 //! - No first command after `start_by`, no 3, 4, 6 or 8 after `until` less `margin`.
 //! - It never retries a try: a result but 0, the old version after a restart, or the end of its time ends it. What is
 //!   repeated within a try is what the contract with the device allows: a download after a lost connection, and one
 //!   more push of a profile whose result was lost.
 //! - While the end of a try is not written, nothing further is sent.
+//! - What is on record as the configuration in force is taken off the record where it may no longer be true.
+//! - After a [`Event::Tick`] at [`Session::deadline`] the next deadline is later, or there is none.
 //!
 //! # What it assumes
 //! - `now` does not jump by more than the margin of a target.
-//! - The driver feeds the [`View`] that a write returned before it feeds [`Event::Written`], and feeds a fresh view after
-//!   a conflict.
+//! - Views never go back. The driver feeds the [`View`] that a write returned before it feeds [`Event::Written`], and
+//!   feeds a fresh view after a conflict.
+//! - After [`Effect::Finish`], [`Effect::Prepare`], [`Effect::Check`] and [`Effect::Write`] their event comes.
+//!
+//! # What it leaves to others
+//! Which Device a MAC is, devices that are none, and how long a 2 is held back from a device that repeats itself: the
+//! driver. The grace in which devices come back after a restart of the bridge: the driver. What a device may become, and
+//! tries that end while nobody holds the device: the controller.
+//!
+//! # Where what is
+//! `machine`: events. `judge`: which command comes next, and when it may go. `record`: what is written. `hold`: who
+//! holds the MAC.
 
+mod hold;
 mod judge;
 mod machine;
+mod record;
 mod types;
 
 pub use types::{
@@ -29,7 +46,7 @@ pub use types::{
     SessionRecord, SourceError, Step, Target, Timing, Transferred, TryEnd, View, WriteError,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::message::DeviceInformation;
 
@@ -44,12 +61,19 @@ pub struct Session {
     newcomer: Option<Newcomer>,
     state: State,
     memory: Memory,
+    /// A command may have got no answer, of whatever target: the device may still be at it.
+    unanswered: bool,
+    /// Until then what is remembered outlives the session on record: a device that comes back to an unanswered command
+    /// is met by who sent it.
+    remember_until: Option<Timestamp>,
+    /// What a connection that is gone said of the device, where it is not on record.
+    unrecorded: Option<DeviceInformation>,
     /// A write that the API has not answered yet.
     writing: bool,
     /// When a contender is refused, unless our connection turns out to be dead.
     refuse_at: Option<Timestamp>,
-    /// The number that the next command gets.
-    next_command: u32,
+    /// The number of the last command.
+    last_command: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -67,14 +91,14 @@ struct Newcomer {
 }
 
 /// What is outstanding on the connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// No connection, since then.
     Away { since: Timestamp },
     /// Connected; nothing outstanding.
     Idle,
     /// Connected; the MAC is another bridge's, which has been or is being asked.
-    Contending { decide_at: Timestamp, asked: bool },
+    Contending { decide_at: Timestamp, patience: u8, asked: bool },
     /// Connected again after an unanswered command: the device may still be at it.
     Settling { until: Timestamp },
     /// The driver gets the file ready.
@@ -83,34 +107,136 @@ enum State {
     Downloading { command: Command, deadline: Timestamp },
     /// 5=0 or 7=0 came; our own accounting is asked.
     Checking { command: Command },
-    /// The phase is being written, before 6 or 8.
+    /// The transfer is confirmed; the phase is being written, before 6 or 8.
     Announcing { command: Command },
     /// 6 was sent; the connection is closing.
-    Restarting,
+    Restarting { target: i64 },
     /// 8 is outstanding.
-    Applying { deadline: Timestamp },
+    Applying { target: i64, deadline: Timestamp },
     /// 10 is outstanding.
     Uploading { deadline: Timestamp },
     /// 2 was sent; the connection is closing.
     Dismissed,
 }
 
-/// What outlives a connection, and not this process.
+/// What is known of one target beyond its record. It outlives a connection, and not this process.
 #[derive(Debug, Clone, Default)]
 struct Memory {
-    /// The target that this is about.
     target: Option<i64>,
     /// A first command of the target was sent.
     started: bool,
-    /// This process knows that no 6 has reached the device: none was sent, or TCP never acknowledged it. What a former
-    /// run of the bridge did is not known.
+    /// No 6 of the target has reached the device: none was sent, or TCP never acknowledged it.
     not_restarted: bool,
-    /// A command got no answer, of whatever target.
-    unanswered: bool,
+    /// An 8 of the target was sent, or may have been by who held the device before.
+    pushed: bool,
     /// How often the result of 8 was lost.
     losses: u8,
     /// How the try ended, until it is written.
     end: Option<TryEnd>,
-    /// The target whose log is wanted.
-    log_of: Option<i64>,
+    /// The log of the target is wanted.
+    log_wanted: bool,
+}
+
+impl Session {
+    /// A device that is not connected to this bridge, and has not been since `now`.
+    pub fn new(timing: Timing, view: View, now: Timestamp) -> Self {
+        let mut session = Self {
+            timing,
+            view: View::default(),
+            connection: None,
+            newcomer: None,
+            state: State::Away { since: now },
+            memory: Memory::default(),
+            unanswered: false,
+            remember_until: None,
+            unrecorded: None,
+            writing: false,
+            refuse_at: None,
+            last_command: 0,
+        };
+        session.adopt(view);
+        session
+    }
+
+    /// Takes in an event and says what is to be done.
+    #[must_use]
+    pub fn on(mut self, event: Event, now: Timestamp) -> (Self, Vec<Effect>) {
+        let mut effects = Vec::new();
+        self.take_in(event, now, &mut effects);
+        self.advance(now, &mut effects);
+        (self, effects)
+    }
+
+    /// The next instant at which [`Event::Tick`] is due.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        let newcomer = self.newcomer.as_ref().map(|newcomer| newcomer.decide_at);
+        let end_of_try = self.open_target().map(|target| target.until);
+        // What waits for a write goes on when it is answered, not at a time.
+        let unless_writing = |at: Option<Timestamp>| at.filter(|_| !self.writing);
+        let state = match self.state {
+            State::Away { since } => unless_writing(match self.view.hold {
+                Hold::Us | Hold::Predecessor => self.release_at(since),
+                Hold::Nobody => self.remember_until,
+                Hold::Other => None,
+            }),
+            State::Settling { until } => Some(until),
+            State::Contending { decide_at, .. } => Some(decide_at),
+            State::Downloading { deadline, .. } | State::Applying { deadline, .. } => Some(deadline),
+            State::Uploading { deadline } => Some(self.upload_deadline(deadline)),
+            State::Idle => unless_writing(end_of_try),
+            State::Preparing { .. } | State::Checking { .. } => end_of_try,
+            State::Announcing { .. } | State::Restarting { .. } | State::Dismissed => None,
+        };
+        [newcomer, unless_writing(self.refuse_at), state].into_iter().flatten().min()
+    }
+
+    /// Whether nothing is left to remember: the device is away, the API has all that is known, and nobody will ask.
+    pub fn is_over(&self) -> bool {
+        let forgotten = match self.view.hold {
+            Hold::Us | Hold::Predecessor => false,
+            Hold::Nobody => self.remember_until.is_none(),
+            Hold::Other => true,
+        };
+        matches!(self.state, State::Away { .. })
+            && self.newcomer.is_none()
+            && !self.writing
+            && self.memory.end.is_none()
+            && forgotten
+    }
+
+    /// The connection that holds the MAC, and whether a command is outstanding on it, so that its own deadline counts
+    /// and keep-alive does not.
+    pub fn connection(&self) -> Option<(ConnectionId, bool)> {
+        let outstanding =
+            matches!(self.state, State::Downloading { .. } | State::Applying { .. } | State::Uploading { .. });
+        self.connection.as_ref().map(|connection| (connection.id, outstanding))
+    }
+
+    /// What is going on, in a word: for logs and metrics.
+    pub fn state_name(&self) -> &'static str {
+        match self.state {
+            State::Away { .. } => "Away",
+            State::Idle => "Idle",
+            State::Contending { .. } => "Contending",
+            State::Settling { .. } => "Settling",
+            State::Preparing { .. } => "Preparing",
+            State::Downloading { .. } => "Downloading",
+            State::Checking { .. } => "Checking",
+            State::Announcing { .. } => "Announcing",
+            State::Restarting { .. } => "Restarting",
+            State::Applying { .. } => "Applying",
+            State::Uploading { .. } => "Uploading",
+            State::Dismissed => "Dismissed",
+        }
+    }
+}
+
+/// `duration` after `now`, or the end of all time where a setting is that large.
+fn after(now: Timestamp, duration: SignedDuration) -> Timestamp {
+    now.checked_add(duration).unwrap_or(Timestamp::MAX)
+}
+
+/// `duration` before `instant`, or the beginning of all time.
+fn before(instant: Timestamp, duration: SignedDuration) -> Timestamp {
+    instant.checked_sub(duration).unwrap_or(Timestamp::MIN)
 }

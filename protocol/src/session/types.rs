@@ -2,7 +2,6 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::datum::Capabilities;
 use crate::message::{DeviceInformation, DeviceMessage, Download, Location, ServerMessage};
 
 /// A connection of the bridge, unique within one run of it.
@@ -209,7 +208,8 @@ pub enum Event {
 pub enum Effect {
     /// Send on this connection.
     Send(ConnectionId, ServerMessage),
-    /// Send what is to be sent, shut the sending side, drain, close at the peer's FIN or after 5 s: never an RST.
+    /// Send what is to be sent, shut the sending side, drain, close at the peer's FIN or after 5 s: never an RST. Then
+    /// [`Event::Dropped`] is due.
     Finish(ConnectionId),
     /// Close at once, for this reason.
     Close(ConnectionId, Reason),
@@ -221,7 +221,7 @@ pub enum Effect {
     Check(Command),
     /// Write to the API, on condition that nobody wrote since the last view.
     Write(Record),
-    /// Compute the view anew: a Lease may have ended.
+    /// Compute the view anew, and feed it: a Lease may have ended. Always the last one.
     Refresh,
     /// Count, and say in the log.
     Count(Counted),
@@ -237,6 +237,9 @@ pub struct Record {
     pub progress: Option<(i64, Phase)>,
     /// How the try ended, where the phase is `Done`.
     pub end: Option<TryEnd>,
+    /// The configuration on record as applied may not be in force any more: it is to be taken off the record. Never
+    /// together with an `end` that has one.
+    pub forget_applied: bool,
 }
 
 /// What becomes of the session on record.
@@ -261,7 +264,7 @@ pub enum SessionRecord {
 pub struct TryEnd {
     pub target: i64,
     pub reason: Reason,
-    /// A sentence, where there is more to say.
+    /// A sentence, where there is more to say; of any length.
     pub message: String,
     /// The configuration that is in force since, and known to be.
     pub applied: Option<String>,
@@ -321,16 +324,4 @@ impl Known {
             && *serial == info.serial
             && info.capabilities.names().eq(capabilities.iter().map(String::as_str))
     }
-}
-
-impl Target {
-    /// The last instant for a 3, 4, 6 or 8.
-    pub(super) fn last_command(&self) -> Timestamp {
-        self.until - self.margin
-    }
-}
-
-/// The configuration that a device runs, as far as is known: what it reports, else what is on record as applied.
-pub(super) fn running_config<'a>(info: &'a DeviceInformation, applied: Option<&'a str>) -> Option<&'a str> {
-    if info.capabilities.has(Capabilities::CONFIG_VERSION) { info.config.as_deref() } else { applied }
 }

@@ -1,0 +1,209 @@
+//! Who holds the MAC (design: "Who holds a MAC"): connections come, ask for it, and go; bridges ask one another.
+
+use jiff::Timestamp;
+
+use super::types::*;
+use super::{Connection, Newcomer, Session, State, after};
+
+/// How often a bridge that does not answer is looked at again, half of the time for its answer apart, before the device
+/// is told to try elsewhere. With 10 s this waits 20 s, which is longer than a Lease of 15 s lives without its holder.
+const PATIENCE: u8 = 2;
+
+impl Session {
+    pub(super) fn called(&mut self, connection: Connection, now: Timestamp, effects: &mut Vec<Effect>) {
+        let Some(holder) = self.connection.as_ref().map(|holder| holder.id) else {
+            return self.accept(connection, now);
+        };
+        if let Some(former) = &mut self.newcomer {
+            effects.push(Effect::Close(former.connection.id, Reason::Replaced));
+            // The holder is being asked already; who calls often does not put the answer off.
+            former.connection = connection;
+            return;
+        }
+        let wait = match self.state {
+            // Sent away, or into a restart: it has given up its claim, and its connection is closing. Closed at once, what
+            // it was just told might be lost.
+            State::Restarting { .. } | State::Dismissed => self.timing.probe.saturating_mul(2),
+            State::Away { .. }
+            | State::Idle
+            | State::Contending { .. }
+            | State::Settling { .. }
+            | State::Preparing { .. }
+            | State::Downloading { .. }
+            | State::Checking { .. }
+            | State::Announcing { .. }
+            | State::Applying { .. }
+            | State::Uploading { .. } => {
+                effects.push(Effect::Probe(holder));
+                effects.push(Effect::Count(Counted::Contention));
+                self.timing.probe
+            }
+        };
+        self.newcomer = Some(Newcomer { connection, decide_at: after(now, wait) });
+    }
+
+    /// A connection that nobody disputes, on this bridge.
+    fn accept(&mut self, connection: Connection, now: Timestamp) {
+        self.state = self.at_rest(now);
+        self.connection = Some(connection);
+        self.unrecorded = None;
+    }
+
+    /// Nothing is outstanding on the connection; but the device may still be at what it did not answer.
+    pub(super) fn at_rest(&self, now: Timestamp) -> State {
+        if self.unanswered { State::Settling { until: after(now, self.timing.settle) } } else { State::Idle }
+    }
+
+    pub(super) fn dropped(&mut self, id: ConnectionId, acknowledged: bool, now: Timestamp) {
+        if self.newcomer.take_if(|newcomer| newcomer.connection.id == id).is_some() {
+            return;
+        }
+        if self.connection.as_ref().is_some_and(|connection| connection.id == id) {
+            self.lose_connection(acknowledged, now);
+        }
+    }
+
+    /// The connection is gone; the newcomer, where there is one, takes its place.
+    pub(super) fn lose_connection(&mut self, acknowledged: bool, now: Timestamp) {
+        match self.state {
+            State::Downloading { deadline, .. } | State::Uploading { deadline } => self.remember(deadline),
+            State::Applying { target, deadline } => {
+                self.remember(deadline);
+                if self.memory.target == Some(target) {
+                    self.memory.losses = self.memory.losses.saturating_add(1);
+                }
+            }
+            State::Restarting { target } if self.memory.target == Some(target) => {
+                self.memory.not_restarted = !acknowledged;
+            }
+            State::Away { .. }
+            | State::Idle
+            | State::Contending { .. }
+            | State::Settling { .. }
+            | State::Preparing { .. }
+            | State::Checking { .. }
+            | State::Announcing { .. }
+            | State::Restarting { .. }
+            | State::Dismissed => {}
+        }
+        if self.memory.started
+            && let Some(until) = self.live_target().map(|target| target.until)
+        {
+            // That the target has begun to be followed is on no record.
+            self.remember_until = self.remember_until.max(Some(until));
+        }
+        let speaks = self.view.legal || self.has_begun();
+        if let Some(connection) = self.connection.take().filter(|_| speaks) {
+            self.unrecorded = (!self.is_known(&connection.info)).then_some(connection.info);
+        }
+        self.state = State::Away { since: now };
+        if let Some(newcomer) = self.newcomer.take() {
+            self.accept(newcomer.connection, now);
+        }
+    }
+
+    /// A command was not answered; it has this deadline.
+    fn remember(&mut self, deadline: Timestamp) {
+        self.unanswered = true;
+        self.remember_until = self.remember_until.max(Some(deadline));
+    }
+
+    /// The time of a newcomer is over: the holder answers, or its connection would be gone.
+    pub(super) fn decide_newcomer(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        let Some(newcomer) = self.newcomer.as_mut().filter(|newcomer| newcomer.decide_at <= now) else { return };
+        match (self.state, &self.connection) {
+            (State::Restarting { .. } | State::Dismissed, Some(holder)) => {
+                effects.push(Effect::Close(holder.id, Reason::Replaced));
+                newcomer.decide_at = after(now, self.timing.probe);
+            }
+            _ => self.refuse_newcomer(effects),
+        }
+    }
+
+    pub(super) fn refuse_newcomer(&mut self, effects: &mut Vec<Effect>) {
+        if let Some(newcomer) = self.newcomer.take() {
+            effects.push(Effect::Close(newcomer.connection.id, Reason::HolderAnswers));
+        }
+    }
+
+    /// Another bridge holds the device: what is outstanding here is given up, and a device that is connected here is
+    /// asked for. A claim that has ended is none to wait for.
+    pub(super) fn yield_if_taken(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        if self.view.hold != Hold::Other {
+            if matches!(self.state, State::Contending { .. }) {
+                self.state = self.at_rest(now);
+            }
+            return;
+        }
+        // How the try ended is the holder's to say.
+        self.memory.end = None;
+        let Some(connection) = self.connection.as_ref().map(|connection| connection.id) else { return };
+        let refused = match self.state {
+            State::Idle | State::Settling { .. } if self.may_be_served() => {
+                let decide_at = after(now, self.timing.contend);
+                self.state = State::Contending { decide_at, patience: PATIENCE, asked: false };
+                false
+            }
+            State::Contending { asked, .. } => asked && !self.writing && self.view.contender != Contender::Us,
+            State::Away { .. } | State::Idle | State::Settling { .. } | State::Restarting { .. } | State::Dismissed => {
+                false
+            }
+            State::Preparing { .. }
+            | State::Downloading { .. }
+            | State::Checking { .. }
+            | State::Announcing { .. }
+            | State::Applying { .. }
+            | State::Uploading { .. } => true,
+        };
+        if refused {
+            effects.push(Effect::Close(connection, Reason::HeldElsewhere));
+            self.lose_connection(true, now);
+            // A newcomer that takes its place asks anew.
+            self.yield_if_taken(now, effects);
+        }
+    }
+
+    /// The other bridge has not answered in its time. It may be no more: its claim ends with its Lease.
+    pub(super) fn grow_impatient(&mut self, connection: ConnectionId, now: Timestamp, effects: &mut Vec<Effect>) {
+        let State::Contending { patience, asked, .. } = self.state else { return };
+        if let Some(patience) = patience.checked_sub(1) {
+            let decide_at = after(now, self.timing.contend / 2);
+            self.state = State::Contending { decide_at, patience, asked };
+            effects.push(Effect::Refresh);
+        } else {
+            effects.push(Effect::Close(connection, Reason::HeldElsewhere));
+            self.lose_connection(true, now);
+        }
+    }
+
+    /// Another bridge asks for the device: our connection is probed, and where it lives the other is refused. Whether
+    /// this wants something written.
+    pub(super) fn answer_contender(&mut self, now: Timestamp, effects: &mut Vec<Effect>) -> bool {
+        let Some(connection) = self.connection.as_ref().map(|connection| connection.id).filter(|_| self.is_asked_for())
+        else {
+            return false;
+        };
+        let session = match (self.state, self.refuse_at) {
+            // 6 has ended our claim.
+            (State::Restarting { .. }, _) => SessionRecord::Release { last_seen: now },
+            (_, Some(at)) if at <= now => {
+                self.refuse_at = None;
+                SessionRecord::Refuse
+            }
+            (_, Some(_)) => return false,
+            (_, None) => {
+                effects.push(Effect::Probe(connection));
+                effects.push(Effect::Count(Counted::Contention));
+                self.refuse_at = Some(after(now, self.timing.probe));
+                return false;
+            }
+        };
+        self.write(Record { session, ..Record::default() }, effects);
+        true
+    }
+
+    /// Whether another bridge asks for what we hold.
+    pub(super) fn is_asked_for(&self) -> bool {
+        self.view.hold == Hold::Us && self.view.contender == Contender::Other
+    }
+}

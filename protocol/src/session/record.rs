@@ -1,0 +1,168 @@
+//! What is written, and when: facts, the phase before 6 and 8, the end of a try. As few writes as will do (design:
+//! "at most 3 API writes per device upgrade"; two of them are the bridge's).
+
+use jiff::Timestamp;
+
+use super::types::*;
+use super::{Session, State, after};
+use crate::message::DeviceInformation;
+
+impl Session {
+    /// Does what follows from the state, until something has to be waited for.
+    pub(super) fn advance(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        self.forget_recorded_end();
+        self.yield_if_taken(now, effects);
+        self.drop_unwanted();
+        if !self.is_asked_for() || matches!(self.state, State::Away { .. } | State::Dismissed) {
+            self.refuse_at = None;
+        }
+        // Ends: each turn goes on to a later state, or writes.
+        while !self.writing && self.step(now, effects) {}
+    }
+
+    /// An end that is on record, or whose target has gone, is no longer ours to write.
+    fn forget_recorded_end(&mut self) {
+        let live = self.live_target().map(|target| target.id);
+        self.memory.end.take_if(|end| live != Some(end.target));
+    }
+
+    /// Whether there is more to do at once.
+    fn step(&mut self, now: Timestamp, effects: &mut Vec<Effect>) -> bool {
+        match self.state {
+            State::Away { since } => {
+                self.away(since, now, effects);
+                false
+            }
+            State::Dismissed => false,
+            State::Contending { decide_at, patience, asked } => {
+                if !asked && let Some(address) = self.connection.as_ref().map(|connection| connection.address.clone()) {
+                    self.state = State::Contending { decide_at, patience, asked: true };
+                    let session = SessionRecord::Contend { address };
+                    self.write(Record { session, ..Record::default() }, effects);
+                }
+                false
+            }
+            State::Restarting { .. } => {
+                self.answer_contender(now, effects);
+                false
+            }
+            State::Idle
+            | State::Settling { .. }
+            | State::Preparing { .. }
+            | State::Downloading { .. }
+            | State::Checking { .. }
+            | State::Announcing { .. }
+            | State::Applying { .. }
+            | State::Uploading { .. } => self.connected(now, effects),
+        }
+    }
+
+    fn connected(&mut self, now: Timestamp, effects: &mut Vec<Effect>) -> bool {
+        if self.answer_contender(now, effects) || self.record_facts(now, effects) {
+            return false;
+        }
+        if !self.may_be_served() {
+            self.refuse_illegal(effects);
+            return false;
+        }
+        match self.state {
+            State::Announcing { command } => self.activate(command, now, effects),
+            State::Idle => self.judge(now, effects),
+            State::Settling { .. }
+            | State::Preparing { .. }
+            | State::Downloading { .. }
+            | State::Checking { .. }
+            | State::Applying { .. }
+            | State::Uploading { .. }
+            | State::Away { .. }
+            | State::Contending { .. }
+            | State::Restarting { .. }
+            | State::Dismissed => false,
+        }
+    }
+
+    /// Writes what is to be on record before anything further is done: that the device is ours, what it says of itself,
+    /// how its try ended, or that it begins. Whether there is something of it to write.
+    fn record_facts(&mut self, now: Timestamp, effects: &mut Vec<Effect>) -> bool {
+        let Some(connection) = &self.connection else { return false };
+        let View { legal, hold, dismissed, known, target, .. } = &self.view;
+        let (served, ours) = (self.may_be_served(), *hold == Hold::Us);
+        let done = target.as_ref().is_some_and(|target| target.done);
+        let claim = served && (!ours || (*dismissed && !done));
+        // A device that is told to go at once need not be found.
+        let moved = served
+            && !(*dismissed && done)
+            && known.as_ref().and_then(|known| known.address.as_ref()) != Some(&connection.address);
+        // What a declared device of the wrong model says of itself is on record, so that people can see what is wrong
+        // with it; its connection is not. While another bridge holds the device, nothing is ours to say.
+        let news = (*legal || served) && *hold != Hold::Other && !self.is_known(&connection.info);
+        let announcement = self.due_announcement(now).filter(|_| !claim);
+        // Facts go with the end of a try, and wait for it where one has begun.
+        let facts = (moved || news) && !self.has_begun();
+        if self.memory.end.is_none() && announcement.is_none() && !claim && !facts {
+            return false;
+        }
+        let session = if claim || moved {
+            SessionRecord::Claim { address: connection.address.clone() }
+        } else {
+            SessionRecord::Unchanged
+        };
+        let info = news.then(|| connection.info.clone());
+        self.write(Record { session, info, progress: announcement, ..Record::default() }, effects);
+        true
+    }
+
+    /// Whether just this is on record as what the device says of itself.
+    pub(super) fn is_known(&self, info: &DeviceInformation) -> bool {
+        self.view.known.as_ref().is_some_and(|known| known.is(info))
+    }
+
+    /// When a device that is away is to be written off as disconnected.
+    pub(super) fn release_at(&self, since: Timestamp) -> Option<Timestamp> {
+        let until = self.live_target().map(|target| target.until);
+        match self.view.hold {
+            Hold::Nobody | Hold::Other => None,
+            // A drop that the upgrade itself causes is written with its result, at the latest when its time is over.
+            Hold::Us if self.has_begun() => until,
+            // No living bridge holds it: the controller says how its try ended.
+            Hold::Predecessor if self.has_begun() => None,
+            // It is away by our own word, as long as nothing is wanted of it.
+            Hold::Us | Hold::Predecessor if self.view.dismissed => until,
+            Hold::Us | Hold::Predecessor => Some(after(since, self.timing.drop_delay)),
+        }
+    }
+
+    fn away(&mut self, since: Timestamp, now: Timestamp, effects: &mut Vec<Effect>) {
+        let (hold, due) = (self.view.hold, self.release_at(since).is_some_and(|at| at <= now));
+        if hold == Hold::Us && self.has_begun() && due {
+            let message = "the device went away with its command and did not come back before the end of the try";
+            self.end(Reason::TimedOut, message.to_owned(), effects);
+        }
+        if hold == Hold::Nobody {
+            self.remember_until.take_if(|at| *at <= now);
+        }
+        let ours = matches!(hold, Hold::Us | Hold::Predecessor);
+        if self.memory.end.is_some() || (ours && (due || self.is_asked_for())) {
+            let session = if ours { SessionRecord::Release { last_seen: since } } else { SessionRecord::Unchanged };
+            let info = self.unrecorded.clone().filter(|_| ours);
+            self.write(Record { session, info, ..Record::default() }, effects);
+        }
+    }
+
+    /// Writes, with the end of the try where there is one.
+    pub(super) fn write(&mut self, mut record: Record, effects: &mut Vec<Effect>) {
+        if let Some(end) = &self.memory.end {
+            record.progress = Some((end.target, Phase::Done));
+            record.end = Some(end.clone());
+        }
+        // Whatever this target puts on record about its way hides that a former one left the configuration in doubt.
+        let doubtful = match &record.end {
+            Some(end) => self.applied_in_doubt() || (self.memory.pushed && !end.reason.is_success()),
+            None => self.applied_in_doubt() && record.progress.is_some(),
+        };
+        let renewed = record.end.as_ref().is_some_and(|end| end.applied.is_some());
+        record.forget_applied = doubtful && !renewed && self.view.applied.is_some();
+        self.writing = true;
+        effects.push(Effect::Write(record));
+    }
+}
