@@ -78,11 +78,17 @@ impl Presence {
 
 /// What became of the bridge that wrote a session.
 enum Holder {
-    Lives { lease_ends: Timestamp },
+    Lives {
+        lease_ends: Timestamp,
+    },
     /// The same bridge runs, but anew.
-    Successor { started: Timestamp },
+    Successor {
+        started: Timestamp,
+    },
     /// Its Lease has ended or was released.
-    Gone { since: Timestamp },
+    Gone {
+        since: Timestamp,
+    },
     /// There is no such Lease.
     Unknown,
 }
@@ -93,9 +99,7 @@ impl Holder {
         match &bridge.incarnation {
             None => Self::Gone { since: bridge.renewed },
             Some(_) if bridge.expires <= now => Self::Gone { since: bridge.expires },
-            Some(incarnation) if *incarnation == session.incarnation => {
-                Self::Lives { lease_ends: bridge.expires }
-            }
+            Some(incarnation) if *incarnation == session.incarnation => Self::Lives { lease_ends: bridge.expires },
             Some(_) => Self::Successor { started: bridge.started },
         }
     }

@@ -55,7 +55,8 @@ impl<'a> Selectors<'a> {
     }
 
     pub fn of(&self, device: &Device) -> Membership {
-        let labelled = device.labels.iter().filter_map(|(key, value)| self.by_label.get(&(key.as_str(), value.as_str())));
+        let labelled =
+            device.labels.iter().filter_map(|(key, value)| self.by_label.get(&(key.as_str(), value.as_str())));
         let candidates = labelled.flatten().chain(&self.others).copied();
         let mut found = candidates.filter(|index| self.groups[*index].selector.matches(&device.labels));
         let Some(first) = found.next() else { return Membership::None };
@@ -110,9 +111,10 @@ impl<'a> Macs<'a> {
     }
 
     fn others(&self, device: &Device) -> Vec<Text> {
-        let same = self.snapshot.devices.values().filter(|other| {
-            other.origin == Origin::Declared && other.mac == device.mac && other.name != device.name
-        });
+        let same =
+            self.snapshot.devices.values().filter(|other| {
+                other.origin == Origin::Declared && other.mac == device.mac && other.name != device.name
+            });
         same.take(NAMED).map(|other| other.name.clone()).collect()
     }
 }

@@ -313,9 +313,7 @@ impl Device {
                 at: Some(*since),
             }),
             _ => match self.decisions.outcome.as_ref().filter(|outcome| outcome.target == target.id) {
-                Some(outcome) => {
-                    Progress::Ended(End { result: outcome.result, reason: outcome.reason, at: None })
-                }
+                Some(outcome) => Progress::Ended(End { result: outcome.result, reason: outcome.reason, at: None }),
                 None if upgrade.is_some() => Progress::Begun,
                 None => Progress::Granted,
             },

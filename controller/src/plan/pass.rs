@@ -9,7 +9,9 @@ use super::availability::Presence;
 use super::grants::{self, Backing, Fate, Granter};
 use super::limits::{self, Usage};
 use super::membership::{Macs, Membership, Selectors, Standing as MacStanding};
-use super::model::{Acceptance, Decisions, Device, Firmware, Group, Progress, Readiness, Rollout, Snapshot, Target, Text};
+use super::model::{
+    Acceptance, Decisions, Device, Firmware, Group, Progress, Readiness, Rollout, Snapshot, Target, Text,
+};
 use super::output::{Change, DeviceWrite, Plan};
 use super::progress::{Goal, Standing};
 use super::reason::Reason;
@@ -167,7 +169,7 @@ impl<'a> Pass<'a> {
             // A device counts where it is now, and where it was when it was granted.
             let granted = seen.open.and_then(|(target, _)| by_uid.get(&*target.rollout_uid).copied());
             let elsewhere = granted.filter(|index| !seen.membership.all().contains(index));
-            for index in elsewhere {
+            if let Some(index) = elsewhere {
                 self.scopes[index].usage.updating += 1;
             }
             for index in seen.membership.all() {

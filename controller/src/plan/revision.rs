@@ -84,10 +84,13 @@ impl<'a> Revision<'a> {
                     reason: InvalidReason::ConfigProfileNotFound,
                     message: format!("there is no ConfigProfile {name}"),
                 })?;
-                Some((profile, profile.source.read().map_err(|(_, why)| Invalid {
-                    reason: InvalidReason::ConfigProfileNotReady,
-                    message: format!("ConfigProfile {name}: {why}"),
-                })?))
+                Some((
+                    profile,
+                    profile.source.read().map_err(|(_, why)| Invalid {
+                        reason: InvalidReason::ConfigProfileNotReady,
+                        message: format!("ConfigProfile {name}: {why}"),
+                    })?,
+                ))
             }
         };
         Ok(Self { digest: digest(firmware, config), firmware, config })
@@ -363,7 +366,8 @@ impl<'a> Known<'a> {
         let last = device.decisions.target.as_ref();
         let mut contents = Vec::new();
 
-        let last_firmware = last.and_then(|target| target.firmware.as_ref()).filter(|firmware| firmware.reports == version);
+        let last_firmware =
+            last.and_then(|target| target.firmware.as_ref()).filter(|firmware| firmware.reports == version);
         let (sha256, content) = match last_firmware {
             Some(firmware) => (Some(firmware.sha256.clone()), Some(firmware.content.clone())),
             None => match self.images.get(&(model, version)).copied().flatten() {

@@ -354,11 +354,8 @@ pub fn of_profile(profile: &Profile, now: Timestamp) -> Option<(Text, ConfigProf
             None
         }
     };
-    let status = ConfigProfileStatus {
-        observed_generation: Some(profile.generation),
-        conditions: conditions.done(),
-        config,
-    };
+    let status =
+        ConfigProfileStatus { observed_generation: Some(profile.generation), conditions: conditions.done(), config };
     (status != *before).then(|| (profile.name.clone(), status))
 }
 
@@ -371,7 +368,8 @@ fn notices(before: &DeviceGroupStatus, after: &DeviceGroupStatus, verdict: &Verd
         notices.push(notice(NoticeKind::RolloutStarted, &format!("{rollout} begins: {desired}")));
     }
     let stalled_for = |status: &DeviceGroupStatus| {
-        let stalled = status.conditions.iter().find(|condition| condition.type_ == "Stalled" && condition.status == "True");
+        let stalled =
+            status.conditions.iter().find(|condition| condition.type_ == "Stalled" && condition.status == "True");
         stalled.map(|condition| condition.reason.clone())
     };
     let ready = |status: &DeviceGroupStatus| {

@@ -1,0 +1,371 @@
+//! From objects of the API to what the planner looks at; and which of them are not there at all, as far as it is concerned.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use fettle_crds as api;
+use fettle_crds::content::{ImageContent, MANAGED_BY};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::ObjectMeta;
+
+use crate::plan::model::{
+    Acceptance, Applied, Bridge, Decisions, Device, Facts, Firmware, Group, Image, Origin, Readiness, Reported,
+    Rollout, Session, Strategy, Target, Text, Upgrade,
+};
+
+/// The name of the capability with which a device says that it reports its configuration.
+const TELLS_CONFIG: &str = "ConfigVersion";
+
+/// Shares the texts that many objects have.
+#[derive(Default)]
+pub struct Interner {
+    texts: HashSet<Text>,
+    firmwares: HashMap<String, Arc<api::TargetFirmware>>,
+    configs: HashMap<String, Arc<api::TargetConfig>>,
+    previous: HashMap<String, Arc<api::Previous>>,
+}
+
+/// So many texts are kept before those that nobody uses any more are dropped.
+const PURGE_ABOVE: usize = 4096;
+
+impl Interner {
+    fn text(&mut self, text: &str) -> Text {
+        if let Some(known) = self.texts.get(text) {
+            return known.clone();
+        }
+        if self.texts.len() >= PURGE_ABOVE && self.texts.len().is_power_of_two() {
+            self.texts.retain(|text| Arc::strong_count(text) > 1);
+        }
+        let text = Text::from(text);
+        self.texts.insert(text.clone());
+        text
+    }
+
+    fn firmware(&mut self, firmware: api::TargetFirmware) -> Arc<api::TargetFirmware> {
+        share(&mut self.firmwares, firmware.content.clone(), firmware)
+    }
+
+    fn config(&mut self, config: api::TargetConfig) -> Arc<api::TargetConfig> {
+        share(&mut self.configs, config.content.clone(), config)
+    }
+
+    fn previous(&mut self, previous: api::Previous) -> Arc<api::Previous> {
+        let config = previous.config.as_ref().map_or("", |config| &*config.content);
+        let key = format!("{} {} {config}", previous.rollout_uid, previous.firmware.version);
+        share(&mut self.previous, key, previous)
+    }
+
+    /// A device, as the planner looks at it; `None`: it is being deleted, or is no object of a real API server.
+    pub fn device(&mut self, device: api::Device) -> Option<Device> {
+        let api::Device { metadata, spec, status } = device;
+        let (name, resource_version) = identity(&metadata)?;
+        let status = status.unwrap_or_default();
+        let label = |key: &str| metadata.labels.as_ref().and_then(|labels| labels.get(key));
+        let is_ours = label(MANAGED_BY.0).is_some_and(|by| by == MANAGED_BY.1);
+        Some(Device {
+            name,
+            resource_version,
+            generation: metadata.generation.unwrap_or_default(),
+            mac: spec.mac.to_ascii_lowercase().into(),
+            origin: if is_ours && !spec.approved { Origin::Pending } else { Origin::Declared },
+            model: spec.model.map(|model| self.text(&model)),
+            approved: spec.approved,
+            held: spec.held,
+            transfer: spec.transfer,
+            facts: self.facts(&status),
+            decisions: self.decisions(status),
+            labels: metadata.labels.unwrap_or_default(),
+        })
+    }
+
+    fn facts(&mut self, status: &api::DeviceStatus) -> Facts {
+        Facts {
+            session: status.session.as_ref().map(|session| Session {
+                bridge: self.text(&session.bridge),
+                incarnation: self.text(&session.incarnation),
+                since: session.since,
+                dismissed: session.dismissed,
+            }),
+            last_seen: status.last_seen,
+            reported: status.reported.as_ref().map(|reported| Reported {
+                version: self.text(&reported.version),
+                model: self.text(&reported.model),
+                config: reported.config.as_ref().map(|config| self.text(config)),
+                tells_config: reported.capabilities.iter().any(|name| name == TELLS_CONFIG),
+                at: reported.at,
+            }),
+            applied: status
+                .applied
+                .as_ref()
+                .map(|applied| Applied { config: self.text(&applied.config), at: applied.at }),
+            upgrade: status.upgrade.as_ref().map(|upgrade| Upgrade {
+                target: upgrade.target,
+                phase: upgrade.phase,
+                since: upgrade.since,
+                result: upgrade.result,
+                reason: upgrade.reason,
+                message: upgrade.message.as_deref().map(|message| self.text(message)),
+            }),
+        }
+    }
+
+    fn decisions(&mut self, status: api::DeviceStatus) -> Decisions {
+        let ready = status.conditions.into_iter().find(|condition| condition.type_ == "Ready");
+        Decisions {
+            target: status.target.map(|target| self.target(target)),
+            last_target: status.last_target.unwrap_or_default(),
+            previous: status.previous.map(|previous| self.previous(previous)),
+            outcome: status.outcome,
+            observed_generation: status.observed_generation,
+            acceptance: ready.map(|ready| Acceptance {
+                accepted: ready.status == "True",
+                reason: self.text(&ready.reason),
+                message: self.text(&ready.message),
+                generation: ready.observed_generation.unwrap_or_default(),
+                since: ready.last_transition_time.0,
+            }),
+        }
+    }
+
+    fn target(&mut self, target: api::Target) -> Target {
+        let api::Target {
+            id,
+            rollout,
+            rollout_uid,
+            attempt,
+            from,
+            firmware,
+            config,
+            transfer,
+            logs,
+            granted_at,
+            start_by,
+            until,
+            done,
+        } = target;
+        Target {
+            id,
+            rollout: self.text(&rollout),
+            rollout_uid: self.text(&rollout_uid),
+            attempt,
+            from: self.text(&from),
+            firmware: firmware.map(|firmware| self.firmware(firmware)),
+            config: config.map(|config| self.config(config)),
+            transfer,
+            logs,
+            granted_at,
+            start_by,
+            until,
+            done,
+        }
+    }
+}
+
+fn share<T: PartialEq>(known: &mut HashMap<String, Arc<T>>, key: String, value: T) -> Arc<T> {
+    if let Some(known) = known.get(&key).filter(|known| ***known == value) {
+        return known.clone();
+    }
+    if known.len() >= PURGE_ABOVE && known.len().is_power_of_two() {
+        known.retain(|_, value| Arc::strong_count(value) > 1);
+    }
+    let value = Arc::new(value);
+    known.insert(key, value.clone());
+    value
+}
+
+/// The name and the resourceVersion of an object; `None`: it is being deleted, and so it is gone for the planner.
+///
+/// Resource versions are numbers that count up, in every API server that conforms (KEP-5504).
+pub fn identity(metadata: &ObjectMeta) -> Option<(Text, u64)> {
+    if metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let version = metadata.resource_version.as_ref()?.parse().ok()?;
+    Some((metadata.name.as_deref()?.into(), version))
+}
+
+fn uid(metadata: &ObjectMeta) -> Option<Text> {
+    metadata.uid.as_deref().map(Text::from)
+}
+
+/// A group, as the planner looks at it.
+pub fn group(group: api::DeviceGroup) -> Option<Group> {
+    let api::DeviceGroup { metadata, spec, status } = group;
+    let (name, _) = identity(&metadata)?;
+    let api::DeviceGroupSpec { selector, firmware, config, rollout, transfer, session, logs } = spec;
+    let api::Strategy { max_unavailable, device_timeout, retries, min_ready } = rollout;
+    Some(Group {
+        name,
+        uid: uid(&metadata)?,
+        generation: metadata.generation.unwrap_or_default(),
+        selector,
+        firmware: firmware.map(|reference| reference.name.into()),
+        config: config.map(|reference| reference.name.into()),
+        strategy: Strategy {
+            max_unavailable,
+            device_timeout: signed(device_timeout),
+            retries,
+            min_ready: signed(min_ready),
+        },
+        transfer,
+        session,
+        logs: logs.upload,
+        status: status.unwrap_or_default(),
+    })
+}
+
+/// The API bounds durations to 30 days.
+fn signed(duration: api::Duration) -> SignedDuration {
+    SignedDuration::try_from(duration.0).unwrap_or(SignedDuration::MAX)
+}
+
+/// A rollout, as the planner looks at it.
+pub fn rollout(rollout: api::DeviceRollout) -> Option<Rollout> {
+    let api::DeviceRollout { metadata, spec, status } = rollout;
+    let (name, _) = identity(&metadata)?;
+    let owners = metadata.owner_references.as_deref().unwrap_or_default();
+    let owner = owners.iter().find(|owner| owner.controller == Some(true));
+    Some(Rollout {
+        name,
+        uid: uid(&metadata)?,
+        generation: metadata.generation.unwrap_or_default(),
+        group_uid: owner.map_or("", |owner| &*owner.uid).into(),
+        spec: Arc::new(spec),
+        status: status.unwrap_or_default(),
+    })
+}
+
+/// A release, as the planner looks at it.
+pub fn firmware(firmware: api::Firmware) -> Option<Firmware> {
+    let api::Firmware { metadata, spec, status } = firmware;
+    let (name, _) = identity(&metadata)?;
+    let images = spec.images.into_iter().map(|image| {
+        let reports = image.reports.unwrap_or_else(|| spec.version.clone());
+        let content = ImageContent {
+            version: spec.version.clone(),
+            reports: reports.clone(),
+            source: image.source,
+            sha256: image.sha256,
+        };
+        Image { models: image.models, reports: reports.into(), name: content.name().into(), content: Arc::new(content) }
+    });
+    let images = images.collect();
+    let status = status.unwrap_or_default();
+    let generation = metadata.generation.unwrap_or_default();
+    let speaks_of_this = |condition: &&api::Condition| {
+        condition.observed_generation.or(status.observed_generation).unwrap_or_default() == generation
+    };
+    let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready").filter(speaks_of_this);
+    let readiness = match ready {
+        Some(ready) if ready.status == "True" => Readiness::Ready,
+        Some(ready) if ready.status == "False" => {
+            Readiness::Failed { reason: ready.reason.clone(), message: ready.message.clone() }
+        }
+        _ => Readiness::Unknown,
+    };
+    let verified = status.images.into_iter().map(|image| image.sha256.into()).collect();
+    Some(Firmware { name, version: spec.version.into(), images, readiness, verified })
+}
+
+/// A bridge, by its Lease. The Lease's holder is `<bridge>/<incarnation>`.
+pub fn bridge(lease: Lease) -> Option<(Text, Bridge)> {
+    let (name, _) = identity(&lease.metadata)?;
+    let spec = lease.spec?;
+    let renewed = spec.renew_time.map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+    let started = spec.acquire_time.map_or(renewed, |time| time.0);
+    let seconds = spec.lease_duration_seconds.unwrap_or_default();
+    let holder = spec.holder_identity.filter(|holder| !holder.is_empty());
+    let incarnation = holder.map(|holder| match holder.split_once('/') {
+        Some((_, incarnation)) => incarnation.into(),
+        None => holder.into(),
+    });
+    let expires = renewed + SignedDuration::from_secs(seconds.into());
+    Some((name, Bridge { incarnation, started, renewed, expires }))
+}
+
+/// The decisions on a device, as they are applied: all of them, so that what is left out is taken away.
+pub fn decisions_patch(name: &str, resource_version: u64, decisions: &Decisions) -> serde_json::Value {
+    let Decisions { target, last_target, previous, outcome, observed_generation, acceptance } = decisions;
+    let conditions: Vec<api::Condition> = acceptance.iter().map(condition).collect();
+    let status = api::DeviceStatus {
+        target: target.as_ref().map(api_target),
+        last_target: (*last_target > 0).then_some(*last_target),
+        previous: previous.as_deref().cloned(),
+        outcome: outcome.clone(),
+        observed_generation: *observed_generation,
+        conditions,
+        ..api::DeviceStatus::default()
+    };
+    serde_json::json!({
+        "apiVersion": format!("{}/{}", api::GROUP, api::VERSION),
+        "kind": "Device",
+        "metadata": {"name": name, "resourceVersion": resource_version.to_string()},
+        "status": status,
+    })
+}
+
+fn condition(acceptance: &Acceptance) -> api::Condition {
+    let Acceptance { accepted, reason, message, generation, since } = acceptance;
+    api::Condition {
+        type_: "Ready".to_owned(),
+        status: if *accepted { "True" } else { "False" }.to_owned(),
+        observed_generation: Some(*generation),
+        last_transition_time: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(*since),
+        reason: reason.to_string(),
+        message: message.to_string(),
+    }
+}
+
+fn api_target(target: &Target) -> api::Target {
+    let Target {
+        id,
+        rollout,
+        rollout_uid,
+        attempt,
+        from,
+        firmware,
+        config,
+        transfer,
+        logs,
+        granted_at,
+        start_by,
+        until,
+        done,
+    } = target;
+    api::Target {
+        id: *id,
+        rollout: rollout.to_string(),
+        rollout_uid: rollout_uid.to_string(),
+        attempt: *attempt,
+        from: from.to_string(),
+        firmware: firmware.as_deref().cloned(),
+        config: config.as_deref().cloned(),
+        transfer: *transfer,
+        logs: *logs,
+        granted_at: *granted_at,
+        start_by: *start_by,
+        until: *until,
+        done: *done,
+    }
+}
+
+/// What a profile says where its text is.
+#[derive(Debug, Clone)]
+pub struct ProfileObject {
+    pub name: Text,
+    pub generation: i64,
+    pub spec: api::ConfigProfileSpec,
+    pub status: api::ConfigProfileStatus,
+}
+
+/// A profile, before its text was read.
+pub fn profile(profile: api::ConfigProfile) -> Option<ProfileObject> {
+    let api::ConfigProfile { metadata, spec, status } = profile;
+    let (name, _) = identity(&metadata)?;
+    let generation = metadata.generation.unwrap_or_default();
+    Some(ProfileObject { name, generation, spec, status: status.unwrap_or_default() })
+}
+
+/// The values of a ConfigMap or Secret.
+pub type Values = BTreeMap<String, Arc<[u8]>>;

@@ -1,0 +1,253 @@
+//! The I/O around the planner: watches into an index, passes over the index, writes of what a pass says.
+//!
+//! ```text
+//! watches ─► channel ─► index ─► plan() ─► writes ─┐
+//!                         ▲                        │ what the API server answered
+//!                         └────────────────────────┘
+//! ```
+//!
+//! - One pass at a time: while its writes run, events wait in the channel, and the next pass plans on all of them together.
+//! - A pass follows a change by a moment ([`MERGE`]), so that many changes make one pass.
+//! - Before the first pass every kind has been listed, and after the leadership was got: nothing older is believed.
+//! - Nothing is retried. A write that failed leaves the index as it was, and the next pass plans it anew; after failures
+//!   passes come less often.
+
+pub mod convert;
+pub mod index;
+mod notices;
+mod watch;
+mod write;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use fettle_runtime::Events;
+use jiff::{SignedDuration, Timestamp};
+use kube::Client;
+use kube::api::ObjectMeta;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use self::index::{Index, News, Observed, Written};
+use self::write::{Batch, Writer};
+use crate::lease::Leadership;
+use crate::metrics::Metrics;
+use crate::plan::model::{Settings, Snapshot, Text};
+use crate::plan::output::{DeviceWrite, GroupWrite, Plan};
+use crate::plan::{self};
+
+/// A pass comes this long after the first change that it is for: short for a person, long enough to merge a burst.
+const MERGE: Duration = Duration::from_millis(50);
+/// The status of one group, or of one rollout, is written no more often than this.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
+/// Passes after failed writes come after this, doubling up to the second, until one has no failures.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// Events that wait for a pass to end. A watch waits where it is full: the API server buffers for it.
+const WAITING_EVENTS: usize = 4096;
+/// So many events are taken in before it is looked whether a pass is due.
+const EVENTS_AT_ONCE: usize = 1024;
+
+/// What the controller works with, whether it leads or not.
+#[derive(Clone)]
+pub struct Context {
+    pub client: Client,
+    pub namespace: String,
+    pub reconnect_grace: Duration,
+    pub events: Events,
+    pub metrics: Metrics,
+}
+
+/// Acts as the leader, from the lists that it begins with to the end of the term or to `stop`. `ready` is called when all
+/// is listed.
+pub async fn lead(context: &Context, leadership: &Leadership, stop: &CancellationToken, ready: impl Fn()) {
+    let (to, mut observed) = mpsc::channel(WAITING_EVENTS);
+    let end_watches = CancellationToken::new();
+    let mut watches = watch::start(&context.client, &context.namespace, &to, &context.metrics, &end_watches);
+    drop(to);
+    Loop::new(context, leadership).run(&mut observed, leadership, stop, ready).await;
+    end_watches.cancel();
+    drop(observed);
+    while watches.join_next().await.is_some() {}
+}
+
+struct Loop<'a> {
+    context: &'a Context,
+    index: Index,
+    writer: Writer,
+    /// When the statuses of groups and rollouts were last written.
+    reported: HashMap<Text, Instant>,
+    failures: u32,
+}
+
+impl<'a> Loop<'a> {
+    fn new(context: &'a Context, leadership: &Leadership) -> Self {
+        let settings = Settings {
+            reconnect_grace: SignedDuration::try_from(context.reconnect_grace).unwrap_or(SignedDuration::MAX),
+            watching_since: now(),
+        };
+        let snapshot = Snapshot { settings, ..Snapshot::default() };
+        let (client, namespace) = (context.client.clone(), context.namespace.clone());
+        Self {
+            context,
+            index: Index::new(snapshot, context.metrics.clone()),
+            writer: Writer::new(client, namespace, leadership.clone(), context.metrics.clone()),
+            reported: HashMap::new(),
+            failures: 0,
+        }
+    }
+
+    async fn run(
+        &mut self,
+        observed: &mut mpsc::Receiver<Observed>,
+        leadership: &Leadership,
+        stop: &CancellationToken,
+        ready: impl Fn(),
+    ) {
+        let mut events = Vec::with_capacity(EVENTS_AT_ONCE);
+        // When the next pass is due, if one is.
+        let mut due: Option<Instant> = None;
+        let mut earliest = Instant::now();
+        loop {
+            let pass = due.map(|due| due.max(earliest)).filter(|_| self.index.is_complete());
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = leadership.ended.cancelled() => return,
+                () = sleep_until(pass.unwrap_or_else(Instant::now)), if pass.is_some() => {
+                    ready();
+                    (due, earliest) = self.pass().await;
+                }
+                count = observed.recv_many(&mut events, EVENTS_AT_ONCE) => {
+                    if count == 0 {
+                        return;
+                    }
+                    let mut news = false;
+                    for event in events.drain(..) {
+                        news |= self.index.observe(event) == News::Yes;
+                    }
+                    if news {
+                        let soon = Instant::now() + MERGE;
+                        due = Some(due.map_or(soon, |due| due.min(soon)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// One pass. Returns when the next is due by itself, and how early it may come at all.
+    async fn pass(&mut self) -> (Option<Instant>, Instant) {
+        let (planned, began) = (now(), Instant::now());
+        let plan = plan::plan(&self.index.snapshot, planned);
+        self.context.metrics.passes.inc();
+        self.context.metrics.pass_seconds.observe(began.elapsed().as_secs_f64());
+        self.context.metrics.devices(plan.current, plan.waits.iter().map(|(_, reason)| reason.class()));
+
+        let next = plan.next.map(|next| {
+            let wait = Duration::try_from(next.duration_since(planned)).unwrap_or_default();
+            began + wait
+        });
+        let (batch, next_status) = self.carry_out(plan).await;
+        let wrote = !batch.written.is_empty();
+        let written_at = now();
+        for written in batch.written {
+            self.index.wrote(written, written_at);
+        }
+        self.failures = if batch.failed { self.failures.saturating_add(1) } else { 0 };
+        let ended = Instant::now();
+        let backoff = backoff(self.failures);
+        let again = (wrote || batch.failed).then_some(ended);
+        let due = [next, next_status, again].into_iter().flatten().min();
+        (due, ended + backoff)
+    }
+
+    async fn carry_out(&mut self, plan: Plan) -> (Batch, Option<Instant>) {
+        let Plan { contents, rollouts, devices, groups, rollout_statuses, profiles, deletions, .. } = plan;
+        let mut batch = Batch::default();
+        let needed: Vec<Text> = contents.iter().map(|content| content.name().clone()).collect();
+        if !contents.is_empty() || !rollouts.is_empty() {
+            let kept = self.writer.contents_and_rollouts(contents, rollouts).await;
+            batch.append(kept);
+        }
+        // A grant may name what could not be kept.
+        let names_lacking = |write: &DeviceWrite| {
+            let lacking = |name: &str| needed.iter().any(|needed| **needed == *name) && !batch.has_content(name);
+            let previous = write.decisions.previous.as_deref();
+            let firmware = previous.and_then(|previous| previous.firmware.content.as_deref());
+            let config = previous.and_then(|previous| previous.config.as_ref()).map(|config| &*config.content);
+            firmware.into_iter().chain(config).any(lacking)
+        };
+        let devices: Vec<DeviceWrite> = devices.into_iter().filter(|write| !names_lacking(write)).collect();
+        let decided = self.writer.devices(devices).await;
+        batch.append(decided);
+
+        let mut next_status: Option<Instant> = None;
+        let mut later = |at: Instant| next_status = Some(next_status.map_or(at, |next: Instant| next.min(at)));
+        for GroupWrite { group, status, notices } in groups {
+            match self.may_report(&group) {
+                Err(at) => later(at),
+                Ok(()) => {
+                    let written = self.writer.group_status(&group, &status).await;
+                    if let Some(Written::Group(written)) = written.written.first() {
+                        self.tell(&written.metadata, notices).await;
+                    }
+                    batch.append(written);
+                }
+            }
+        }
+        for (rollout, status) in rollout_statuses {
+            match self.may_report(&rollout) {
+                Err(at) => later(at),
+                Ok(()) => batch.append(self.writer.rollout_status(&rollout, &status).await),
+            }
+        }
+        for (profile, status) in profiles {
+            batch.append(self.writer.profile_status(&profile, &status).await);
+        }
+        for (device, version) in deletions.devices {
+            batch.append(self.writer.delete_device(&device, version).await);
+        }
+        for (rollout, uid) in deletions.rollouts {
+            batch.append(self.writer.delete_rollout(&rollout, &uid).await);
+        }
+        for content in deletions.contents {
+            batch.append(self.writer.delete_content(&content).await);
+        }
+        (batch, next_status)
+    }
+
+    /// Whether a status may be written now; else when.
+    fn may_report(&mut self, name: &Text) -> Result<(), Instant> {
+        let now = Instant::now();
+        if let Some(at) = self.reported.get(name).map(|last| *last + STATUS_EVERY).filter(|at| *at > now) {
+            return Err(at);
+        }
+        self.reported.retain(|_, last| *last + STATUS_EVERY > now);
+        self.reported.insert(name.clone(), now);
+        Ok(())
+    }
+
+    async fn tell(&self, group: &ObjectMeta, notices: Vec<plan::output::Notice>) {
+        let on = write::reference("DeviceGroup", &self.context.namespace, group);
+        for notice in notices {
+            let name = group.name.as_deref().unwrap_or_default();
+            tracing::info!(group = name, reason = ?notice.kind, message = notice.message, "told");
+            self.context.events.publish(&on, None, notice.kind, &notice.message).await;
+        }
+    }
+}
+
+/// How long to wait after that many failed passes in a row.
+fn backoff(failures: u32) -> Duration {
+    if failures == 0 {
+        return Duration::ZERO;
+    }
+    let doubled = BACKOFF.0.saturating_mul(1 << (failures - 1).min(16));
+    doubled.min(BACKOFF.1).mul_f64(1.0 + 0.5 * rand::random::<f64>())
+}
+
+/// The time, as exact as it is written.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+}
