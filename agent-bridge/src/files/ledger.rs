@@ -5,25 +5,19 @@
 //! announced (a credential that another replica minted) is served and not recorded. The ledger decides nothing, and forgets
 //! at a restart: a session that lost its bridge begins again with a new command.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::credentials::Permission;
+use super::expected::Expected;
 
 /// Entries kept at most. A device has one or two commands outstanding, and a replica tens of thousands of devices; an entry
 /// takes about 300 bytes.
 const MAX_ENTRIES: usize = 65_536;
-
-/// From this size on, expired entries are looked for whenever the ledger has doubled.
-const FIRST_SWEEP: usize = 1_024;
-
-/// How long an entry outlives its permission: a device may take a while to check what it fetched in the last second.
-const KEPT_AFTER_EXPIRY: SignedDuration = SignedDuration::from_mins(5);
 
 /// How far a transfer has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,15 +31,9 @@ pub struct Progress {
 }
 
 /// The transfers that sessions have ordered.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Transfers {
-    ledger: Mutex<Ledger>,
-}
-
-#[derive(Debug, Default)]
-struct Ledger {
-    entries: HashMap<Permission, Arc<Entry>>,
-    next_sweep: usize,
+    entries: Mutex<Expected<Arc<Entry>>>,
 }
 
 #[derive(Debug)]
@@ -57,25 +45,19 @@ struct Entry {
 
 impl Transfers {
     pub fn new() -> Self {
-        Self::default()
+        Self { entries: Mutex::new(Expected::new(MAX_ENTRIES)) }
     }
 
     /// Announces a transfer, before the command that orders it is sent. `size` is the file's, `None` for an upload.
     /// Announced again, it begins again.
     pub fn expect(&self, permission: &Permission, size: Option<u64>) {
-        self.expect_at(permission, size, Timestamp::now());
-    }
-
-    fn expect_at(&self, permission: &Permission, size: Option<u64>, now: Timestamp) {
         let entry = Arc::new(Entry { size, reached: AtomicU64::new(0), complete: watch::Sender::new(false) });
-        let mut ledger = self.lock();
-        ledger.make_room(now);
-        ledger.entries.insert(*permission, entry);
+        self.lock().insert(*permission, entry, Timestamp::now());
     }
 
     /// Ends what [`expect`](Self::expect) began, when the command has its answer. Expiry does the same later.
     pub fn forget(&self, permission: &Permission) {
-        self.lock().entries.remove(permission);
+        self.lock().remove(permission);
     }
 
     /// Whether the last byte was sent (for an upload: whether the file has arrived wholly), waiting for it for a while:
@@ -98,32 +80,17 @@ impl Transfers {
     }
 
     fn entry(&self, permission: &Permission) -> Option<Arc<Entry>> {
-        self.lock().entries.get(permission).cloned()
+        self.lock().get(permission).cloned()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Expected<Arc<Entry>>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Ledger {
-    /// Drops what has expired, when there may be much of it; and an eighth, the next to expire, where all are alive and the
-    /// ledger is full. Those devices are then not believed, and their tries end as failed.
-    fn make_room(&mut self, now: Timestamp) {
-        if self.entries.len() < self.next_sweep.clamp(FIRST_SWEEP, MAX_ENTRIES) {
-            return;
-        }
-        self.entries.retain(|permission, _| now.duration_since(permission.expires()) < KEPT_AFTER_EXPIRY);
-        if self.entries.len() >= MAX_ENTRIES {
-            let mut by_expiry: Vec<Permission> = self.entries.keys().copied().collect();
-            by_expiry.sort_unstable_by_key(Permission::expires);
-            by_expiry.truncate(MAX_ENTRIES / 8);
-            tracing::warn!(dropped = by_expiry.len(), "ledger of transfers is full, entries dropped");
-            for permission in by_expiry {
-                self.entries.remove(&permission);
-            }
-        }
-        self.next_sweep = self.entries.len() * 2;
+impl Default for Transfers {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -155,7 +122,7 @@ mod tests {
     use crate::files::credentials::DeviceId;
 
     fn permission(command: u32) -> Permission {
-        let expires = Timestamp::from_second(1_000 + i64::from(command)).unwrap();
+        let expires = Timestamp::from_second(4_000_000_000).unwrap();
         Permission::download(DeviceId::of_uid("uid"), &[1; 32], command, expires)
     }
 
@@ -205,24 +172,5 @@ mod tests {
         assert!(!transfers.wait_complete(&permission(2), Duration::ZERO).await);
         transfers.forget(&permission(1));
         assert!(!transfers.wait_complete(&permission(1), Duration::ZERO).await);
-    }
-
-    #[test]
-    fn expired_entries_go_and_the_ledger_is_bounded() {
-        let transfers = Transfers::new();
-        let before = Timestamp::from_second(0).unwrap();
-        for command in 0..u32::try_from(FIRST_SWEEP).unwrap() {
-            transfers.expect_at(&permission(command), None, before);
-        }
-        let after = Timestamp::from_second(1_000_000).unwrap();
-        transfers.expect_at(&permission(u32::MAX), None, after);
-        assert_eq!(transfers.lock().entries.len(), 1);
-
-        for command in 0..70_000 {
-            transfers.expect_at(&permission(command), None, before);
-        }
-        assert!(transfers.lock().entries.len() <= MAX_ENTRIES);
-        assert!(transfers.progress(&permission(69_999)).is_some(), "the newest is kept");
-        assert!(transfers.progress(&permission(0)).is_none(), "the first to expire is dropped");
     }
 }

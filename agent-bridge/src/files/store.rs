@@ -30,7 +30,7 @@ use flight::Flights;
 use index::{Index, State};
 use ingest::Ingest;
 use reader::{Body, Hot};
-pub(super) use reader::{Readable, SCRATCH_LEN};
+pub(super) use reader::{Disk, Readable};
 pub use source::{Source, SourceError};
 
 /// A source that sends nothing for so long has stalled.
@@ -68,14 +68,17 @@ pub struct Usage {
     pub bytes: u64,
 }
 
+/// What a fetch came to, with the source that was asked.
+type Fetched = (Source, Result<Content, SourceError>);
+type Opened = Result<Body, Arc<io::Error>>;
+
 /// The cache. Cheap to clone: all clones are one cache.
 #[derive(Debug, Clone)]
 pub struct Store {
     inner: Arc<Inner>,
-    /// By digest; the result carries the source that was asked.
-    fetches: Arc<Flights<[u8; 32], (Source, Result<Content, SourceError>)>>,
+    fetches: Arc<Flights<[u8; 32], Fetched>>,
     checks: Arc<Flights<[u8; 32], Option<Content>>>,
-    opens: Arc<Flights<[u8; 32], Result<Body, Arc<io::Error>>>>,
+    opens: Arc<Flights<[u8; 32], Opened>>,
 }
 
 #[derive(Debug)]

@@ -25,7 +25,7 @@ const MAX_HOT_TOTAL: usize = 8 * 1024 * 1024;
 const HOT_OVERHEAD: usize = 256;
 
 /// The most that [`Readable::with_bytes`] gives at once.
-pub(in crate::files) const SCRATCH_LEN: usize = 64 * 1024;
+const SCRATCH_LEN: usize = 64 * 1024;
 
 /// How much is brought in from the disk where a read would have waited for it.
 const LOAD_LEN: u64 = 512 * 1024;

@@ -29,6 +29,13 @@ impl Setup {
         Self { dir, store }
     }
 
+    /// One that finds sooner than others that a source has stalled.
+    fn impatient(self) -> Self {
+        let (cache, files) = (self.dir.path().join("cache"), self.dir.path().join("files"));
+        let store = Store::open_with(&cache, &files, MAX_FILE, 1 << 20, Duration::from_millis(50)).unwrap();
+        Self { dir: self.dir, store }
+    }
+
     /// A bridge that was started again on the same folder.
     fn restarted(self) -> Self {
         let store = open(&self.dir, 1 << 20);
@@ -63,7 +70,7 @@ impl Setup {
 
 fn open(dir: &TempDir, cache_size: u64) -> Store {
     let (cache, files) = (dir.path().join("cache"), dir.path().join("files"));
-    Store::open_with(&cache, &files, MAX_FILE, cache_size, Duration::from_millis(200)).unwrap()
+    Store::open(&cache, &files, MAX_FILE, cache_size).unwrap()
 }
 
 fn sha256(content: &[u8]) -> [u8; 32] {
@@ -180,8 +187,6 @@ async fn what_a_web_server_answers_becomes_a_reason() {
             let chunk = "400\r\n".to_owned() + &"x".repeat(1024) + "\r\n";
             ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned() + &chunk.repeat(100)).into_bytes()
         }
-        "/stalls" => b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nim".to_vec(),
-        "/silent" => Vec::new(),
         path => panic!("{path}"),
     })
     .await;
@@ -192,14 +197,27 @@ async fn what_a_web_server_answers_becomes_a_reason() {
         ("/loop", Err("Unreachable")),
         ("/announced", Err("TooLarge")),
         ("/endless", Err("TooLarge")),
-        ("/stalls", Err("Stalled")),
-        ("/silent", Err("Stalled")),
         ("/redirect", Ok(5)),
     ] {
         let result = setup.store.fetch(&http.source(path), sha256(b"image")).await;
         assert_eq!(result.as_ref().map(|c| c.size).map_err(SourceError::reason), outcome, "{path}: {result:?}");
     }
     assert_eq!(setup.cached().len(), 1, "nothing half-written is left");
+}
+
+#[tokio::test]
+async fn a_web_server_that_falls_silent_has_stalled() {
+    let http = Http::new(|line, _| match line.split(' ').nth(1).unwrap() {
+        "/at-once" => Vec::new(),
+        "/half-way" => b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nim".to_vec(),
+        path => panic!("{path}"),
+    })
+    .await;
+    let setup = Setup::new().impatient();
+    for path in ["/at-once", "/half-way"] {
+        let error = setup.store.fetch(&http.source(path), sha256(b"image")).await.unwrap_err();
+        assert_eq!(error.reason(), "Stalled", "{path}: {error}");
+    }
 }
 
 #[tokio::test]

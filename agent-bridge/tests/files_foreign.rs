@@ -1,0 +1,375 @@
+//! The file servers against other people's clients: curl, tftp-hpa, and Python's ftplib as a device that is strict about
+//! what FTP says.
+
+mod files_support;
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use files_support::{Command, PATIENCE, Servers, UPLOAD_SIZE, assert_same, bytes};
+use jiff::Timestamp;
+
+/// Runs a program to its end. It must be installed.
+async fn run(program: &str, package: &str, args: &[&str]) -> Output {
+    let child = tokio::process::Command::new(program)
+        .args(args)
+        .kill_on_drop(true)
+        .stdin(std::process::Stdio::null())
+        .output();
+    match tokio::time::timeout(PATIENCE, child).await {
+        Ok(Ok(output)) => output,
+        Ok(Err(error)) => panic!("{program} cannot be run ({error}): apt-get install {package}"),
+        Err(_) => panic!("{program} {args:?} did not end"),
+    }
+}
+
+fn succeeded(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{}\n{out}\n{err}", output.status);
+    out
+}
+
+async fn curl(args: &[&str]) -> Output {
+    // No configuration of the user's, no proxy of the environment's.
+    let args = [&["--disable", "--noproxy", "*", "--silent", "--show-error", "--max-time", "50"], args].concat();
+    run("curl", "curl", &args).await
+}
+
+async fn python(script: &str, args: &[&str]) -> Output {
+    run("python3", "python3", &[&["-c", script], args].concat()).await
+}
+
+async fn tftp_hpa(servers: &Servers, mode: &str, command: &[&str]) -> Output {
+    let port = servers.tftp().port().to_string();
+    run("tftp", "tftp-hpa", &[&["-4", "-m", mode, "127.0.0.1", &port, "-c"], command].concat()).await
+}
+
+fn ftp_url(servers: &Servers, command: &Command, path: &str) -> String {
+    format!("ftp://{}:{}@{}/{path}", command.minted.user, command.minted.password, servers.ftp())
+}
+
+fn tftp_url(servers: &Servers, path: &str) -> String {
+    format!("tftp://{}/{path}", servers.tftp())
+}
+
+fn out(servers: &Servers) -> PathBuf {
+    servers.dir.path().join("out")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn curl_fetches_over_ftp_in_every_way_in_which_it_can_name_the_file() {
+    let servers = Servers::start();
+    let image = bytes(1_000_003);
+    let content = servers.content(&image).await;
+    let out = out(&servers);
+    for options in [
+        &[][..],
+        &["--disable-epsv"],
+        &["--ftp-method", "nocwd"],
+        &["--ftp-method", "singlecwd"],
+        &["--use-ascii"],
+        &["--disable-epsv", "--ftp-skip-pasv-ip"],
+    ] {
+        for joined in [false, true] {
+            let command = servers.order_download("uid-1", &content);
+            let path = if joined { command.path().replace('/', "") } else { command.path() };
+            let url = ftp_url(&servers, &command, &path);
+            let output = curl(&[options, &["-o", text(&out), &url]].concat()).await;
+            succeeded(&output);
+            assert_same(&std::fs::read(&out).unwrap(), &image);
+            assert!(servers.is_complete(&command).await, "{options:?}");
+        }
+    }
+    assert_eq!(servers.metric("fettle_bridge_transfers_total", &["download", "ftp", "complete"]), 12.0);
+    assert_eq!(servers.metric("fettle_bridge_transfer_bytes_total", &["download", "ftp"]), 12.0 * 1_000_003.0);
+    assert_eq!(servers.metric("fettle_bridge_transfers_active", &["download", "ftp"]), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn curl_fetches_a_file_that_is_too_large_for_memory_over_ftp_and_tftp() {
+    let servers = Servers::start();
+    let image = bytes(5_000_000);
+    let content = servers.content(&image).await;
+    let command = servers.order_download("uid-1", &content);
+    let out = out(&servers);
+    let urls = [ftp_url(&servers, &command, &command.path()), tftp_url(&servers, &command.path())];
+    for url in urls {
+        let output = curl(&["--tftp-blksize", "8192", "-o", text(&out), &url]).await;
+        succeeded(&output);
+        assert_same(&std::fs::read(&out).unwrap(), &image);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn curl_resumes_a_download_over_ftp_where_it_broke_off() {
+    let servers = Servers::start();
+    let image = bytes(300_000);
+    let content = servers.content(&image).await;
+    let command = servers.order_download("uid-1", &content);
+    let out = out(&servers);
+    std::fs::write(&out, &image[..123_456]).unwrap();
+    let url = ftp_url(&servers, &command, &command.path());
+    succeeded(&curl(&["-C", "-", "-o", text(&out), &url]).await);
+    assert_same(&std::fs::read(&out).unwrap(), &image);
+    assert!(servers.is_complete(&command).await);
+    let sent = servers.metric("fettle_bridge_transfer_bytes_total", &["download", "ftp"]);
+    assert_eq!(sent, 300_000.0 - 123_456.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn curl_fetches_an_empty_file_and_one_of_whole_blocks() {
+    let servers = Servers::start();
+    let out = out(&servers);
+    for len in [0, 511, 512, 513, 1024] {
+        let file = bytes(len);
+        let content = servers.content(&file).await;
+        let command = servers.order_download("uid-1", &content);
+        for url in [ftp_url(&servers, &command, &command.path()), tftp_url(&servers, &command.path())] {
+            let _ = std::fs::remove_file(&out);
+            succeeded(&curl(&["-o", text(&out), &url]).await);
+            assert_same(&std::fs::read(&out).unwrap_or_default(), &file);
+        }
+        assert!(servers.is_complete(&command).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn curl_brings_a_log_over_ftp_and_tftp() {
+    let servers = Servers::start();
+    let log = bytes(50_000);
+    let file = out(&servers);
+    std::fs::write(&file, &log).unwrap();
+    let over_ftp = servers.order_upload("uid-1", "sw-ftp");
+    succeeded(&curl(&["-T", text(&file), &ftp_url(&servers, &over_ftp, &over_ftp.path())]).await);
+    let over_tftp = servers.order_upload("uid-2", "sw-tftp");
+    succeeded(&curl(&["--tftp-blksize", "1024", "-T", text(&file), &tftp_url(&servers, &over_tftp.path())]).await);
+    for (command, name) in [(&over_ftp, "sw-ftp"), (&over_tftp, "sw-tftp")] {
+        assert!(servers.is_complete(command).await, "{name}");
+        let stored = servers.stored_logs(name);
+        assert_eq!(stored.len(), 1, "{stored:?}");
+        assert_same(&std::fs::read(&stored[0]).unwrap(), &log);
+        assert!(text(&stored[0]).ends_with(&format!("-{}.log", command.permission.command)), "{stored:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn curl_is_told_why_it_gets_nothing() {
+    let servers = Servers::start();
+    let content = servers.content(b"image").await;
+    let ours = servers.order_download("uid-1", &content);
+    let others = servers.order_download("uid-2", &content);
+    let long_ago = Timestamp::now() - std::time::Duration::from_secs(10);
+    let expired = servers.order_download_until("uid-1", &content, long_ago);
+    let upload = servers.order_upload("uid-1", "sw-1");
+    let large = out(&servers);
+    std::fs::write(&large, bytes(usize::try_from(UPLOAD_SIZE).unwrap() + 1)).unwrap();
+
+    // Exit codes of curl: 67 login denied, 78 no such file (9: no such directory), 25 upload refused, 69/68/71 by TFTP's errors.
+    let wrong_password = format!("ftp://{}:{}@{}/{}", ours.minted.user, others.minted.password, servers.ftp(), ours.path());
+    let cases = [
+        (vec![wrong_password], vec![67]),
+        (vec![ftp_url(&servers, &expired, &expired.path())], vec![67]),
+        (vec![ftp_url(&servers, &ours, &expired.path())], vec![78]),
+        (vec![ftp_url(&servers, &ours, &others.path())], vec![78]),
+        (vec![ftp_url(&servers, &ours, &upload.path())], vec![78]),
+        (vec![ftp_url(&servers, &ours, "%2fetc/passwd")], vec![9, 78]),
+        (vec!["--path-as-is".into(), ftp_url(&servers, &ours, "../../etc/passwd")], vec![9, 78]),
+        (vec!["-T".into(), text(&large).into(), ftp_url(&servers, &ours, &ours.path())], vec![25]),
+        (vec!["-T".into(), text(&large).into(), ftp_url(&servers, &upload, &upload.path())], vec![25, 55, 18, 70]),
+        (vec![tftp_url(&servers, &expired.path())], vec![68]),
+        (vec![tftp_url(&servers, "etc/passwd")], vec![68]),
+        (vec![tftp_url(&servers, &upload.path())], vec![68]),
+        (vec!["-T".into(), text(&large).into(), tftp_url(&servers, &ours.path())], vec![68]),
+        (vec!["-T".into(), text(&large).into(), tftp_url(&servers, &upload.path())], vec![70]),
+    ];
+    for (args, expected) in cases {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let output = curl(&args).await;
+        let code = output.status.code().unwrap();
+        assert!(expected.contains(&code), "{args:?}: {code} {}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.stdout, b"");
+    }
+    assert_eq!(servers.stored_logs("sw-1"), [PathBuf::new(); 0]);
+    assert!(!servers.is_complete(&ours).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn curl_fetches_over_tftp_with_and_without_options() {
+    let servers = Servers::start();
+    let image = bytes(200_000);
+    let content = servers.content(&image).await;
+    let out = out(&servers);
+    for options in [&[][..], &["--tftp-no-options"], &["--tftp-blksize", "1468"], &["--tftp-blksize", "65464"]] {
+        let command = servers.order_download("uid-1", &content);
+        for path in [command.path(), command.path().replace('/', ""), command.path().to_uppercase()] {
+            let url = tftp_url(&servers, &path);
+            succeeded(&curl(&[options, &["-o", text(&out), &url]].concat()).await);
+            assert_same(&std::fs::read(&out).unwrap(), &image);
+        }
+        assert!(servers.is_complete(&command).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn curl_fetches_more_blocks_than_there_are_numbers() {
+    let servers = Servers::start();
+    let image = bytes(8 * 65_536 + 8 * 100 + 3);
+    let content = servers.content(&image).await;
+    let command = servers.order_download("uid-1", &content);
+    let out = out(&servers);
+    let url = tftp_url(&servers, &command.path());
+    succeeded(&curl(&["--tftp-blksize", "8", "-o", text(&out), &url]).await);
+    assert_same(&std::fs::read(&out).unwrap(), &image);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_transfers_come_from_one_port_where_that_is_wanted() {
+    let servers = Servers::start_with(|config| config.tftp_ports = fettle_bridge::files::TftpPorts::Single);
+    let image = bytes(60_000);
+    let content = servers.content(&image).await;
+    let (out, log) = (out(&servers), servers.dir.path().join("log"));
+    std::fs::write(&log, &image).unwrap();
+    for blocks in ["512", "1400", "8192"] {
+        let download = servers.order_download("uid-1", &content);
+        succeeded(&curl(&["--tftp-blksize", blocks, "-o", text(&out), &tftp_url(&servers, &download.path())]).await);
+        assert_same(&std::fs::read(&out).unwrap(), &image);
+        let upload = servers.order_upload("uid-1", "sw-1");
+        succeeded(&curl(&["--tftp-blksize", blocks, "-T", text(&log), &tftp_url(&servers, &upload.path())]).await);
+        assert!(servers.is_complete(&upload).await);
+    }
+    succeeded(&tftp_hpa(&servers, "octet", &["get", &servers.order_download("uid-1", &content).path(), text(&out)]).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tftp_hpa_fetches_and_brings_in_binary_mode() {
+    let servers = Servers::start();
+    let image = bytes(100_000);
+    let content = servers.content(&image).await;
+    let download = servers.order_download("uid-1", &content);
+    let (out, log) = (out(&servers), servers.dir.path().join("log"));
+    succeeded(&tftp_hpa(&servers, "octet", &["get", &download.path(), text(&out)]).await);
+    assert_same(&std::fs::read(&out).unwrap(), &image);
+    assert!(servers.is_complete(&download).await);
+
+    std::fs::write(&log, &image[..40_000]).unwrap();
+    let upload = servers.order_upload("uid-1", "sw-1");
+    succeeded(&tftp_hpa(&servers, "octet", &["put", text(&log), &upload.path()]).await);
+    assert!(servers.is_complete(&upload).await);
+    assert_same(&std::fs::read(&servers.stored_logs("sw-1")[0]).unwrap(), &image[..40_000]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tftp_hpa_is_told_to_use_binary_mode_and_of_what_is_not_there() {
+    let servers = Servers::start();
+    let content = servers.content(b"image").await;
+    let command = servers.order_download("uid-1", &content);
+    let out = out(&servers);
+    let told = |output: &Output| String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned();
+    let netascii = tftp_hpa(&servers, "netascii", &["get", &command.path(), text(&out)]).await;
+    assert!(told(&netascii).contains("use octet (binary) mode"), "{}", told(&netascii));
+    let missing = tftp_hpa(&servers, "octet", &["get", "pxelinux.0", text(&out)]).await;
+    assert!(told(&missing).contains("Error code 1"), "{}", told(&missing));
+}
+
+const STRICT_DEVICE: &str = r#"
+import ftplib, hashlib, io, socket, sys
+host, port, user, password, path, name, digest = sys.argv[1:8]
+
+ftp = ftplib.FTP()
+ftp.connect(host, int(port), timeout=30)
+assert ftp.getwelcome().startswith('220')
+ftp.login(user, password)
+assert ftp.pwd() == '/', ftp.pwd()
+assert ftp.nlst() == [], 'nothing to see'
+
+# By CWD, as a device may join data 6 and 7.
+ftp.cwd(path)
+assert ftp.pwd() == '/' + path
+found = hashlib.sha256()
+ftp.retrbinary('RETR ' + name, found.update, blocksize=1400)
+assert found.hexdigest() == digest
+
+# By PASV, with a size asked for first, resumed in the middle, on the same connection.
+ftp.af = socket.AF_INET
+size = ftp.size(name)
+head, tail = io.BytesIO(), io.BytesIO()
+ftp.cwd('..')
+ftp.cwd('/')
+ftp.retrbinary('RETR /' + path + '/' + name, head.write)
+ftp.retrbinary('RETR ' + path + name, tail.write, rest=size // 2)
+assert head.getvalue()[size // 2:] == tail.getvalue()
+assert len(head.getvalue()) == size
+
+# Aborts in mid-transfer, with the Telnet signals that RFC 959 asks for, and goes on.
+data = ftp.transfercmd('RETR ' + path + '/' + name)
+data.recv(10)
+reply = ftp.abort()
+assert reply[:3] in ('426', '226', '225'), reply
+data.close()
+while reply[:3] != '226':
+    reply = ftp.getmultiline()
+assert ftp.sendcmd('NOOP').startswith('200')
+for refused in ('DELE x', 'SITE CHMOD 777 x', 'RNFR x', 'MKD x', 'STOR ' + path + '/' + name, 'RETR ../../etc/passwd'):
+    try:
+        ftp.voidcmd(refused)
+    except ftplib.error_perm as refusal:
+        assert str(refusal)[:3] in ('502', '550'), refusal
+    else:
+        raise AssertionError(refused)
+ftp.quit()
+print('ok')
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_strict_device_on_pythons_ftplib_fetches_resumes_aborts_and_is_refused_the_rest() {
+    let servers = Servers::start();
+    let image = bytes(3_000_000);
+    let content = servers.content(&image).await;
+    let command = servers.order_download("uid-1", &content);
+    let (host, port) = (servers.ftp().ip().to_string(), servers.ftp().port().to_string());
+    let digest: String = content.sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+    let minted = &command.minted;
+    let args = [&host, &port, &minted.user, &minted.password, &minted.path, &minted.file, &digest];
+    let output = python(STRICT_DEVICE, &args.map(String::as_str)).await;
+    assert_eq!(succeeded(&output), "ok\n");
+    assert!(servers.is_complete(&command).await);
+}
+
+const LOG_DEVICE: &str = r#"
+import ftplib, sys
+host, port, user, password, path, name, log = sys.argv[1:8]
+ftp = ftplib.FTP()
+ftp.connect(host, int(port), timeout=30)
+ftp.login(user, password)
+ftp.cwd(path)
+with open(log, 'rb') as file:
+    print(ftp.storbinary('STOR ' + name, file))
+try:
+    with open(log, 'rb') as file:
+        ftp.storbinary('STOR ' + name, file)
+except ftplib.error_perm as refusal:
+    print(refusal)
+ftp.quit()
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_strict_device_brings_its_log_once() {
+    let servers = Servers::start();
+    let log = servers.dir.path().join("log");
+    std::fs::write(&log, bytes(20_000)).unwrap();
+    let command = servers.order_upload("uid-1", "sw-1");
+    let (host, port) = (servers.ftp().ip().to_string(), servers.ftp().port().to_string());
+    let minted = &command.minted;
+    let args = [&host, &port, &minted.user, &minted.password, &minted.path, &minted.file, text(&log)];
+    let output = python(LOG_DEVICE, &args).await;
+    let told = succeeded(&output);
+    let replies: Vec<&str> = told.lines().map(|line| &line[..3]).collect();
+    assert_eq!(replies, ["226", "550"], "{told}");
+    assert!(servers.is_complete(&command).await);
+    assert_eq!(servers.stored_logs("sw-1").len(), 1);
+}
