@@ -192,12 +192,12 @@ impl ControlPlane {
         }
     }
 
-    /// Name and pid of each process that was started for it.
-    pub fn processes(&self) -> Vec<(String, u32)> {
+    /// Name, pid and program of each process that was started for it, in the order of their start.
+    pub fn processes(&self) -> Vec<(String, u32, PathBuf)> {
         let processes = self.lock();
         let Some(Processes { controller_manager, api_server, etcd }) = processes.as_ref() else { return Vec::new() };
         let running = [Some(etcd), api_server.as_ref(), Some(controller_manager)].into_iter().flatten();
-        running.map(|process| (process.name().to_owned(), process.pid())).collect()
+        running.map(|process| (process.name().to_owned(), process.pid(), process.program().to_owned())).collect()
     }
 
     /// Lets its processes run on after this one has ended.

@@ -34,6 +34,8 @@ pub struct TestNamespace {
     pub client: Client,
     pub name: String,
     control_plane: ControlPlane,
+    /// Whether it is deleted at the end.
+    temporary: bool,
     logs: Mutex<Vec<PathBuf>>,
     dumped: AtomicBool,
 }
@@ -49,22 +51,24 @@ impl TestNamespace {
         };
         let namespaces: Api<Namespace> = Api::all(client.clone());
         namespaces.create(&PostParams::default(), &namespace).await?;
-        Ok(Self::open(control_plane, client, name))
+        let temporary = !control_plane.is_disposable();
+        Ok(Self::open(control_plane, client, name, temporary))
     }
 
-    /// One that exists, or is made: `make up KUBECONFIG=… NAMESPACE=…`.
+    /// One of that name, which exists or is made, and stays.
     pub async fn existing_or_new(control_plane: &ControlPlane, name: &str) -> Result<Self> {
         let client = control_plane.client().await?;
         let manifest = serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         manifest::apply(&client, "", &manifest).await?;
-        Ok(Self::open(control_plane, client, name.to_owned()))
+        Ok(Self::open(control_plane, client, name.to_owned(), false))
     }
 
-    fn open(control_plane: &ControlPlane, client: Client, name: String) -> Self {
+    fn open(control_plane: &ControlPlane, client: Client, name: String, temporary: bool) -> Self {
         TestNamespace {
             client,
             name,
             control_plane: control_plane.clone(),
+            temporary,
             logs: Mutex::default(),
             dumped: AtomicBool::new(false),
         }
@@ -205,7 +209,7 @@ impl Drop for TestNamespace {
                 }
             });
         }
-        if !self.control_plane.is_disposable() {
+        if self.temporary {
             self.at_the_end(|end| async move {
                 if let Ok(client) = kubeconfig::client(&end.kubeconfig).await {
                     let namespaces: Api<Namespace> = Api::all(client);

@@ -56,6 +56,7 @@ enum State {
 #[derive(Debug)]
 pub struct Process {
     name: String,
+    program: PathBuf,
     child: Child,
     guard: Option<ChildStdin>,
     log: PathBuf,
@@ -84,11 +85,15 @@ impl Process {
             .spawn()
             .with_context(|| format!("cannot start {name}"))?;
         let guard = child.stdin.take();
-        Ok(Process { name, child, guard, log, state: State::Held })
+        Ok(Process { name, program, child, guard, log, state: State::Held })
     }
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     pub fn pid(&self) -> u32 {

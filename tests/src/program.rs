@@ -130,6 +130,16 @@ impl Program {
         self.lock().as_ref().map(Process::pid)
     }
 
+    /// The file that is run.
+    pub fn path(&self) -> &Path {
+        &self.spec.program
+    }
+
+    /// Whether it was started and has ended by itself.
+    pub fn has_ended(&self) -> bool {
+        self.lock().as_mut().is_some_and(|process| process.exited().is_some())
+    }
+
     pub fn log(&self) -> &Path {
         &self.spec.log
     }

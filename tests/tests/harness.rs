@@ -32,11 +32,11 @@ async fn a_control_plane_ends_without_a_trace() -> Result<()> {
     let folder = control_plane.folder().to_owned();
     let processes = control_plane.processes();
     assert_eq!(processes.len(), 3);
-    assert!(processes.iter().all(|(_, pid)| runs(*pid)));
+    assert!(processes.iter().all(|(_, pid, _)| runs(*pid)));
     assert!(control_plane.kubectl(&["version"]).await?.contains("Server Version: v1."));
 
     drop(control_plane);
-    for (name, pid) in processes {
+    for (name, pid, _) in processes {
         assert!(!runs(pid), "{name} still runs");
     }
     assert!(!folder.exists(), "{} was left behind", folder.display());

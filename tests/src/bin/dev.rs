@@ -2,8 +2,10 @@
 
 use std::process::ExitCode;
 
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use fettle_tests::{dev, say};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// What the Makefile's words do: run `make help` for those.
 #[derive(Parser)]
@@ -15,6 +17,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Take twenty simulated devices to what examples/ declares, and show how
+    Demo,
+    /// Start control plane, controller and bridge, and leave them running
+    Up(dev::up::Arguments),
+    /// End what `up` started
+    Down,
     /// Build the foreign programs that tests and demo start, as far as they are not there yet
     Tools,
     /// Run a command with a control plane that all test programs of it share
@@ -25,17 +33,50 @@ enum Command {
     },
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let done = match Arguments::parse().command {
+/// What a shell reports of a program that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            say!("cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(async {
+        tokio::select! {
+            done = run(arguments.command) => done,
+            interrupted = interrupted() => interrupted,
+        }
+    });
+    // A build of a tool may still be running in a thread: it is of no use any more.
+    runtime.shutdown_background();
+    code.unwrap_or_else(|error| {
+        say!("{error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+async fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Demo => dev::demo().await,
+        Command::Up(arguments) => dev::up::up(arguments).await,
+        Command::Down => dev::up::down().await,
         Command::Tools => dev::tools().await,
         Command::TestEnv { command } => dev::test_env(&command).await,
-    };
-    match done {
-        Ok(code) => code,
-        Err(error) => {
-            say!("{error:#}");
-            ExitCode::FAILURE
-        }
     }
+}
+
+/// Returns when somebody wants this to end. What was started ends with whoever waited for it.
+async fn interrupted() -> Result<ExitCode> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    say!("interrupted; all that was started ends");
+    Ok(ExitCode::from(INTERRUPTED))
 }

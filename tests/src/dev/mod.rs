@@ -1,9 +1,18 @@
-//! What `dev` does: the long words of the Makefile, on top of the harness.
+//! What `dev` does: the words of the Makefile, on top of the harness.
+
+mod demo;
+mod progress;
+mod running;
+mod screen;
+pub mod up;
 
 use std::env;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+
+pub use demo::demo;
 
 use crate::control_plane::{ControlPlane, GIVEN_KUBECONFIG, SHARED_KUBECONFIG};
 use crate::say;
@@ -35,4 +44,10 @@ pub async fn test_env(command: &[String]) -> Result<ExitCode> {
     drop(control_plane);
     // More than a byte cannot be handed on, and a signal has no code.
     Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+}
+
+/// The repository's folder.
+fn root() -> Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    root.canonicalize().with_context(|| format!("this was built in {}, which is not there any more", root.display()))
 }

@@ -1,0 +1,60 @@
+# The words a newcomer needs. `make help` lists them; each does all the set-up that it needs.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo up down test bench tools
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+# A cluster to use is given on the command line, `make test KUBECONFIG=…`. The variable of the same name in the
+# environment is the cluster that somebody last worked on, which is not asked for here. None of ours looks at it, either.
+ifeq ($(origin KUBECONFIG),command line)
+GIVEN := $(abspath $(KUBECONFIG))
+endif
+unexport KUBECONFIG
+
+# What `make up` takes, each as NAME=value.
+UP := $(if $(GIVEN),--kubeconfig=$(GIVEN)) $(if $(NAMESPACE),--namespace=$(NAMESPACE)) \
+      $(if $(BRIDGE_PORT),--bridge-port=$(BRIDGE_PORT)) $(if $(FTP_PORT),--ftp-port=$(FTP_PORT)) \
+      $(if $(TFTP_PORT),--tftp-port=$(TFTP_PORT)) \
+      $(if $(CONTROLLER_METRICS_PORT),--controller-metrics-port=$(CONTROLLER_METRICS_PORT)) \
+      $(if $(BRIDGE_METRICS_PORT),--bridge-metrics-port=$(BRIDGE_METRICS_PORT))
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@echo
+	@echo "make up takes BRIDGE_PORT=, FTP_PORT=, TFTP_PORT=, CONTROLLER_METRICS_PORT=, BRIDGE_METRICS_PORT= (free ports"
+	@echo "otherwise), and with make test KUBECONFIG= (a cluster that exists); make up also NAMESPACE= (fettle otherwise)."
+
+demo: programs ## twenty simulated devices are upgraded before your eyes
+	@$(TARGET)/debug/dev demo
+
+up: programs ## Fettle on this machine, for your own devices; target/up/env says where
+	@$(TARGET)/debug/dev up $(UP)
+
+down: ## ends what `make up` started
+	@if [ -x $(TARGET)/debug/dev ]; then $(TARGET)/debug/dev down; else echo "nothing is up"; fi
+
+# The programs are built as the tests are, in one go: built otherwise, much would be compiled twice.
+test: prerequisites ## the whole suite: unit tests, protocol goldens, end to end
+	@tools/packages
+	@echo "building the programs and the tests (minutes the first time)"
+	@cargo build --quiet --workspace --all-targets
+	@$(if $(GIVEN),FETTLE_KUBECONFIG=$(GIVEN)) $(TARGET)/debug/dev test-env -- cargo test --workspace $(ARGS)
+
+bench: prerequisites ## figures: devices per second, API writes, latency, memory
+	@echo "building the programs, optimised (minutes the first time)"
+	@cargo build --quiet --release --workspace --bins
+	@$(TARGET)/release/dev bench $(ARGS)
+
+tools: programs ## builds what tests and demo start besides: kube-apiserver, etcd, kubectl, helm
+	@$(TARGET)/debug/dev tools
+
+.PHONY: programs prerequisites
+programs: prerequisites
+	@[ -x $(TARGET)/debug/dev ] || echo "building the programs (a few minutes, the first time only)"
+	@cargo build --quiet --workspace --bins
+
+prerequisites:
+	@tools/prerequisites
