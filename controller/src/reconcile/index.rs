@@ -24,6 +24,7 @@ use crate::plan::model::{Config, Profile, Snapshot, Source, Text};
 const CONFIG_MAX: usize = 1024 * 1024 - 1024;
 
 /// An event of one of the watches.
+#[allow(clippy::large_enum_variant, reason = "most of them are of devices, and none lives long")]
 pub enum Observed {
     Device(Event<DeserializeGuard<api::Device>>),
     Group(Event<DeserializeGuard<api::DeviceGroup>>),
@@ -37,6 +38,7 @@ pub enum Observed {
 }
 
 /// An object as a write of ours has left it.
+#[allow(clippy::large_enum_variant, reason = "most of them are of devices, and none lives long")]
 pub enum Written {
     Device(api::Device),
     Group(api::DeviceGroup),

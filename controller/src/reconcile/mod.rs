@@ -231,7 +231,7 @@ impl<'a> Loop<'a> {
         let on = write::reference("DeviceGroup", &self.context.namespace, group);
         for notice in notices {
             let name = group.name.as_deref().unwrap_or_default();
-            tracing::info!(group = name, reason = ?notice.kind, message = notice.message, "told");
+            tracing::info!(group = name, reason = ?notice.kind, note = notice.message, "told");
             self.context.events.publish(&on, None, notice.kind, &notice.message).await;
         }
     }
