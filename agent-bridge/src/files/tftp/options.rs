@@ -41,6 +41,8 @@ pub(super) fn negotiate(options: &[(String, String)], size: Option<u64>) -> (Ter
                 terms.timeout = Some(Duration::from_secs(asked));
                 asked
             }
+            // curl takes a size of 0 for an error. Nobody needs to make room for an empty file.
+            "tsize" if size == Some(0) => continue,
             "tsize" => match size {
                 Some(size) => size,
                 None => {
@@ -86,6 +88,11 @@ mod tests {
         let (terms, granted) = negotiate(&options(&asked), Some(1));
         assert_eq!(terms, Terms { block: 512, window: 1, timeout: None, announced: None });
         assert_eq!(granted, []);
+    }
+
+    #[test]
+    fn the_size_of_an_empty_file_is_not_told() {
+        assert_eq!(negotiate(&options(&[("tsize", "0")]), Some(0)).1, []);
     }
 
     #[test]
