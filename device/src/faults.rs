@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::duration;
 
 /// Where in the upgrade a fault strikes. The numbers are those of the messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Step {
     /// Before a TCP connection is made; what has to be said strikes as soon as it stands.
@@ -77,7 +77,7 @@ impl Step {
 }
 
 /// Before the step is done, or after.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Moment {
     /// Nothing of the step happens.
@@ -87,7 +87,7 @@ pub enum Moment {
 }
 
 /// What goes wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum FaultKind {
     /// Closes the connection (FIN) and calls again.
@@ -98,7 +98,7 @@ pub enum FaultKind {
     /// it never comes up.
     Vanish,
     /// Waits so long first.
-    Slow(#[serde(with = "duration")] Duration),
+    Slow(#[serde(serialize_with = "duration::serialize")] Duration),
     /// Download steps: takes no more than so many bytes a second.
     Throttle(u64),
     /// Download steps: a byte of what arrives is damaged.
@@ -144,21 +144,22 @@ impl FaultKind {
     }
 }
 
-/// One thing that goes wrong, and how often.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+/// One thing that goes wrong, and how often. In files and on command lines it is a text: see [`ParseFaultError`].
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Fault {
     pub at: Step,
     pub kind: FaultKind,
     /// `None`: always.
-    #[serde(default = "once")]
     pub times: Option<u32>,
 }
 
-// The shape that serde asks for.
-#[allow(clippy::unnecessary_wraps)]
-fn once() -> Option<u32> {
-    Some(1)
+impl TryFrom<String> for Fault {
+    type Error = ParseFaultError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
 }
 
 impl Fault {
@@ -384,20 +385,5 @@ mod tests {
         for bad in ["", "vanish", "restart=vanish", "restart6=vanish:now", "apply8=slow", "result9=loseResult*often"] {
             assert_eq!(bad.parse::<Fault>(), Err(ParseFaultError(bad.to_owned())));
         }
-    }
-
-    #[test]
-    fn faults_are_read_from_files_and_strike_once_unless_they_say_otherwise() {
-        let faults: Vec<Fault> = serde_json::from_str(
-            r#"[{"at": "boot", "kind": "comeBackOld"}, {"at": "apply8", "kind": {"slow": "2s"}, "times": null}]"#,
-        )
-        .unwrap();
-        assert_eq!(
-            faults,
-            [
-                Fault::once(Step::Boot, FaultKind::ComeBackOld),
-                Fault::always(Step::Apply8, FaultKind::Slow(Duration::from_secs(2)))
-            ]
-        );
     }
 }

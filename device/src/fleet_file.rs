@@ -11,7 +11,7 @@
 //!   model: S5720
 //!   version: 4.9.0
 //!   dialect: extended
-//!   faults: [{at: boot, kind: comeBackOld}, {at: apply8, kind: {slow: 30s}, times: 2}]
+//!   faults: ['boot=comeBackOld', 'apply8=slow:30s*2']
 //! ```
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -165,7 +165,7 @@ mod tests {
   serial: SN7
   timeZone: Europe/Berlin
   filePorts: {ftp: 2121}
-  faults: [{at: boot, kind: comeBackOld}, {at: apply8, kind: {slow: 30s}, times: 2}]
+  faults: ['boot=comeBackOld', 'apply8=slow:30s*2']
 ",
         )
         .unwrap();
@@ -195,6 +195,7 @@ mod tests {
             ("devices: [{firstMac: 02:00:5e:00:00:01, model: m, version: '1', colour: red}]", "colour"),
             ("devices: [{firstMac: 'two', model: m, version: '1'}]", "MAC address"),
             ("devices: [{firstMac: 02:00:5e:00:00:01, model: m}]", "version"),
+            ("devices: [{firstMac: 02:00:5e:00:00:01, model: m, version: '1', faults: [boot]}]", "is not a fault"),
             ("devices: [{firstMac: 02:00:5e:00:00:01, model: m, version: '1', startDelay: soon}]", "soon"),
         ] {
             let error = parse(text).unwrap_err().to_string();

@@ -12,7 +12,7 @@ use fettle_device::{DeviceSpec, Fleet, FleetConfig, duration, fleet_file};
 use fettle_protocol::Mac;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::Behaviour;
+use super::{Behaviour, Interrupt};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -63,6 +63,7 @@ const LINE_INTERVAL: Duration = Duration::from_secs(1);
 
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     super::runtime()?.block_on(async {
+        let interrupt = Interrupt::listen()?;
         let devices = devices(&arguments)?;
         ensure!(!devices.is_empty(), "there are no devices");
         let Arguments { bridges, ramp, transfers, until, journal, .. } = arguments;
@@ -76,7 +77,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             }
         };
         tokio::select! {
-            done = super::interrupted() => done?,
+            () = interrupt.arrives() => {}
             () = end => {}
             () = narrate(fleet.watch()) => {}
         }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use fettle_device::{Fleet, FleetConfig};
 use fettle_protocol::Mac;
 
-use super::Behaviour;
+use super::{Behaviour, Interrupt};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -38,6 +38,7 @@ pub struct Arguments {
 
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     super::runtime()?.block_on(async {
+        let interrupt = Interrupt::listen()?;
         let Arguments { bridges, mac, model, version, journal, behaviour } = arguments;
         let spec = behaviour.spec(mac, &model, &version);
         let fleet = Fleet::start(FleetConfig {
@@ -48,7 +49,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             })),
             ..FleetConfig::new(super::resolve(&bridges).await?, vec![spec])
         })?;
-        super::interrupted().await?;
+        interrupt.arrives().await;
         super::shut_down(&fleet).await
     })
 }

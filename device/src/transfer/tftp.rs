@@ -191,3 +191,136 @@ impl Peer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use fettle_protocol::Mac;
+    use fettle_protocol::datum::Transfer;
+
+    use super::*;
+    use crate::hardware::HardwareError;
+    use crate::spec::{DeviceSpec, FilePorts};
+
+    impl Sink for Vec<u8> {
+        async fn take(&mut self, chunk: &[u8]) -> Result<(), HardwareError> {
+            self.extend_from_slice(chunk);
+            Ok(())
+        }
+    }
+
+    fn location(file: &str) -> Location {
+        Location {
+            transfer: Transfer::Tftp,
+            server: [127, 0, 0, 1],
+            path: String::new(),
+            file: file.to_owned(),
+            user: String::new(),
+            password: String::new(),
+            port: None,
+        }
+    }
+
+    fn route(port: u16) -> Route {
+        let mut spec = DeviceSpec::new(Mac::new([2; 6]), "m", "1");
+        spec.file_ports = FilePorts { ftp: 0, tftp: port };
+        spec.timings.transfer_idle = Duration::from_secs(5);
+        Route::of(&spec)
+    }
+
+    async fn serve(folder: &Path) -> Route {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let server = async_tftp::server::TftpServerBuilder::with_dir_rw(folder).unwrap().std_socket(socket).unwrap();
+        tokio::spawn(server.build().await.unwrap().serve());
+        route(port)
+    }
+
+    /// Around the limits of a block.
+    const LENGTHS: [usize; 7] = [0, 1, 511, 512, 513, 1024, 5000];
+
+    #[tokio::test]
+    async fn files_of_every_length_come_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let route = serve(folder.path()).await;
+        for length in LENGTHS {
+            let content: Vec<u8> = (0..length).map(|i| i as u8).collect();
+            std::fs::write(folder.path().join("f"), &content).unwrap();
+            let mut fetched = Vec::new();
+            fetch(&route, &location("f"), &mut fetched).await.unwrap();
+            assert_eq!(fetched, content, "{length}");
+        }
+    }
+
+    #[tokio::test]
+    async fn files_of_every_length_are_sent_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let route = serve(folder.path()).await;
+        for length in LENGTHS {
+            let content: Vec<u8> = (0..length).map(|i| i as u8).collect();
+            let name = format!("f{length}");
+            send(&route, &location(&name), &content).await.unwrap();
+            let path = folder.path().join(name);
+            // It acknowledges before it has written.
+            while std::fs::read(&path).unwrap() != content {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_server_says_of_a_missing_file_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let route = serve(folder.path()).await;
+        let error = fetch(&route, &location("none"), &mut Vec::new()).await.unwrap_err();
+        assert!(matches!(&error, TransferError::Tftp(text) if text.contains("not found")), "{error}");
+    }
+
+    /// A server that is made to say each thing twice, and to lose the first acknowledgement.
+    #[tokio::test]
+    async fn blocks_that_come_twice_are_taken_once_and_lost_acknowledgements_are_said_again() {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let route = route(socket.local_addr().unwrap().port());
+        let server = tokio::spawn(async move {
+            let mut buffer = [0; PACKET_SIZE];
+            let (_, peer) = socket.recv_from(&mut buffer).await.unwrap();
+            // From a port of its own, as section 4 has it.
+            let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            for (block, length) in [(1_u8, BLOCK_SIZE), (2, BLOCK_SIZE), (3, 10)] {
+                let packet = [&[0, 3, 0, block][..], &vec![block; length]].concat();
+                socket.send_to(&packet, peer).await.unwrap();
+                stranger.send_to(&[0, 3, 0, block, 0xff], peer).await.unwrap();
+                let (read, _) = socket.recv_from(&mut buffer).await.unwrap();
+                assert_eq!(buffer[..read], [0, 4, 0, block]);
+                if block < 3 {
+                    socket.send_to(&packet, peer).await.unwrap();
+                    let (read, _) = socket.recv_from(&mut buffer).await.unwrap();
+                    assert_eq!(buffer[..read], [0, 4, 0, block], "again");
+                }
+            }
+            let (read, _) = stranger.recv_from(&mut buffer).await.unwrap();
+            assert_eq!(buffer[..read][..4], [0, 5, 0, 5], "the stranger is told");
+        });
+        let mut fetched = Vec::new();
+        fetch(&route, &location("f"), &mut fetched).await.unwrap();
+        assert_eq!(fetched, [vec![1; BLOCK_SIZE], vec![2; BLOCK_SIZE], vec![3; 10]].concat());
+        server.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_said_again_until_the_server_has_been_silent_for_too_long() {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let route = route(socket.local_addr().unwrap().port());
+        let error = fetch(&route, &location("f"), &mut Vec::new()).await.unwrap_err();
+        assert!(matches!(error, TransferError::Silent(_)), "{error}");
+        let mut requests = 0;
+        let mut buffer = [0; PACKET_SIZE];
+        while let Ok((read, _)) = socket.try_recv_from(&mut buffer) {
+            assert_eq!(buffer[..read], *b"\0\x01f\0octet\0");
+            requests += 1;
+        }
+        assert_eq!(requests, 4, "at once, and after 0.5, 1.5 and 3.5 seconds");
+    }
+}

@@ -1,0 +1,11 @@
+//! The device on a real network: against a scripted server that speaks the protocol, and other people's file servers.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod extended;
+mod faults;
+mod fleet;
+mod handles;
+mod program;
+mod support;
+mod upgrade;
