@@ -12,6 +12,7 @@ use fettle_bridge::args::Args;
 use fettle_bridge::cluster::bridges::{self, Bridges};
 use fettle_bridge::cluster::content::{Advertised, Contents};
 use fettle_bridge::cluster::lease::Heartbeat;
+use fettle_bridge::cluster::notices::Notices;
 use fettle_bridge::cluster::writer::Writer;
 use fettle_bridge::cluster::{Identity, firmware};
 use fettle_bridge::files::credentials::Credentials;
@@ -24,7 +25,9 @@ use fettle_bridge::metrics::Metrics;
 use fettle_bridge::tcp::{Listener, ListenerConfig};
 use fettle_crds::Device;
 use fettle_protocol::session::Timing;
-use fettle_runtime::{Health, build_info, chain, connect, hostname, install_crypto, ports_file, shutdown_token};
+use fettle_runtime::{
+    Events, Health, build_info, chain, connect, hostname, install_crypto, ports_file, shutdown_token,
+};
 use jiff::{SignedDuration, Timestamp};
 use kube::core::DeserializeGuard;
 use kube::runtime::{WatchStreamExt, watcher};
@@ -128,6 +131,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         devices: devices.clone(),
         contents,
         writer: Writer::new(devices, metrics.clone()),
+        notices: Notices::new(Events::new(client.clone(), "fettle-bridge", &us.name)),
         metrics,
         bridges: Arc::clone(&living),
     });

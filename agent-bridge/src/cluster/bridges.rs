@@ -54,7 +54,8 @@ impl Bridges {
     /// Whether this run of this bridge holds its Lease.
     pub fn lives(&self, name: &str, incarnation: &str, now: Timestamp) -> bool {
         self.leases.get(name).is_some_and(|seen| {
-            now < seen.until && seen.holder.strip_prefix(name).and_then(|rest| rest.strip_prefix('/')) == Some(incarnation)
+            now < seen.until
+                && seen.holder.strip_prefix(name).and_then(|rest| rest.strip_prefix('/')) == Some(incarnation)
         })
     }
 

@@ -89,7 +89,9 @@ impl Contents {
         match command.step {
             Step::Log => {
                 let permission = Permission::upload(id, command.number, until);
-                self.logs.expect_upload(&permission, &device.name_any()).map_err(|error| SourceError(error.to_string()))?;
+                self.logs
+                    .expect_upload(&permission, &device.name_any())
+                    .map_err(|error| SourceError(error.to_string()))?;
                 self.transfers.expect(&permission, None);
                 Ok((File::Upload(self.location(&permission, target.transfer, can)), permission))
             }
@@ -110,7 +112,9 @@ impl Contents {
                 let download = Download {
                     location: self.location(&permission, target.transfer, can),
                     crc: content.crc,
-                    config: config.filter(|_| can.has(Capabilities::CONFIG_VERSION)).map(|config| config.identity.clone()),
+                    config: config
+                        .filter(|_| can.has(Capabilities::CONFIG_VERSION))
+                        .map(|config| config.identity.clone()),
                     attempt: can.has(Capabilities::ATTEMPT).then_some(target.attempt),
                     size: facts.then_some(content.size),
                     sha256: facts.then_some(content.sha256),

@@ -33,7 +33,10 @@ pub async fn record(api: &Api<Device>, info: &DeviceInformation, address: IpAddr
     let spec = DeviceSpec { mac: info.mac.to_string(), model: None, approved, held: false, transfer: None };
     let mut device = Device::new(&name, spec);
     device.metadata.labels = Some([(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned())].into());
-    match api.create(&PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }, &device).await {
+    match api
+        .create(&PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }, &device)
+        .await
+    {
         Ok(_) => {}
         Err(kube::Error::Api(status)) if status.code == 409 => return Ok(()),
         Err(error) => return Err(error),

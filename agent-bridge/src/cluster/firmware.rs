@@ -84,7 +84,12 @@ async fn reconcile(firmware: Arc<DeserializeGuard<Firmware>>, keeper: Arc<Keeper
     if firmware.status.as_ref().is_none_or(|former| !same(former, &status)) {
         let condition = status.conditions.first();
         let reason = condition.map(|condition| condition.reason.as_str());
-        tracing::info!(firmware = name, reason, detail = condition.map(|condition| condition.message.as_str()), "firmware checked");
+        tracing::info!(
+            firmware = name,
+            reason,
+            detail = condition.map(|condition| condition.message.as_str()),
+            "firmware checked"
+        );
         let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let patch = Patch::Merge(json!({"status": status}));
         let written = keeper.api.patch_status(&name, &parameters, &patch).await;

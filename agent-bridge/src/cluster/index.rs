@@ -133,7 +133,8 @@ impl Index {
 /// Whether `device` is an older state of the same object than `known`. Resource versions of one kind count up
 /// (KEP-5504); one that is not a number is taken as news.
 fn is_older(device: &Device, known: &Device) -> bool {
-    let number = |device: &Device| device.metadata.resource_version.as_ref().and_then(|version| version.parse::<u128>().ok());
+    let number =
+        |device: &Device| device.metadata.resource_version.as_ref().and_then(|version| version.parse::<u128>().ok());
     device.metadata.uid == known.metadata.uid
         && matches!((number(device), number(known)), (Some(new), Some(old)) if new < old)
 }

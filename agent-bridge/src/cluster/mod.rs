@@ -6,6 +6,7 @@ pub mod enrolment;
 pub mod firmware;
 pub mod index;
 pub mod lease;
+pub mod notices;
 pub mod record;
 pub mod view;
 pub mod writer;

@@ -43,8 +43,7 @@ fn session(record: &SessionRecord, device: &Device, us: &Identity, now: Timestam
         SessionRecord::Release { last_seen } => (Value::Null, json!(last_seen)),
         SessionRecord::Dismiss => (json!({"dismissed": true}), json!(now)),
         SessionRecord::Contend { address } => {
-            let contender =
-                json!({"bridge": us.name, "incarnation": us.incarnation, "address": address, "since": now});
+            let contender = json!({"bridge": us.name, "incarnation": us.incarnation, "address": address, "since": now});
             status.insert("session".to_owned(), json!({"contender": contender}));
             return;
         }

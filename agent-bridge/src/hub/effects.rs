@@ -7,6 +7,7 @@ use fettle_protocol::{Mac, ServerMessage};
 use jiff::Timestamp;
 
 use super::{Hub, Outcome};
+use crate::cluster::notices::Notice;
 use crate::cluster::record::patch;
 use crate::cluster::writer::Written;
 use crate::metrics::Closed;
@@ -71,12 +72,16 @@ impl Hub {
             Effect::Finish(connection) => self.order(connection, Order::Finish),
             Effect::Close(connection, reason) => {
                 tracing::info!(connection = connection.0, reason = ?reason, "connection closed by the session");
+                if matches!(reason, Reason::HolderAnswers | Reason::HeldElsewhere) {
+                    self.tell_of_contention(mac, connection);
+                }
                 self.order(connection, Order::Close(Closed::Session(reason)));
             }
             Effect::Probe(connection) => self.order(connection, Order::Probe),
             Effect::Write(record) => self.write(mac, &record, now),
             Effect::Prepare(command, until) => {
-                let Some(device) = self.entries.get(&mac).and_then(|entry| self.index.whole(&entry.name)).cloned() else {
+                let Some(device) = self.entries.get(&mac).and_then(|entry| self.index.whole(&entry.name)).cloned()
+                else {
                     return;
                 };
                 let (contents, outcomes) = (self.parts.contents.clone(), self.outcomes.clone());
@@ -100,6 +105,18 @@ impl Hub {
             }
             Effect::Count(counted) => self.count(counted),
         }
+    }
+
+    fn tell_of_contention(&self, mac: Mac, newcomer: ConnectionId) {
+        let device = self.entries.get(&mac).and_then(|entry| self.index.whole(&entry.name)).cloned();
+        let (Some(device), Some(connected)) = (device, self.connections.get(&newcomer)) else { return };
+        let note = format!(
+            "a second connection with MAC {mac} from {} was closed: the device that holds it answers. \
+             Two devices must not share a MAC.",
+            connected.address
+        );
+        let notices = self.parts.notices.clone();
+        self.tasks.spawn(async move { notices.publish(&device, Notice::MacContention, &note).await });
     }
 
     fn write(&mut self, mac: Mac, record: &Record, now: Timestamp) {

@@ -25,13 +25,14 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::cluster::Identity;
 use crate::cluster::bridges::Bridges;
 use crate::cluster::content::Contents;
 use crate::cluster::enrolment::{self, Enrolment};
 use crate::cluster::index::{Index, Lookup};
+use crate::cluster::notices::Notices;
 use crate::cluster::view::view;
 use crate::cluster::writer::{Writer, Written};
-use crate::cluster::Identity;
 use crate::files::credentials::Permission;
 use crate::metrics::{Closed, Metrics};
 use crate::tcp::{FromConnection, Order, Told};
@@ -54,6 +55,7 @@ pub struct Parts {
     pub devices: Api<Device>,
     pub contents: Contents,
     pub writer: Writer,
+    pub notices: Notices,
     pub metrics: Metrics,
     /// Which bridges live, for others to read.
     pub bridges: Arc<Mutex<Bridges>>,

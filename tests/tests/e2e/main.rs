@@ -3,4 +3,7 @@
 mod enrolment;
 mod failures;
 mod main_path;
+mod outages;
+mod ownership;
+mod wire;
 mod world;
