@@ -263,10 +263,11 @@ impl<'a> Pass<'a> {
         };
         let attempt = match seen.standing {
             Standing::Current => return Ok(None),
+            Standing::Settling { .. } if seen.presence.is_offline() => return Ok(Some(Reason::Offline)),
             Standing::Settling { .. } => return Ok(Some(Reason::Settling)),
             Standing::Failed(failure) if !seen.device.held => return Ok(Some(Reason::Failed(failure))),
-            Standing::Failed(_) | Standing::Untried => 1,
             Standing::BetweenTries { attempt } => attempt + 1,
+            Standing::Failed(_) | Standing::Untried => self.interrupted_try(seen, scope).unwrap_or(1),
         };
         if seen.device.held {
             return Ok(Some(Reason::Held));
@@ -286,6 +287,13 @@ impl<'a> Pass<'a> {
             Ok(goal) => Err(Candidate { scope, goal, attempt }),
             Err(reason) => Ok(Some(reason)),
         }
+    }
+
+    /// The try that a target of the same rollout, taken back in this pass, was for: it was not used up.
+    fn interrupted_try(&self, seen: &Seen<'_>, scope: usize) -> Option<u32> {
+        let (target, _) = seen.open?;
+        let rollout = self.scopes[scope].rollout?;
+        (target.rollout_uid == rollout.uid).then_some(target.attempt)
     }
 
     /// Grants a try, if there is room; else says what it waits for.
@@ -337,8 +345,11 @@ impl<'a> Pass<'a> {
             return;
         }
         let Some(target) = &seen.device.decisions.target else { return };
-        let close = |scope: usize| self.scopes[scope].group.session == SessionPolicy::Close;
-        let done = reason.is_none() && seen.membership.only().is_some_and(close);
+        let scope = seen.membership.only().map(|scope| &self.scopes[scope]);
+        if scope.is_some_and(|scope| matches!(scope.wanted, Wanted::Invalid(_))) {
+            return;
+        }
+        let done = reason.is_none() && scope.is_some_and(|scope| scope.group.session == SessionPolicy::Close);
         // It is only said to a device that is there; taken back at once, or the device would be sent away again.
         if target.done != done && (!done || seen.presence.is_connected()) && self.may_write() {
             let mut decisions = self.seen[index].device.decisions.clone();

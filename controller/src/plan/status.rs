@@ -31,7 +31,8 @@ pub struct Tally {
     failures: Vec<(Text, Failure, Option<Text>)>,
     /// The first devices that fill the limit without a try that runs.
     away: Vec<Text>,
-    /// The first devices that other groups select too, and those groups.
+    /// The devices that other groups select too, the first of them, and those groups.
+    overlaps: usize,
     overlapping: Vec<Text>,
     overlapped_by: BTreeSet<Text>,
     /// When the first try of the rollout was granted.
@@ -81,6 +82,7 @@ impl Tally {
 
     /// A device that these groups select too.
     pub fn overlap(&mut self, device: &Text, others: Vec<Text>) {
+        self.overlaps += 1;
         if self.overlapping.len() < NAMED {
             self.overlapping.push(device.clone());
         }
@@ -196,9 +198,9 @@ impl GroupView<'_> {
         if !self.tally.overlapped_by.is_empty() {
             let others = list(self.tally.overlapped_by.iter());
             let devices = list(self.tally.overlapping.iter());
-            let count = self.tally.count(Reason::Overlap);
+            let count = self.tally.overlaps;
             let message = format!(
-                "{progress}; the DeviceGroup {others} selects {count} of them too ({devices}): neither acts on those"
+                "{progress}; DeviceGroup {others} selects {count} of them too ({devices}): no group acts on those"
             );
             return stalled("OverlappingGroups", message, NoticeKind::OverlappingGroups);
         }
@@ -238,8 +240,8 @@ impl GroupView<'_> {
         if self.tally.count(Reason::BlockedByUnavailable) > 0 {
             let limit = self.group.strategy.max_unavailable.of_rounded_down(self.usage.total);
             let message = format!(
-                "{progress}; {} devices are away ({}), and maxUnavailable allows {limit}: bring them back, or set \
-                 spec.held on those in repair",
+                "{progress}; maxUnavailable allows {limit} to be away, and {} are without any try that runs ({}): bring \
+                 them back, or set spec.held on those in repair",
                 self.usage.away,
                 list(self.tally.away.iter())
             );

@@ -1,0 +1,129 @@
+//! A plan, in a few words.
+
+use std::collections::BTreeMap;
+
+use fettle_controller::plan::model::{Device, Snapshot};
+use fettle_controller::plan::output::{Change, DeviceWrite, GroupWrite, Plan};
+use fettle_crds::Condition;
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+use serde_yaml::Value;
+
+/// All of a plan. What is empty is left out.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rollouts: Vec<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    devices: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    waits: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    groups: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    profiles: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tells: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    deletes: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+pub fn plan(snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Value {
+    let from_now = |at: Timestamp| ahead(at.duration_since(now));
+    let deleted_devices = plan.deletions.devices.iter().map(|(name, _)| format!("Device {name}"));
+    let deleted_rollouts = plan.deletions.rollouts.iter().map(|(name, _)| format!("DeviceRollout {name}"));
+    let deleted_contents = plan.deletions.contents.iter().map(|name| format!("Secret {name}"));
+    let shown = Shown {
+        rollouts: plan
+            .rollouts
+            .iter()
+            .map(|new| format!("{} after keeping {} contents", new.name, plan.contents.len()))
+            .collect(),
+        devices: plan
+            .devices
+            .iter()
+            .map(|write| (write.device.to_string(), device(&snapshot.devices[&write.device], write, now)))
+            .collect(),
+        waits: plan.waits.iter().map(|(device, reason)| (device.to_string(), reason.as_str().to_owned())).collect(),
+        groups: plan.groups.iter().map(|write| (write.group.to_string(), group(write))).collect(),
+        profiles: plan
+            .profiles
+            .iter()
+            .map(|(name, status)| {
+                let ready = &status.conditions[0];
+                (name.to_string(), format!("{}={} {}: {}", ready.type_, ready.status, ready.reason, ready.message))
+            })
+            .collect(),
+        tells: plan
+            .groups
+            .iter()
+            .flat_map(|write| &write.notices)
+            .map(|notice| format!("{:?}: {}", notice.kind, notice.message))
+            .collect(),
+        deletes: deleted_devices.chain(deleted_rollouts).chain(deleted_contents).collect(),
+        next: plan.next.filter(|next| *next < Timestamp::MAX).map(from_now),
+    };
+    serde_yaml::to_value(&shown).unwrap()
+}
+
+/// `1m30s`, or `at once`.
+fn ahead(span: SignedDuration) -> String {
+    match u64::try_from(span.as_secs()) {
+        Ok(0) | Err(_) => "at once".to_owned(),
+        Ok(seconds) => fettle_crds::Duration::from_secs(seconds).to_string(),
+    }
+}
+
+fn device(device: &Device, write: &DeviceWrite, now: Timestamp) -> String {
+    let target = write.decisions.target.as_ref();
+    match write.change {
+        Change::Granted => {
+            let target = target.unwrap();
+            let firmware = target.firmware.as_ref().map(|firmware| format!(" to {}", firmware.version));
+            let config = target.config.as_ref().map(|config| format!(" with config {}", config.identity));
+            let until = ahead(target.until.duration_since(now));
+            let start_by = ahead(target.start_by.duration_since(now));
+            let previous = write.decisions.previous.as_ref().unwrap();
+            let before = previous.config.as_ref().map_or(String::new(), |config| format!(" and {}", config.identity));
+            let is_kept = if previous.firmware.content.is_some() { ", kept" } else { "" };
+            assert_eq!(previous.rollout_uid, *target.rollout_uid);
+            format!(
+                "granted as {}, try {}, from {}{}{}, over {:?}, to start in {start_by} and end in {until} (before: {}{before}{is_kept})",
+                target.id,
+                target.attempt,
+                target.from,
+                firmware.unwrap_or_default(),
+                config.unwrap_or_default(),
+                target.transfer,
+                previous.firmware.version,
+            )
+        }
+        Change::Withdrawn => {
+            assert!(target.is_none());
+            format!("{} withdrawn", device.decisions.target.as_ref().unwrap().id)
+        }
+        Change::Judged => {
+            let outcome = write.decisions.outcome.as_ref().unwrap();
+            format!("{} judged: {}", outcome.target, outcome.reason.as_str())
+        }
+        Change::Done => format!("done: {}", target.unwrap().done),
+        Change::Accepted => {
+            let acceptance = write.decisions.acceptance.as_ref().unwrap();
+            format!("accepted: {} ({}: {})", acceptance.accepted, acceptance.reason, acceptance.message)
+        }
+    }
+}
+
+/// The phase, the conditions that hold, and the sentence.
+fn group(write: &GroupWrite) -> String {
+    let holds = |condition: &&Condition| condition.status == "True";
+    let conditions: Vec<&str> =
+        write.status.conditions.iter().filter(holds).map(|condition| condition.type_.as_str()).collect();
+    let conditions = if conditions.is_empty() { "nothing".to_owned() } else { conditions.join(", ") };
+    let status = &write.status;
+    let phase = status.phase.as_deref().unwrap();
+    format!("{phase} ({conditions} holds): {}", status.message.as_deref().unwrap())
+}
