@@ -237,3 +237,23 @@ impl FleetHandle {
         self.ledger.flush();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is allocated besides: the record and its journal (under 2 KiB at first), and the socket's registration.
+    #[tokio::test]
+    async fn the_task_of_a_device_is_small() {
+        let spec = DeviceSpec::new(Mac::new([2; 6]), "S5700", "4.9.0");
+        let surroundings = Surroundings {
+            bridges: Arc::from([]),
+            transfers: Arc::new(Semaphore::new(1)),
+            shutdown: CancellationToken::new(),
+        };
+        let hardware = SimulatedHardware::new(&spec, Arc::default());
+        let (device, _handle) = Device::new(spec, hardware, &surroundings);
+        let size = size_of_val(&device.run());
+        assert!(size <= 4096, "{size}");
+    }
+}

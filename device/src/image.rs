@@ -56,7 +56,7 @@ pub fn write(header: &ImageHeader, size: u64, out: &mut impl Write) -> io::Resul
     Ok(())
 }
 
-/// An image in memory, as [`write`] makes it.
+/// An image in memory, as [`write()`] makes it.
 pub fn build(model: &str, version: &str, size: usize) -> Vec<u8> {
     let header = ImageHeader { model: model.to_owned(), version: version.to_owned() };
     let mut image = Vec::with_capacity(size);

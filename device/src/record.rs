@@ -1,6 +1,6 @@
 //! What is known of each device and of the whole fleet, as it changes: for those who watch.
 //!
-//! A device writes into its [`Notebook`]; handles read its [`Record`] and wait on it. The [`Ledger`] adds up all devices as
+//! A device writes into its notebook; handles read its [`Record`] and wait on it. A ledger adds up all devices as
 //! they change, so that waiting for a thousand of them costs no more than waiting for one.
 
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! Each thing that can go wrong, does.
 
-use fettle_device::record::Condition;
+use fettle_device::record::{Condition, Record};
 use fettle_device::{Fault, FaultKind, Moment, Step};
 use fettle_protocol::datum::Transfer;
 use fettle_protocol::message::UpgradeAt;
@@ -253,7 +253,7 @@ async fn a_half_open_device_reads_nothing_until_its_connection_is_taken_from_it(
     within("the fault", scene.device.wait_until(|record| record.journal().counters().faults == 1)).await;
     talk.say(ServerMessage::Interrupt).await;
     drop(talk);
-    assert!(scene.device.read(|record| record.is_connected()), "it has not noticed");
+    assert!(scene.device.read(Record::is_connected), "it has not noticed");
     scene.device.reconnect();
     let (talk, _) = scene.bridge.greet().await;
     assert_eq!(scene.device.journal().counters().received(2), 0);

@@ -1,6 +1,6 @@
 //! What can be done to a running device from outside.
 
-use fettle_device::record::Condition;
+use fettle_device::record::{Condition, Record};
 use fettle_protocol::ServerMessage;
 use fettle_protocol::datum::Transfer;
 
@@ -73,7 +73,7 @@ async fn a_device_moves_to_another_bridge_at_once_or_when_its_connection_ends() 
     let (mut talk, _) = other.greet().await;
     scene.device.move_to(scene.bridge.address());
     assert_eq!(talk.order_image(scene.files.put(Transfer::Ftp, "image.bin", &image("5.2.1"))).await, 0, "still here");
-    assert_eq!(scene.device.read(|record| record.bridge()), Some(other.address()));
+    assert_eq!(scene.device.read(Record::bridge), Some(other.address()));
     drop(talk);
     let (mut talk, _) = scene.bridge.greet().await;
     scene.device.reset();

@@ -1,6 +1,6 @@
 //! The device on a real network: against a scripted server that speaks the protocol, and other people's file servers.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod extended;
 mod faults;

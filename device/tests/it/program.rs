@@ -52,8 +52,20 @@ async fn run_tells_what_happens_and_ends_cleanly_on_a_signal() {
     }
 }
 
+/// What the program says at its end, after the lines that it printed on the way.
+async fn account(mut child: Child) -> serde_json::Value {
+    let mut text = String::new();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    while let Some(line) = within("a line", lines.next_line()).await.unwrap() {
+        text.push_str(&line);
+        text.push('\n');
+    }
+    assert!(within("the exit", child.wait()).await.unwrap().success(), "{text}");
+    serde_json::from_str(&text[text.find("{\n").unwrap()..]).unwrap()
+}
+
 #[tokio::test]
-async fn fleet_ends_when_its_goal_is_reached_and_gives_account() {
+async fn fleet_reads_its_devices_from_a_file_and_gives_account_when_it_is_ended() {
     let bridge = Bridge::bind().await;
     let folder = tempfile::tempdir().unwrap();
     let spec = folder.path().join("fleet.yaml");
@@ -63,34 +75,48 @@ async fn fleet_ends_when_its_goal_is_reached_and_gives_account() {
          {firstMac: 02:00:5e:00:54:00, model: S5720, version: 5.2.1, dialect: extended}]",
     )
     .unwrap();
-    for (arguments, devices) in [
-        (vec!["--spec", spec.to_str().unwrap()], 3),
-        (vec!["--count", "5", "--models", "S5700,S5720", "--version", "5.2.1", "--until", "5.2.1"], 5),
-    ] {
-        let mut child =
-            program().args(["fleet", "--bridge", &bridge.address().to_string()]).args(&arguments).spawn().unwrap();
-        let mut talks = Vec::new();
-        let mut models = Vec::new();
-        for _ in 0..devices {
-            let (talk, information) = bridge.greet().await;
-            talks.push(talk);
-            models.push(information.model);
-        }
-        assert!(models.contains(&"S5700".to_owned()) && models.contains(&"S5720".to_owned()), "{models:?}");
-        if !arguments.contains(&"--until") {
-            terminate(&child);
-        }
-        let mut text = String::new();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        while let Some(line) = within("a line", lines.next_line()).await.unwrap() {
-            text.push_str(&line);
-            text.push('\n');
-        }
-        assert!(within("the exit", child.wait()).await.unwrap().success());
-        let account: serde_json::Value = serde_json::from_str(&text[text.find("{\n").unwrap()..]).unwrap();
-        assert_eq!(account["devices"], devices, "{text}");
-        assert_eq!(account["counters"]["sent"]["1"], devices, "{text}");
+    let child =
+        program().args(["fleet", "--bridge", &bridge.address().to_string(), "--spec"]).arg(&spec).spawn().unwrap();
+    let mut talks = Vec::new();
+    let mut models = Vec::new();
+    for _ in 0..3 {
+        let (talk, information) = bridge.greet().await;
+        talks.push(talk);
+        models.push(information.model);
     }
+    models.sort_unstable();
+    assert_eq!(models, ["S5700", "S5700", "S5720"]);
+    terminate(&child);
+    let account = account(child).await;
+    assert_eq!((&account["devices"], &account["versions"]["5.2.1"]), (&3.into(), &1.into()), "{account}");
+    assert_eq!(account["counters"]["sent"]["1"], 3, "{account}");
+}
+
+#[tokio::test]
+async fn fleet_ends_by_itself_when_its_goal_is_reached() {
+    let bridge = Bridge::bind().await;
+    let files = Files::serve().await;
+    let download = files.put(Transfer::Tftp, "image.bin", &image("5.2.1"));
+    let child = program()
+        .args(["fleet", "--bridge", &bridge.address().to_string(), "--count", "3", "--until", "5.2.1"])
+        .args(["--install-time", "0s", "--restart-time", "0s", "--tftp-port", &files.ports.tftp.to_string()])
+        .spawn()
+        .unwrap();
+    let mut talks = Vec::new();
+    for _ in 0..3 {
+        talks.push(bridge.greet().await.0);
+    }
+    for talk in &mut talks {
+        assert_eq!(talk.order_image(download.clone()).await, 0);
+        talk.say(ServerMessage::Restart).await;
+        assert_eq!(talk.end().await, Ended::Finished);
+    }
+    // They come back, and may be ended before they say anything.
+    for _ in 0..3 {
+        talks.push(bridge.accept().await);
+    }
+    let account = account(child).await;
+    assert_eq!((&account["versions"]["5.2.1"], &account["counters"]["boots"]), (&3.into(), &3.into()), "{account}");
 }
 
 #[tokio::test]
