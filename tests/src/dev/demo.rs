@@ -33,7 +33,7 @@ const REDRAW: Duration = Duration::from_millis(200);
 
 /// What else has to fit on the terminal beside the rows of the longest column: the head of a column, and the clock.
 const TABLE_ROWS: usize = 12 + 5;
-const TABLE_COLUMNS: usize = 90;
+const TABLE_COLUMNS: usize = 80;
 
 /// Runs the whole demonstration.
 pub async fn demo() -> Result<ExitCode> {

@@ -22,15 +22,16 @@ pub(super) enum State {
 }
 
 impl State {
-    pub(super) fn word(self) -> &'static str {
+    /// For a sentence.
+    fn explained(self) -> &'static str {
         match self {
-            State::Unseen => "not connected",
-            State::Waiting => "waiting",
-            State::Fetching => "downloading",
-            State::Restarting => "restarting",
-            State::Applying => "applying",
+            State::Unseen => "has not connected",
+            State::Waiting => "waits for its turn",
+            State::Fetching => "was told to download",
+            State::Restarting => "was told to restart",
+            State::Applying => "was told to apply its configuration",
             State::Failed(reason) => reason,
-            State::Current => "current",
+            State::Current => "is current",
         }
     }
 }
@@ -53,11 +54,16 @@ impl Row {
         Row {
             name: device.name_any(),
             version: reported.map(|reported| reported.version.clone()).unwrap_or_default(),
-            // its version; the hash behind it tells people nothing
-            config: config.and_then(|config| config.split('+').next()).unwrap_or_default().to_owned(),
+            config: config.map(|config| without_hashes(config)).unwrap_or_default(),
             state: state(device),
         }
     }
+}
+
+/// Identities of configurations as their versions: the hash behind it tells people nothing.
+fn without_hashes(text: &str) -> String {
+    let bare = |word: &str| word.split('+').next().unwrap_or_default().to_owned();
+    text.split(' ').map(bare).collect::<Vec<_>>().join(" ")
 }
 
 fn state(device: &Device) -> State {
@@ -118,8 +124,12 @@ impl Progress {
             let wanted = &group.spec.selector.match_labels;
             let selected =
                 |device: &&Device| wanted.iter().all(|(label, value)| device.labels().get(label) == Some(value));
-            let desired = group.status.as_ref().and_then(|status| status.desired.clone()).unwrap_or_default();
-            Section { name: name.clone(), desired, rows: self.devices.values().filter(selected).map(Row::of).collect() }
+            let desired = group.status.as_ref().and_then(|status| status.desired.as_deref()).map(without_hashes);
+            Section {
+                name: name.clone(),
+                desired: desired.unwrap_or_default(),
+                rows: self.devices.values().filter(selected).map(Row::of).collect(),
+            }
         };
         self.groups.iter().map(section).collect()
     }
@@ -150,7 +160,7 @@ impl Progress {
             let message = self.groups.get(&section.name).and_then(|group| group.status.as_ref()?.message.clone());
             text.push_str(&format!("{}: {}\n", section.name, message.unwrap_or_else(|| "says nothing".to_owned())));
             for row in section.rows.iter().filter(|row| row.state != State::Current) {
-                text.push_str(&format!("  {} on {}: {}\n", row.name, row.version, row.state.word()));
+                text.push_str(&format!("  {} on {}: {}\n", row.name, row.version, row.state.explained()));
             }
         }
         text

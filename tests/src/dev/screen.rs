@@ -11,7 +11,7 @@ use super::progress::{Row, Section, State};
 const LINE_EVERY: Duration = Duration::from_secs(3);
 
 const BAR: usize = 20;
-const GAP: &str = "   ";
+const GAP: &str = "  ";
 
 /// Where progress goes.
 pub(super) struct Screen {
@@ -44,9 +44,9 @@ impl Screen {
             }
             None => {
                 let line = summary(sections);
-                let is_due =
-                    self.last_line.as_ref().is_none_or(|(at, last)| at.elapsed() >= LINE_EVERY && *last != line);
-                if is_due {
+                let last = self.last_line.as_ref();
+                let is_due = last.is_none_or(|(at, last)| at.elapsed() >= LINE_EVERY && *last != line);
+                if is_due && !line.is_empty() {
                     print(&format!("{:>4} s  {line}\n", self.started.elapsed().as_secs()));
                     self.last_line = Some((Instant::now(), line));
                 }
@@ -123,20 +123,24 @@ fn column(section: &Section) -> Vec<Cell> {
     let full = (current * BAR).checked_div(total).unwrap_or(0);
     let bar = format!("{}{} {current} of {total} current", "█".repeat(full), "░".repeat(BAR - full));
     let title = Cell { text: format!("{} → {}", section.name, section.desired), colour: "\x1b[1m" };
-    let width = section.rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
+    let longest = |of: fn(&Row) -> &str| section.rows.iter().map(|row| of(row).len()).max().unwrap_or(0);
+    let widths = (longest(|row| &row.name), longest(|row| &row.version), longest(|row| &row.config));
     let head = [title, Cell::plain(bar), Cell::plain(String::new())];
-    head.into_iter().chain(section.rows.iter().map(|row| line(row, width))).collect()
+    head.into_iter().chain(section.rows.iter().map(|row| line(row, widths))).collect()
 }
 
-fn line(row: &Row, width: usize) -> Cell {
+fn line(row: &Row, (names, versions, configs): (usize, usize, usize)) -> Cell {
     let Row { name, version, config, state } = row;
-    let colour = match state {
-        State::Unseen | State::Waiting => "\x1b[2m",
-        State::Fetching | State::Restarting | State::Applying => "\x1b[33m",
-        State::Failed(_) => "\x1b[31m",
-        State::Current => "\x1b[32m",
+    let (word, colour) = match state {
+        State::Unseen => ("away", "\x1b[2m"),
+        State::Waiting => ("waiting", "\x1b[2m"),
+        State::Fetching => ("downloading", "\x1b[33m"),
+        State::Restarting => ("restarting", "\x1b[33m"),
+        State::Applying => ("applying", "\x1b[33m"),
+        State::Failed(_) => ("failed", "\x1b[31m"),
+        State::Current => ("current", "\x1b[32m"),
     };
-    Cell { text: format!("{name:width$} {version:6} {config:3} {:13}", state.word()), colour }
+    Cell { text: format!("{name:names$} {version:versions$} {config:configs$} {word:11}"), colour }
 }
 
 #[cfg(test)]
@@ -164,11 +168,11 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "a → 5.2.1                             b → 5.2.1",
-                "██████████░░░░░░░░░░ 1 of 2 current   ░░░░░░░░░░░░░░░░░░░░ 0 of 1 current",
+                "a → 5.2.1                            b → 5.2.1",
+                "██████████░░░░░░░░░░ 1 of 2 current  ░░░░░░░░░░░░░░░░░░░░ 0 of 1 current",
                 "",
-                "a-0 4.9.0  16  current                b-0 4.9.0  16  waiting",
-                "a-1 4.9.0  16  restarting",
+                "a-0 4.9.0 16 current                 b-0 4.9.0 16 waiting",
+                "a-1 4.9.0 16 restarting",
                 "7 s",
             ]
         );
