@@ -237,12 +237,13 @@ impl Session {
     }
 
     fn prepare(&mut self, target: i64, step: Step, until: Timestamp, now: Timestamp, effects: &mut Vec<Effect>) {
-        // Numbers count up and are no less than the clock in milliseconds, in its low bits: so that a later session for
-        // the device, in this or another run of the bridge, does not give one again while a credential lives.
+        // The clock in milliseconds, in its low bits, or one more than the last where that is ahead: so that a later
+        // session for the device, in this or another run of the bridge, does not give a number again while a credential
+        // lives.
         let clock = now.as_millisecond() as u32;
-        let next = self.last_command.wrapping_add(1);
-        let number = if clock.wrapping_sub(next) < u32::MAX / 2 { clock } else { next };
-        self.last_command = number;
+        let ahead = |next: &u32| clock.wrapping_sub(*next) > u32::MAX / 2;
+        let number = self.last_command.map(|last| last.wrapping_add(1)).filter(ahead).unwrap_or(clock);
+        self.last_command = Some(number);
         let command = Command { number, target, step };
         self.state = State::Preparing { command };
         effects.push(Effect::Prepare(command, until));

@@ -64,7 +64,7 @@ pub struct Session {
     /// A command may have got no answer, of whatever target: the device may still be at it.
     unanswered: bool,
     /// Until then what is remembered outlives the session on record: a device that comes back to an unanswered command
-    /// is met by who sent it.
+    /// is met by who sent it, and its log is asked for.
     remember_until: Option<Timestamp>,
     /// What a connection that is gone said of the device, where it is not on record.
     unrecorded: Option<DeviceInformation>,
@@ -73,7 +73,7 @@ pub struct Session {
     /// When a contender is refused, unless our connection turns out to be dead.
     refuse_at: Option<Timestamp>,
     /// The number of the last command.
-    last_command: u32,
+    last_command: Option<u32>,
 }
 
 #[derive(Debug, Clone)]
@@ -152,7 +152,7 @@ impl Session {
             unrecorded: None,
             writing: false,
             refuse_at: None,
-            last_command: 0,
+            last_command: None,
         };
         session.adopt(view);
         session

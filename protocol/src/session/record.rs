@@ -35,8 +35,13 @@ impl Session {
             }
             State::Dismissed => false,
             State::Contending { decide_at, patience, asked } => {
-                if !asked && let Some(address) = self.connection.as_ref().map(|connection| connection.address.clone()) {
-                    self.state = State::Contending { decide_at, patience, asked: true };
+                if asked {
+                    return false;
+                }
+                self.state = State::Contending { decide_at, patience, asked: true };
+                // A question that an earlier connection left is as good as ours.
+                let address = self.connection.as_ref().map(|connection| connection.address.clone());
+                if let Some(address) = address.filter(|_| self.view.contender != Contender::Us) {
                     let session = SessionRecord::Contend { address };
                     self.write(Record { session, ..Record::default() }, effects);
                 }
@@ -138,8 +143,14 @@ impl Session {
             let message = "the device went away with its command and did not come back before the end of the try";
             self.end(Reason::TimedOut, message.to_owned(), effects);
         }
+        // A device that timed out has a log that is worth waiting for.
+        if self.memory.log_wanted {
+            self.remember_until = self.remember_until.max(Some(after(since, self.timing.log)));
+        }
         if hold == Hold::Nobody {
-            self.remember_until.take_if(|at| *at <= now);
+            let begun = self.memory.started && self.live_target().is_some();
+            let of_use = self.unanswered || begun || self.memory.log_wanted;
+            self.remember_until.take_if(|at| *at <= now || !of_use);
         }
         let ours = matches!(hold, Hold::Us | Hold::Predecessor);
         if self.memory.end.is_some() || (ours && (due || self.is_asked_for())) {

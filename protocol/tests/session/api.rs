@@ -1,0 +1,174 @@
+//! The record: a Device of the Kubernetes API, as far as a session has to do with it.
+
+use fettle_protocol::message::DeviceInformation;
+use fettle_protocol::session::{Contender, Hold, Known, Phase, Progress, Record, SessionRecord, Target, TryEnd, View};
+
+/// One run of one bridge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) bridge: u8,
+    pub(crate) run: u8,
+}
+
+pub(crate) const US: Run = Run { bridge: 0, run: 1 };
+pub(crate) const OTHER: Run = Run { bridge: 1, run: 1 };
+pub(crate) const THIRD: Run = Run { bridge: 2, run: 1 };
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Holder {
+    pub(crate) by: Run,
+    pub(crate) address: String,
+    pub(crate) dismissed: bool,
+    pub(crate) contender: Option<Run>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Upgrade {
+    pub(crate) target: i64,
+    pub(crate) phase: Phase,
+    pub(crate) end: Option<TryEnd>,
+}
+
+/// What is on record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Status {
+    pub(crate) legal: bool,
+    pub(crate) model: Option<String>,
+    pub(crate) holder: Option<Holder>,
+    pub(crate) reported: Option<DeviceInformation>,
+    pub(crate) applied: Option<String>,
+    pub(crate) upgrade: Option<Upgrade>,
+    pub(crate) target: Option<Target>,
+    /// The target of which the controller has said how it ended.
+    pub(crate) outcome: Option<i64>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Api {
+    pub(crate) version: u64,
+    pub(crate) status: Status,
+    /// The runs of bridges whose Lease holds.
+    pub(crate) alive: Vec<Run>,
+    /// What was written by the bridge in question, in order.
+    pub(crate) written: Vec<Record>,
+}
+
+impl Api {
+    /// A declared, approved device of which nothing is known.
+    pub(crate) fn new() -> Self {
+        let status = Status {
+            legal: true,
+            model: None,
+            holder: None,
+            reported: None,
+            applied: None,
+            upgrade: None,
+            target: None,
+            outcome: None,
+        };
+        Self { version: 1, status, alive: vec![US, OTHER, THIRD], written: Vec::new() }
+    }
+
+    /// Somebody else writes.
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut Status)) {
+        change(&mut self.status);
+        self.version += 1;
+    }
+
+    fn lives(&self, run: Run) -> bool {
+        self.alive.contains(&run)
+    }
+
+    pub(crate) fn held_by_the_living(&self) -> bool {
+        self.status.holder.as_ref().is_some_and(|holder| self.lives(holder.by))
+    }
+
+    /// What it says to that run of that bridge.
+    pub(crate) fn view(&self, us: Run) -> View {
+        let Status { legal, model, holder, reported, applied, upgrade, target, outcome } = &self.status;
+        View {
+            legal: *legal,
+            model: model.clone(),
+            hold: match holder {
+                None => Hold::Nobody,
+                Some(holder) if holder.by == us => Hold::Us,
+                Some(holder) if holder.by.bridge == us.bridge => Hold::Predecessor,
+                Some(holder) if self.lives(holder.by) => Hold::Other,
+                Some(_) => Hold::Nobody,
+            },
+            contender: match holder.as_ref().and_then(|holder| holder.contender) {
+                Some(run) if run == us => Contender::Us,
+                Some(run) if self.lives(run) => Contender::Other,
+                Some(_) | None => Contender::Nobody,
+            },
+            dismissed: holder.as_ref().is_some_and(|holder| holder.dismissed),
+            known: reported.as_ref().map(|info| Known {
+                version: info.version.clone(),
+                model: info.model.clone(),
+                config: info.config.clone(),
+                serial: info.serial.clone(),
+                capabilities: info.capabilities.names().map(str::to_owned).collect(),
+                address: holder.as_ref().map(|holder| holder.address.clone()),
+            }),
+            applied: applied.clone(),
+            target: target.clone().map(|target| Target { ended: *outcome == Some(target.id), ..target }),
+            progress: upgrade.as_ref().map(|upgrade| Progress { target: upgrade.target, phase: upgrade.phase }),
+        }
+    }
+
+    /// Writes `record` for `us`, where nobody has written since `base`. A record is one that changes something and that
+    /// its writer may write.
+    pub(crate) fn write(&mut self, us: Run, record: &Record, base: u64) -> Result<(), ()> {
+        if base != self.version {
+            return Err(());
+        }
+        let before = self.status.clone();
+        let held_by_other = self.view(us).hold == Hold::Other;
+        let Record { session, info, progress, end, forget_applied } = record;
+        if held_by_other {
+            assert!(
+                matches!(session, SessionRecord::Contend { .. }),
+                "what another bridge holds was written: {record:?}"
+            );
+        }
+        let status = &mut self.status;
+        match session {
+            SessionRecord::Unchanged => {}
+            SessionRecord::Claim { address } => {
+                status.holder = Some(Holder { by: us, address: address.clone(), dismissed: false, contender: None });
+            }
+            SessionRecord::Release { last_seen: _ } => status.holder = None,
+            SessionRecord::Dismiss => status.holder.as_mut().unwrap().dismissed = true,
+            SessionRecord::Contend { address: _ } => status.holder.as_mut().unwrap().contender = Some(us),
+            SessionRecord::Refuse => status.holder.as_mut().unwrap().contender = None,
+        }
+        if let Some(info) = info {
+            status.reported = Some(info.clone());
+        }
+        if *forget_applied {
+            status.applied = None;
+        }
+        if let Some((target, phase)) = *progress {
+            assert_eq!(status.target.as_ref().map(|target| target.id), Some(target), "progress of no current target");
+            assert_eq!(phase == Phase::Done, end.is_some(), "an end is told where there is one: {record:?}");
+            if let Some(upgrade) = &status.upgrade {
+                assert!(
+                    upgrade.target < target || (upgrade.target == target && upgrade.phase != Phase::Done),
+                    "{record:?} after {upgrade:?}",
+                );
+            }
+            status.upgrade = Some(Upgrade { target, phase, end: end.clone() });
+        }
+        if let Some(end) = end {
+            assert_eq!(*progress, Some((end.target, Phase::Done)));
+            if let Some(config) = &end.applied {
+                assert!(!forget_applied, "{record:?}");
+                status.applied = Some(config.clone());
+            }
+        }
+        assert_ne!(*status, before, "a write that changes nothing: {record:?}");
+        self.version += 1;
+        self.written.push(record.clone());
+        Ok(())
+    }
+}
