@@ -22,7 +22,7 @@ enum Command {
     /// Start control plane, controller and bridge, and leave them running
     Up(dev::up::Arguments),
     /// End what `up` started
-    Down,
+    Down(dev::up::Place),
     /// Build the foreign programs that tests and demo start, as far as they are not there yet
     Tools,
     /// Run a command with a control plane that all test programs of it share
@@ -63,7 +63,7 @@ async fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Demo => dev::demo().await,
         Command::Up(arguments) => dev::up::up(arguments).await,
-        Command::Down => dev::up::down().await,
+        Command::Down(place) => dev::up::down(place).await,
         Command::Tools => dev::tools().await,
         Command::TestEnv { command } => dev::test_env(&command).await,
     }

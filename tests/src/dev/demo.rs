@@ -76,7 +76,7 @@ async fn run(folder: &Path) -> Result<()> {
 }
 
 /// Every manifest of `examples/`, file by file.
-pub(crate) fn read_manifests(examples: &Path) -> Result<Vec<Value>> {
+pub fn read_manifests(examples: &Path) -> Result<Vec<Value>> {
     let files = fs::read_dir(examples).with_context(|| format!("cannot read {}", examples.display()))?;
     let files: BTreeSet<PathBuf> = files.map(|file| Ok(file?.path())).collect::<Result<_>>()?;
     let mut manifests = Vec::new();
@@ -88,7 +88,7 @@ pub(crate) fn read_manifests(examples: &Path) -> Result<Vec<Value>> {
 }
 
 /// Makes the file of each image that a Firmware names, for the model and the version that it is for.
-pub(crate) async fn make_images(manifests: &[Value], files: &Path) -> Result<()> {
+pub async fn make_images(manifests: &[Value], files: &Path) -> Result<()> {
     let device = program::find("fettle-device")?;
     for firmware in manifests.iter().filter(|manifest| manifest["kind"] == "Firmware") {
         let images = firmware["spec"]["images"].as_array().context("a Firmware without images")?;

@@ -1,6 +1,6 @@
 //! What `dev` does: the words of the Makefile, on top of the harness.
 
-mod demo;
+pub mod demo;
 mod progress;
 mod running;
 mod screen;

@@ -13,10 +13,31 @@ use rustix::process::{Pid, Signal, kill_process};
 /// What a bridge needs to say goodbye; then it is killed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How a process is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Ours are asked, and say goodbye to devices and API server.
+    Asked,
+    /// A control plane's are killed: what they know goes with them, and an API server would wait for its watchers.
+    Killed,
+}
+
+impl Ending {
+    const ALL: [Ending; 2] = [Ending::Asked, Ending::Killed];
+
+    fn word(self) -> &'static str {
+        match self {
+            Ending::Asked => "ask",
+            Ending::Killed => "kill",
+        }
+    }
+}
+
 /// One process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Member {
     pub(super) name: String,
+    ending: Ending,
     pid: u32,
     program: PathBuf,
 }
@@ -28,8 +49,8 @@ pub(super) struct Running {
 }
 
 impl Member {
-    pub(super) fn new(name: &str, pid: u32, program: &Path) -> Self {
-        Member { name: name.to_owned(), pid, program: program.to_owned() }
+    pub(super) fn new(name: &str, ending: Ending, pid: u32, program: &Path) -> Self {
+        Member { name: name.to_owned(), ending, pid, program: program.to_owned() }
     }
 
     fn is_alive(&self) -> bool {
@@ -61,7 +82,9 @@ impl Running {
     }
 
     pub(super) fn write(&self, folder: &Path) -> Result<()> {
-        let line = |Member { name, pid, program }: &Member| format!("{pid} {name} {}\n", program.display());
+        let line = |Member { name, ending, pid, program }: &Member| {
+            format!("{pid} {} {name} {}\n", ending.word(), program.display())
+        };
         let text: String = self.members.iter().map(line).collect();
         fs::write(file(folder), text).with_context(|| format!("cannot write {}", file(folder).display()))
     }
@@ -88,8 +111,11 @@ impl Running {
     /// Ends one after the other, in order where it can be.
     pub(super) async fn end(&self) {
         for member in &self.members {
+            match member.ending {
+                Ending::Asked => member.signal(Signal::TERM),
+                Ending::Killed => member.signal(Signal::KILL),
+            }
             let deadline = Instant::now() + PATIENCE;
-            member.signal(Signal::TERM);
             while member.is_alive() && Instant::now() < deadline {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -104,9 +130,11 @@ fn file(folder: &Path) -> PathBuf {
 
 fn parse(text: &str) -> Option<Running> {
     let member = |line: &str| {
-        let mut words = line.splitn(3, ' ');
+        let mut words = line.splitn(4, ' ');
         let pid = words.next()?.parse().ok()?;
-        Some(Member { pid, name: words.next()?.to_owned(), program: PathBuf::from(words.next()?) })
+        let ending = words.next()?;
+        let ending = Ending::ALL.into_iter().find(|known| known.word() == ending)?;
+        Some(Member { pid, ending, name: words.next()?.to_owned(), program: PathBuf::from(words.next()?) })
     };
     Some(Running { members: text.lines().map(member).collect::<Option<_>>()? })
 }
@@ -119,8 +147,10 @@ mod tests {
     fn what_is_written_is_read() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(Running::read(folder.path()).unwrap(), Running::default());
-        let running =
-            Running::new(vec![Member::new("a", 1, Path::new("/with blank/a")), Member::new("b", 2, Path::new("/b"))]);
+        let running = Running::new(vec![
+            Member::new("a", Ending::Asked, 1, Path::new("/with blank/a")),
+            Member::new("b", Ending::Killed, 2, Path::new("/b")),
+        ]);
         running.write(folder.path()).unwrap();
         assert_eq!(Running::read(folder.path()).unwrap(), running);
         assert_eq!(running.pids(), "1 2");
@@ -131,8 +161,8 @@ mod tests {
     #[test]
     fn a_pid_that_is_another_programs_is_not_taken_for_ours() {
         let me = std::process::id();
-        assert!(!Member::new("a", me, Path::new("/not/me")).is_alive());
+        assert!(!Member::new("a", Ending::Asked, me, Path::new("/not/me")).is_alive());
         let program = std::env::args().next().unwrap();
-        assert!(Member::new("a", me, Path::new(&program)).is_alive());
+        assert!(Member::new("a", Ending::Asked, me, Path::new(&program)).is_alive());
     }
 }

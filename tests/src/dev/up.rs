@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::root;
-use super::running::{Member, Running};
+use super::running::{Ending, Member, Running};
 use crate::control_plane::{ControlPlane, GIVEN_KUBECONFIG, LOGS, SHARED_KUBECONFIG};
 use crate::installation::{Bridge, Installation, Ports};
 use crate::namespace::TestNamespace;
@@ -40,11 +40,30 @@ pub struct Arguments {
     controller_metrics_port: Option<u16>,
     #[arg(long)]
     bridge_metrics_port: Option<u16>,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Where `make up` keeps everything.
+#[derive(Args, Debug)]
+pub struct Place {
+    /// Instead of target/up, for a second one
+    #[arg(long)]
+    folder: Option<PathBuf>,
+}
+
+impl Place {
+    fn folder(&self) -> Result<PathBuf> {
+        match &self.folder {
+            Some(folder) => Ok(std::path::absolute(folder)?),
+            None => Ok(root()?.join("target/up")),
+        }
+    }
 }
 
 /// Starts everything, writes `target/up/env`, and leaves it running.
 pub async fn up(arguments: Arguments) -> Result<ExitCode> {
-    let folder = folder()?;
+    let folder = arguments.place.folder()?;
     let running = Running::read(&folder)?;
     match running.dead() {
         _ if running.is_empty() => {}
@@ -107,8 +126,8 @@ pub async fn up(arguments: Arguments) -> Result<ExitCode> {
 }
 
 /// Ends what `make up` started.
-pub async fn down() -> Result<ExitCode> {
-    let folder = folder()?;
+pub async fn down(place: Place) -> Result<ExitCode> {
+    let folder = place.folder()?;
     let running = Running::read(&folder)?;
     if running.is_empty() {
         say!("nothing is up");
@@ -122,10 +141,6 @@ pub async fn down() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn folder() -> Result<PathBuf> {
-    Ok(root()?.join("target/up"))
-}
-
 fn environment(folder: &Path) -> PathBuf {
     folder.join("env")
 }
@@ -135,10 +150,10 @@ fn members(control_plane: &ControlPlane, installation: &Installation) -> Running
     let mut members = Vec::new();
     let programs = installation.bridges().iter().map(Bridge::program).chain([installation.controller()]);
     for program in programs {
-        members.extend(program.pid().map(|pid| Member::new(&program.name, pid, program.path())));
+        members.extend(program.pid().map(|pid| Member::new(&program.name, Ending::Asked, pid, program.path())));
     }
     for (name, pid, program) in control_plane.processes().into_iter().rev() {
-        members.push(Member::new(&name, pid, &program));
+        members.push(Member::new(&name, Ending::Killed, pid, &program));
     }
     Running::new(members)
 }
