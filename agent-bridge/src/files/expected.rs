@@ -51,7 +51,10 @@ impl<V> Expected<V> {
             let mut by_expiry: Vec<Permission> = self.entries.keys().copied().collect();
             by_expiry.sort_unstable_by_key(Permission::expires);
             by_expiry.truncate(self.limit.div_ceil(8));
-            tracing::warn!(dropped = by_expiry.len(), "too many transfers are expected, the next to expire are forgotten");
+            tracing::warn!(
+                dropped = by_expiry.len(),
+                "too many transfers are expected, the next to expire are forgotten"
+            );
             for permission in by_expiry {
                 self.entries.remove(&permission);
             }

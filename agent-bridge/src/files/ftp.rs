@@ -42,12 +42,7 @@ fn listen_with(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
     socket.listen(backlog)
 }
 
-pub(super) async fn serve(
-    listener: TcpListener,
-    service: Arc<Service>,
-    tasks: TaskTracker,
-    stop: CancellationToken,
-) {
+pub(super) async fn serve(listener: TcpListener, service: Arc<Service>, tasks: TaskTracker, stop: CancellationToken) {
     let served = async {
         let limits = service.config.limits;
         let places = Arc::new(Semaphore::new(limits.ftp_connections));

@@ -242,7 +242,9 @@ impl Partial {
         self.reserved += more;
         self.written = written;
         self.file.write_all(&self.buffer).map_err(|error| match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => LogError::Full { limit: self.store.total_size },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                LogError::Full { limit: self.store.total_size }
+            }
             _ => LogError::Io(error),
         })?;
         self.buffer.clear();

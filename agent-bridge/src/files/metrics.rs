@@ -83,7 +83,10 @@ pub(super) struct Metrics {
 impl Metrics {
     pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let transfers = IntCounterVec::new(
-            Opts::new("fettle_bridge_transfers_total", "File transfers that ended, and requests for one that were refused."),
+            Opts::new(
+                "fettle_bridge_transfers_total",
+                "File transfers that ended, and requests for one that were refused.",
+            ),
             &["protocol", "operation", "result"],
         )?;
         let bytes = IntCounterVec::new(

@@ -165,8 +165,7 @@ impl FileServers {
         registry: &Registry,
         stop: CancellationToken,
     ) -> Result<Self, StartError> {
-        let ftp_listener =
-            ftp::listen(config.ftp).map_err(|source| StartError::Ftp { address: config.ftp, source })?;
+        let ftp_listener = ftp::listen(config.ftp).map_err(|source| StartError::Ftp { address: config.ftp, source })?;
         let tftp_socket =
             tftp::listen(config.tftp).map_err(|source| StartError::Tftp { address: config.tftp, source })?;
         let ftp = ftp_listener.local_addr().map_err(|source| StartError::Ftp { address: config.ftp, source })?;

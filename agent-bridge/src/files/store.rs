@@ -203,9 +203,9 @@ impl Store {
             None => {
                 let inner = Arc::clone(&self.inner);
                 let open = async move {
-                    spawn_blocking(move || inner.open(&content).map_err(Arc::new)).await.unwrap_or_else(|error| {
-                        Err(Arc::new(io::Error::other(error)))
-                    })
+                    spawn_blocking(move || inner.open(&content).map_err(Arc::new))
+                        .await
+                        .unwrap_or_else(|error| Err(Arc::new(io::Error::other(error))))
                 };
                 match self.opens.join(&sha256, open).await {
                     Ok(body) => body,
@@ -330,8 +330,13 @@ impl Inner {
             }
         };
         match &result {
-            Ok(content) => tracing::info!(%source, sha256 = %hex(&expected), size = content.size, "content fetched"),
-            Err(error) => tracing::warn!(%source, sha256 = %hex(&expected), reason = error.reason(), %error, "content not fetched"),
+            Ok(content) => {
+                tracing::info!(%source, sha256 = %hex(&expected), size = content.size, "content fetched");
+            }
+            Err(error) => {
+                let reason = error.reason();
+                tracing::warn!(%source, sha256 = %hex(&expected), reason, %error, "content not fetched");
+            }
         }
         result
     }

@@ -86,7 +86,8 @@ impl Server {
     fn packet(&self, bytes: &[u8], peer: SocketAddr) {
         match Packet::parse(bytes) {
             Ok(Packet::Request(request)) => self.request(request, peer),
-            Ok(Packet::Data { .. } | Packet::Ack { .. } | Packet::Error { .. }) => match self.service.config.tftp_ports {
+            Ok(Packet::Data { .. } | Packet::Ack { .. } | Packet::Error { .. }) => match self.service.config.tftp_ports
+            {
                 TftpPorts::Single => self.sessions.deliver(peer, bytes),
                 // They belong to no transfer, for those have ports of their own.
                 TftpPorts::PerTransfer => {}

@@ -1,7 +1,7 @@
 //! The file servers on free loopback ports, with everything that they need, for tests.
 
 // Each test program uses its part of it.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -15,6 +15,7 @@ use fettle_bridge::files::store::{Content, Store};
 use fettle_bridge::files::{Deadlines, FileServerConfig, FileServers, Limits, TftpPorts};
 use jiff::Timestamp;
 use prometheus::Registry;
+use prometheus::proto::{LabelPair, MetricFamily};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -56,6 +57,11 @@ impl Servers {
     }
 
     pub fn start_with(configure: impl FnOnce(&mut FileServerConfig)) -> Self {
+        Self::start_with_logs(configure, LOG_STORE_SIZE, UPLOAD_SIZE)
+    }
+
+    /// With room for so many bytes of logs, in all and for each.
+    pub fn start_with_logs(configure: impl FnOnce(&mut FileServerConfig), total: u64, each: u64) -> Self {
         let mut config = FileServerConfig {
             ftp: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             tftp: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
@@ -71,7 +77,7 @@ impl Servers {
         let store = Store::open(&cache, dir.path(), 1 << 30, 1 << 30).unwrap();
         let credentials = Credentials::random();
         let transfers = Arc::new(Transfers::new());
-        let logs = Arc::new(LogStore::open(&logs, LOG_STORE_SIZE, UPLOAD_SIZE).unwrap());
+        let logs = Arc::new(LogStore::open(&logs, total, each).unwrap());
         let registry = Registry::new();
         let stop = CancellationToken::new();
         let running = FileServers::start(
@@ -140,8 +146,9 @@ impl Servers {
     /// A counter or gauge by its name and the values of its labels, in the order of the labels' names.
     pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         let families = self.registry.gather();
-        let metrics = families.iter().filter(|family| family.name() == name).flat_map(|family| family.get_metric());
-        let wanted = metrics.filter(|metric| metric.get_label().iter().map(|label| label.value()).eq(labels.iter().copied()));
+        let metrics = families.iter().filter(|family| family.name() == name).flat_map(MetricFamily::get_metric);
+        let wanted =
+            metrics.filter(|metric| metric.get_label().iter().map(LabelPair::value).eq(labels.iter().copied()));
         wanted.map(|metric| metric.get_counter().get_value() + metric.get_gauge().get_value()).sum()
     }
 
@@ -182,10 +189,5 @@ pub fn bytes(len: usize) -> Vec<u8> {
 /// Asserts equality without printing megabytes.
 pub fn assert_same(found: &[u8], expected: &[u8]) {
     let differ = found.iter().zip(expected).position(|(a, b)| a != b);
-    assert!(
-        found == expected,
-        "{} bytes instead of {}, first difference at {differ:?}",
-        found.len(),
-        expected.len(),
-    );
+    assert!(found == expected, "{} bytes instead of {}, first difference at {differ:?}", found.len(), expected.len(),);
 }

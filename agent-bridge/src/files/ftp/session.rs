@@ -221,7 +221,8 @@ impl Session {
             Command::Noop => self.answer("200 Well.").await,
             Command::System => self.answer("215 UNIX Type: L8").await,
             Command::Features => {
-                self.answer("211-Features:\r\n EPSV\r\n MDTM\r\n PASV\r\n REST STREAM\r\n SIZE\r\n UTF8\r\n211 End").await
+                self.answer("211-Features:\r\n EPSV\r\n MDTM\r\n PASV\r\n REST STREAM\r\n SIZE\r\n UTF8\r\n211 End")
+                    .await
             }
             Command::Options(option) => match option.trim().to_ascii_uppercase().as_str() {
                 "UTF8" | "UTF8 ON" => self.answer("200 UTF-8 it is.").await,
@@ -348,7 +349,9 @@ impl Session {
             return self.answer("550 The file ends before that.").await;
         }
         let Some(data) = self.data_connection().await? else { return Ok(Next::Command) };
-        self.control.reply(&format!("150 Sending {} bytes ({} bytes).", readable.size() - offset, readable.size())).await?;
+        self.control
+            .reply(&format!("150 Sending {} bytes ({} bytes).", readable.size() - offset, readable.size()))
+            .await?;
 
         let service = Arc::clone(&self.service);
         let sending = transfer::send(&service, &permission, &readable, offset, data);

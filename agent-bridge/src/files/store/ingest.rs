@@ -109,11 +109,7 @@ impl Hashes {
     }
 
     fn content(&self) -> Content {
-        Content {
-            sha256: self.sha256.clone().finalize().into(),
-            size: self.size,
-            crc: self.crc.clone().finalize(),
-        }
+        Content { sha256: self.sha256.clone().finalize().into(), size: self.size, crc: self.crc.clone().finalize() }
     }
 }
 

@@ -207,7 +207,9 @@ mod tests {
         let reason = |path: &str| open_file(&files, path, "file x").map(|_| ()).map_err(|e| e.reason());
         assert_eq!(reason("models/a.bin"), Ok(()), "links within the folder are how volumes are mounted");
         assert_eq!(reason("./models/a.bin"), Ok(()));
-        for path in ["", "/etc/passwd", "../secret", "models/../../secret", "escape", "absolute", "models", "pipe", "a\0b"] {
+        for path in
+            ["", "/etc/passwd", "../secret", "models/../../secret", "escape", "absolute", "models", "pipe", "a\0b"]
+        {
             assert_eq!(reason(path), Err("InvalidPath"), "{path:?}");
         }
         for path in ["none", "models/a.bin/b"] {

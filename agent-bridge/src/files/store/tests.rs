@@ -137,7 +137,9 @@ async fn what_has_another_hash_is_refused_and_leaves_nothing() {
     let setup = Setup::new();
     let error = setup.store.fetch(&setup.file("a.bin", b"other"), sha256(b"declared")).await.unwrap_err();
     assert_eq!(error.reason(), "HashMismatch");
-    assert!(error.to_string().contains(&hex(&sha256(b"other"))) && error.to_string().contains(&hex(&sha256(b"declared"))));
+    assert!(
+        error.to_string().contains(&hex(&sha256(b"other"))) && error.to_string().contains(&hex(&sha256(b"declared")))
+    );
     assert_eq!(setup.cached(), [""; 0]);
     assert_eq!(setup.store.usage(), Usage { contents: 0, bytes: 0 });
 }
@@ -177,7 +179,9 @@ async fn a_web_server_is_asked_once_by_all_who_ask_together_and_never_again() {
 #[tokio::test]
 async fn what_a_web_server_answers_becomes_a_reason() {
     let http = Http::new(|line, base| match line.split(' ').nth(1).unwrap() {
-        "/redirect" => format!("HTTP/1.1 302 Found\r\nLocation: {base}/image\r\nContent-Length: 0\r\n\r\n").into_bytes(),
+        "/redirect" => {
+            format!("HTTP/1.1 302 Found\r\nLocation: {base}/image\r\nContent-Length: 0\r\n\r\n").into_bytes()
+        }
         "/loop" => format!("HTTP/1.1 302 Found\r\nLocation: {base}/loop\r\nContent-Length: 0\r\n\r\n").into_bytes(),
         "/image" => ok(b"image"),
         "/missing" => b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec(),
@@ -224,10 +228,8 @@ async fn a_web_server_that_falls_silent_has_stalled() {
 async fn another_source_of_the_same_content_is_tried_where_one_fails() {
     let setup = Setup::new();
     let (bad, good) = (setup.file("bad", b"other"), setup.file("good", b"image"));
-    let (first, second) = tokio::join!(
-        setup.store.fetch(&bad, sha256(b"image")),
-        setup.store.fetch(&good, sha256(b"image")),
-    );
+    let (first, second) =
+        tokio::join!(setup.store.fetch(&bad, sha256(b"image")), setup.store.fetch(&good, sha256(b"image")),);
     assert_eq!(first.unwrap_err().reason(), "HashMismatch");
     assert_eq!(second.unwrap().size, 5);
 }

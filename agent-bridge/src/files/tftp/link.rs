@@ -11,7 +11,11 @@ use tokio::sync::mpsc;
 pub(super) enum Link {
     /// Connected: the kernel lets in only what the client sends.
     Own(UdpSocket),
-    Shared { socket: Arc<UdpSocket>, peer: SocketAddr, packets: mpsc::Receiver<Vec<u8>> },
+    Shared {
+        socket: Arc<UdpSocket>,
+        peer: SocketAddr,
+        packets: mpsc::Receiver<Vec<u8>>,
+    },
 }
 
 impl Link {

@@ -5,8 +5,10 @@ use std::time::Duration;
 pub(super) const DEFAULT_BLOCK: usize = 512;
 const BLOCK_SIZES: std::ops::RangeInclusive<u64> = 8..=65_464;
 
-/// Blocks that we send ahead at most: 90 KB of common blocks, about what a device's network stack can hold.
+/// Blocks that we send ahead at most, and bytes: what does not fit into the receive buffer of a common network stack (208 KiB, of
+/// which half is overhead) would be lost at each window and waited for. 64 blocks fill Ethernet packets.
 const MAX_WINDOW: u64 = 64;
+const MAX_WINDOW_BYTES: usize = 96 * 1024;
 
 /// What a transfer goes by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +28,7 @@ pub(super) struct Terms {
 pub(super) fn negotiate(options: &[(String, String)], size: Option<u64>) -> (Terms, Vec<(String, String)>) {
     let mut terms = Terms { block: DEFAULT_BLOCK, window: 1, timeout: None, announced: None };
     let mut granted: Vec<(String, String)> = Vec::new();
+    let mut window_granted = None;
     for (name, value) in options {
         let Ok(asked) = value.trim().parse::<u64>() else { continue };
         if granted.iter().any(|(before, _)| before.eq_ignore_ascii_case(name)) {
@@ -51,14 +54,19 @@ pub(super) fn negotiate(options: &[(String, String)], size: Option<u64>) -> (Ter
                 }
             },
             "windowsize" if (1..=65_535).contains(&asked) => {
-                let window = asked.min(MAX_WINDOW);
-                terms.window = u16::try_from(window).unwrap_or(1);
-                window
+                window_granted = Some(granted.len());
+                asked.min(MAX_WINDOW)
             }
             _ => continue,
         };
         // In the client's own spelling: some compare it letter by letter.
         granted.push((name.clone(), grant.to_string()));
+    }
+    // Only now is it known how large the blocks are.
+    if let Some((_, value)) = window_granted.and_then(|index| granted.get_mut(index)) {
+        let fit = (MAX_WINDOW_BYTES / terms.block).max(1);
+        terms.window = value.parse().unwrap_or(1).min(u16::try_from(fit).unwrap_or(u16::MAX));
+        *value = terms.window.to_string();
     }
     (terms, granted)
 }
@@ -73,21 +81,39 @@ mod tests {
 
     #[test]
     fn what_is_known_is_granted_within_its_bounds_and_in_the_clients_spelling() {
-        let asked = [("BlkSize", "70000"), ("timeout", "6"), ("tsize", "0"), ("windowsize", "1000"), ("multicast", "")];
+        let asked = [("BlkSize", "70000"), ("timeout", "6"), ("tsize", "0"), ("windowsize", "1"), ("multicast", "")];
         let (terms, granted) = negotiate(&options(&asked), Some(1234));
         let timeout = Some(Duration::from_secs(6));
-        assert_eq!(terms, Terms { block: 65_464, window: 64, timeout, announced: None });
-        let expected = [("BlkSize", "65464"), ("timeout", "6"), ("tsize", "1234"), ("windowsize", "64")];
+        assert_eq!(terms, Terms { block: 65_464, window: 1, timeout, announced: None });
+        let expected = [("BlkSize", "65464"), ("timeout", "6"), ("tsize", "1234"), ("windowsize", "1")];
         assert_eq!(granted, options(&expected));
     }
 
     #[test]
     fn what_makes_no_sense_counts_as_not_asked_for() {
-        let asked =
-            [("blksize", "7"), ("blksize", "x"), ("timeout", "0"), ("timeout", "256"), ("windowsize", "0"), ("tsize", "-1")];
+        let asked = [
+            ("blksize", "7"),
+            ("blksize", "x"),
+            ("timeout", "0"),
+            ("timeout", "256"),
+            ("windowsize", "0"),
+            ("tsize", "-1"),
+        ];
         let (terms, granted) = negotiate(&options(&asked), Some(1));
         assert_eq!(terms, Terms { block: 512, window: 1, timeout: None, announced: None });
         assert_eq!(granted, []);
+    }
+
+    #[test]
+    fn a_window_fits_into_a_receive_buffer_whatever_comes_first() {
+        for (block, window) in [("8", 64), ("1468", 64), ("8192", 12), ("65464", 1)] {
+            for asked in [[("windowsize", "65535"), ("blksize", block)], [("blksize", block), ("windowsize", "65535")]]
+            {
+                let (terms, granted) = negotiate(&options(&asked), Some(1));
+                assert_eq!(terms.window, window);
+                assert!(granted.contains(&("windowsize".into(), window.to_string())));
+            }
+        }
     }
 
     #[test]

@@ -162,7 +162,17 @@ mod tests {
 
     #[test]
     fn what_a_client_does_not_send_is_malformed() {
-        for packet in [&b""[..], b"\0", b"\0\x01", b"\0\x01a", b"\0\x01a\0octet", b"\0\x03\0", b"\0\x04\0", b"\0\x06a\0b\0", b"\0\x07"] {
+        for packet in [
+            &b""[..],
+            b"\0",
+            b"\0\x01",
+            b"\0\x01a",
+            b"\0\x01a\0octet",
+            b"\0\x03\0",
+            b"\0\x04\0",
+            b"\0\x06a\0b\0",
+            b"\0\x07",
+        ] {
             assert!(Packet::parse(packet).is_err(), "{packet:?}");
         }
     }

@@ -11,7 +11,9 @@ use super::timer::Timer;
 pub(super) enum Step {
     Wait,
     /// The block is the next one: its bytes are the file's. Then, maybe, it is acknowledged.
-    Take { acknowledge: bool },
+    Take {
+        acknowledge: bool,
+    },
     /// The block is the last one: its bytes are the file's, which is then stored, and then acknowledged.
     TakeLast,
     /// What came last is acknowledged again.

@@ -56,7 +56,9 @@ impl Transfer {
         let permission = self.permission;
         let readable = match self.service.open(Protocol::Tftp, &permission).await {
             Ok(readable) => readable,
-            Err(Outcome::NotFound | Outcome::Refused) => return self.error(ErrorCode::FileNotFound, "file not found").await,
+            Err(Outcome::NotFound | Outcome::Refused) => {
+                return self.error(ErrorCode::FileNotFound, "file not found").await;
+            }
             Err(_) => return self.error(ErrorCode::NotDefined, "the server has a fault").await,
         };
         let (terms, granted) = options::negotiate(&self.options, Some(readable.size()));
@@ -94,7 +96,9 @@ impl Transfer {
         let mut asked = std::mem::take(&mut self.options);
         if self.link.is_shared() {
             for (name, value) in &mut asked {
-                if name.eq_ignore_ascii_case("blksize") && value.parse().is_ok_and(|size: usize| size > MAX_SHARED_BLOCK) {
+                if name.eq_ignore_ascii_case("blksize")
+                    && value.parse().is_ok_and(|size: usize| size > MAX_SHARED_BLOCK)
+                {
                     *value = MAX_SHARED_BLOCK.to_string();
                 }
             }
@@ -161,7 +165,9 @@ impl Download<'_> {
         loop {
             let done = match step {
                 sender::Step::Wait => Ok(()),
-                sender::Step::Options => self.link.send(self.options.as_deref().unwrap_or_default()).await.map_err(gone),
+                sender::Step::Options => {
+                    self.link.send(self.options.as_deref().unwrap_or_default()).await.map_err(gone)
+                }
                 sender::Step::Blocks(blocks) => self.send(blocks).await,
                 sender::Step::Done => Err(Outcome::Complete),
                 sender::Step::GiveUp => Err(Outcome::TimedOut),
