@@ -7,6 +7,8 @@
 //!
 //! `UPDATE_SCENARIOS=1 cargo test -p fettle-controller --test scenarios` writes every `then` anew: read the difference.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 #[path = "scenarios/given.rs"]
 mod given;
 #[path = "scenarios/shown.rs"]
