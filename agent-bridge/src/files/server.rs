@@ -32,7 +32,7 @@ pub enum TftpPorts {
 /// Bounds on what strangers and devices can take up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// FTP control connections in all; more wait to be accepted. Each takes two file descriptors and about 4 KiB.
+    /// FTP control connections in all; more wait to be accepted. Each takes two file descriptors and about 10 KiB.
     pub ftp_connections: usize,
     /// FTP control connections of one address; more are refused. High, since a whole site may be behind one address.
     pub ftp_connections_per_address: usize,

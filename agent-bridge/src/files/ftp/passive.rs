@@ -16,6 +16,9 @@ const BACKLOG: u32 = 8;
 /// How long a client waits for a port where all are taken. Each is taken for about a round trip.
 const PORT_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How soon ports are tried again that other programs have: outgoing connections of this host may come from the range too.
+const RETRY: Duration = Duration::from_millis(50);
+
 /// The range from which data ports are taken, at random: who wants to get ahead of a client on its data port has to guess.
 #[derive(Debug)]
 pub(super) struct PassivePorts {
@@ -38,21 +41,41 @@ impl PassivePorts {
             let listener = super::listen_with(SocketAddr::new(self.local, 0), BACKLOG)?;
             return Ok(Passive { listener, _lease: None });
         }
-        let turn = timeout(PORT_DEADLINE, Arc::clone(&self.turns).acquire_owned()).await;
-        let turn = turn.ok().and_then(Result::ok).ok_or(io::ErrorKind::AddrInUse)?;
-        let mut lease = Lease { ports: Arc::clone(self), taken: Vec::new(), _turn: turn };
-        // Another program may have some of the ports: those are tried and put back.
-        loop {
-            let port = lease.another().ok_or(io::ErrorKind::AddrInUse)?;
-            match super::listen_with(SocketAddr::new(self.local, port), BACKLOG) {
-                Ok(listener) => {
-                    lease.keep_last();
+        timeout(PORT_DEADLINE, async {
+            let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|_| io::ErrorKind::AddrInUse)?;
+            let mut lease = Lease { ports: Arc::clone(self), port: None, _turn: turn };
+            loop {
+                if let Some(listener) = self.try_listen(&mut lease)? {
                     return Ok(Passive { listener, _lease: Some(lease) });
                 }
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+                // All that are free with us are other programs': they come back by and by.
+                tokio::time::sleep(RETRY).await;
+            }
+        })
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::AddrInUse.into()))
+    }
+
+    /// Tries each free port once, in random order.
+    fn try_listen(&self, lease: &mut Lease) -> io::Result<Option<TcpListener>> {
+        let mut free = self.free();
+        let mut untried = free.len();
+        while untried > 0 {
+            let index = rand::random_range(0..untried);
+            let port = free[index];
+            match super::listen_with(SocketAddr::new(self.local, port), BACKLOG) {
+                Ok(listener) => {
+                    lease.port = Some(free.swap_remove(index));
+                    return Ok(Some(listener));
+                }
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                    untried -= 1;
+                    free.swap(index, untried);
+                }
                 Err(error) => return Err(error),
             }
         }
+        Ok(None)
     }
 
     fn free(&self) -> std::sync::MutexGuard<'_, Vec<u16>> {
@@ -60,36 +83,17 @@ impl PassivePorts {
     }
 }
 
-/// Ports that are taken from the range until this is dropped.
+/// A port that is taken from the range until this is dropped.
 #[derive(Debug)]
 struct Lease {
     ports: Arc<PassivePorts>,
-    taken: Vec<u16>,
+    port: Option<u16>,
     _turn: OwnedSemaphorePermit,
-}
-
-impl Lease {
-    fn another(&mut self) -> Option<u16> {
-        let mut free = self.ports.free();
-        if free.is_empty() {
-            return None;
-        }
-        let index = rand::random_range(0..free.len());
-        let port = free.swap_remove(index);
-        self.taken.push(port);
-        Some(port)
-    }
-
-    fn keep_last(&mut self) {
-        let last = self.taken.pop();
-        self.ports.free().append(&mut self.taken);
-        self.taken.extend(last);
-    }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.ports.free().append(&mut self.taken);
+        self.ports.free().extend(self.port);
     }
 }
 
