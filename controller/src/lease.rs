@@ -126,7 +126,7 @@ impl Elector {
     /// Waits until this candidate leads; `None`: it was told to stop. `alive` is called whenever the API server has answered.
     pub async fn lead(&self, stop: &CancellationToken, alive: impl Fn()) -> Option<Leadership> {
         let mut watched = Watched::default();
-        loop {
+        while !stop.is_cancelled() {
             let pause = match self.try_to_lead(&mut watched, &alive).await {
                 Ok(Ok(leadership)) => return Some(leadership),
                 Ok(Err(pause)) => pause,
@@ -136,10 +136,11 @@ impl Elector {
                 }
             };
             tokio::select! {
-                () = stop.cancelled() => return None,
+                () = stop.cancelled() => {}
                 () = sleep(jittered(pause)) => {}
             }
         }
+        None
     }
 
     async fn try_to_lead(

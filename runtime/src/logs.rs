@@ -38,7 +38,7 @@ impl LogArgs {
     /// # Errors
     /// [`LogsError`]: the filter cannot be read, or logging is set up already.
     pub fn init(&self) -> Result<(), LogsError> {
-        let filter = EnvFilter::try_new(&self.log_filter)
+        let filter = EnvFilter::try_new(self.filter())
             .map_err(|source| LogsError::Filter { filter: self.log_filter.clone(), source })?;
         let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
         let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
@@ -48,28 +48,44 @@ impl LogArgs {
         }
         .map_err(LogsError::Init)
     }
+
+    /// kube logs each failed request as an error of its own. Whoever made the request says more, and knows how bad it is.
+    fn filter(&self) -> String {
+        if self.log_filter.contains("kube_client") {
+            self.log_filter.clone()
+        } else {
+            format!("{},kube_client::client::builder=off", self.log_filter)
+        }
+    }
 }
 
 /// An error with all that caused it, in one line: `what: why: because`.
-pub fn chain<'a>(error: &'a (dyn Error + 'a)) -> impl fmt::Display + 'a {
+pub fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl fmt::Display + 'a {
     Chain(error)
 }
 
-struct Chain<'a>(&'a (dyn Error + 'a));
+struct Chain<'a>(&'a (dyn Error + 'static));
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut last = self.0.to_string();
-        f.write_str(&last)?;
-        let mut next = self.0.source();
+        let mut last = String::new();
+        let mut next = Some(self.0);
         while let Some(error) = next {
+            // kube prints the answer of the API server three times over; once is enough.
+            let (text, source) = match error.downcast_ref::<kube::Error>() {
+                Some(kube::Error::Api(status)) => {
+                    (format!("{} ({} {})", status.message, status.code, status.reason), None)
+                }
+                _ => (error.to_string(), error.source()),
+            };
             // Some libraries repeat their source in their own text.
-            let text = error.to_string();
-            if !last.ends_with(&text) {
+            if last.is_empty() {
+                f.write_str(&text)?;
+            } else if !last.ends_with(&text) {
                 write!(f, ": {text}")?;
             }
             last = text;
-            next = error.source();
+            next = source;
         }
         Ok(())
     }
@@ -89,6 +105,20 @@ mod tests {
     fn layers(texts: &[&'static str]) -> Option<Box<Layer>> {
         let (text, rest) = texts.split_first()?;
         Some(Box::new(Layer { text, source: layers(rest) }))
+    }
+
+    #[test]
+    fn what_the_api_server_answered_is_printed_once() {
+        let status = kube::core::Status::failure("it is full", "TooManyRequests").with_code(429);
+        let error = kube::Error::Api(status.boxed());
+        assert_eq!(chain(&error).to_string(), "it is full (429 TooManyRequests)");
+    }
+
+    #[test]
+    fn a_filter_leaves_out_what_is_logged_twice_unless_it_asks_for_it() {
+        let filter = |text: &str| LogArgs { log_format: LogFormat::Text, log_filter: text.to_owned() }.filter();
+        assert_eq!(filter("info"), "info,kube_client::client::builder=off");
+        assert_eq!(filter("info,kube_client=debug"), "info,kube_client=debug");
     }
 
     #[test]
