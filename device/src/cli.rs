@@ -113,6 +113,10 @@ pub struct Behaviour {
 }
 
 impl Behaviour {
+    fn file_ports(&self) -> FilePorts {
+        FilePorts { ftp: self.ftp_port, tftp: self.tftp_port }
+    }
+
     fn spec(&self, mac: Mac, model: &str, version: &str) -> DeviceSpec {
         let dialect = if self.extended && !self.strict { Dialect::Extended } else { Dialect::Strict };
         DeviceSpec {
@@ -120,7 +124,7 @@ impl Behaviour {
             serial: self.serial.clone(),
             dialect,
             path_style: self.path_style,
-            file_ports: FilePorts { ftp: self.ftp_port, tftp: self.tftp_port },
+            file_ports: self.file_ports(),
             timings: Timings {
                 install: self.install_time,
                 flash_at: self.flash_at,

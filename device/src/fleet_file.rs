@@ -56,8 +56,7 @@ struct Devices {
     dialect: Dialect,
     #[serde(default)]
     path_style: PathStyle,
-    #[serde(default)]
-    file_ports: FilePorts,
+    file_ports: Option<FilePorts>,
     #[serde(default)]
     timings: Timings,
     #[serde(default)]
@@ -89,7 +88,8 @@ fn time_zone<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<jiff::
 }
 
 impl Devices {
-    fn specs(self) -> Vec<DeviceSpec> {
+    /// `ports`: where it says nothing of its own.
+    fn specs(self, ports: FilePorts) -> Vec<DeviceSpec> {
         let Self {
             count,
             first_mac,
@@ -114,7 +114,7 @@ impl Devices {
             serial,
             dialect,
             path_style,
-            file_ports,
+            file_ports: file_ports.unwrap_or(ports),
             timings,
             scheduled_reply,
             late_results,
@@ -131,17 +131,19 @@ impl Devices {
 
 /// Reads the devices of a file.
 ///
+/// `ports` stand in for 21 and 69 where the file says no `filePorts`.
+///
 /// # Errors
 /// [`FleetFileError`]: the file, or what is in it; the source says where.
-pub fn read(path: &Path) -> Result<Vec<DeviceSpec>, FleetFileError> {
+pub fn read(path: &Path, ports: FilePorts) -> Result<Vec<DeviceSpec>, FleetFileError> {
     let text =
         std::fs::read_to_string(path).map_err(|source| FleetFileError::Read { path: path.to_owned(), source })?;
-    parse(&text).map_err(|source| FleetFileError::Parse { path: path.to_owned(), source })
+    parse(&text, ports).map_err(|source| FleetFileError::Parse { path: path.to_owned(), source })
 }
 
-fn parse(text: &str) -> Result<Vec<DeviceSpec>, serde_yaml::Error> {
+fn parse(text: &str, ports: FilePorts) -> Result<Vec<DeviceSpec>, serde_yaml::Error> {
     let FleetFile { devices } = serde_yaml::from_str(text)?;
-    Ok(devices.into_iter().flat_map(Devices::specs).collect())
+    Ok(devices.into_iter().flat_map(|devices| devices.specs(ports)).collect())
 }
 
 #[cfg(test)]
@@ -167,12 +169,14 @@ mod tests {
   filePorts: {ftp: 2121}
   faults: ['boot=comeBackOld', 'apply8=slow:30s*2']
 ",
+            FilePorts { ftp: 21, tftp: 6969 },
         )
         .unwrap();
         let macs: Vec<_> = devices.iter().map(|device| device.mac.to_string()).collect();
         assert_eq!(macs, ["02:00:5e:00:00:ff", "02:00:5e:00:01:00", "02:00:5e:00:01:01", "02:00:5e:00:01:01"]);
         assert_eq!(devices[0].timings.install, Duration::from_secs(2));
         assert_eq!(devices[0].timings.apply, Timings::default().apply);
+        assert_eq!(devices[0].file_ports, FilePorts { ftp: 21, tftp: 6969 }, "where it says nothing: as the flags say");
         assert_eq!(devices[3].file_ports, FilePorts { ftp: 2121, tftp: 69 });
         assert_eq!(
             devices[3].faults,
@@ -186,7 +190,10 @@ mod tests {
     #[test]
     fn json_is_read_as_well() {
         let text = r#"{"devices": [{"firstMac": "02:00:5e:00:00:01", "model": "S5700", "version": "4.9.0"}]}"#;
-        assert_eq!(parse(text).unwrap(), [DeviceSpec::new("02:00:5e:00:00:01".parse().unwrap(), "S5700", "4.9.0")]);
+        assert_eq!(
+            parse(text, FilePorts::default()).unwrap(),
+            [DeviceSpec::new("02:00:5e:00:00:01".parse().unwrap(), "S5700", "4.9.0")]
+        );
     }
 
     #[test]
@@ -198,7 +205,7 @@ mod tests {
             ("devices: [{firstMac: 02:00:5e:00:00:01, model: m, version: '1', faults: [boot]}]", "is not a fault"),
             ("devices: [{firstMac: 02:00:5e:00:00:01, model: m, version: '1', startDelay: soon}]", "soon"),
         ] {
-            let error = parse(text).unwrap_err().to_string();
+            let error = parse(text, FilePorts::default()).unwrap_err().to_string();
             assert!(error.contains(named), "{error}");
         }
     }
