@@ -23,6 +23,8 @@ enum Command {
     Up(dev::up::Arguments),
     /// End what `up` started
     Down(dev::up::Place),
+    /// Measure how fast fleets are upgraded, and what it takes
+    Bench(dev::bench::Arguments),
     /// Build the foreign programs that tests and demo start, as far as they are not there yet
     Tools,
     /// Run a command with a control plane that all test programs of it share
@@ -64,6 +66,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Demo => dev::demo().await,
         Command::Up(arguments) => dev::up::up(arguments).await,
         Command::Down(place) => dev::up::down(place).await,
+        Command::Bench(arguments) => dev::bench::bench(arguments).await,
         Command::Tools => dev::tools().await,
         Command::TestEnv { command } => dev::test_env(&command).await,
     }

@@ -1,5 +1,6 @@
 //! What `dev` does: the words of the Makefile, on top of the harness.
 
+pub mod bench;
 pub mod demo;
 mod progress;
 mod running;
