@@ -53,7 +53,7 @@ tools: programs ## builds what tests and demo start besides: kube-apiserver, etc
 
 .PHONY: programs prerequisites
 programs: prerequisites
-	@[ -x $(TARGET)/debug/dev ] || echo "building the programs (a few minutes, the first time only)"
+	@echo "building the programs (a few minutes the first time)"
 	@cargo build --quiet --workspace --bins
 
 prerequisites:
