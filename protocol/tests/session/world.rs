@@ -560,6 +560,11 @@ impl World {
 
     // What a test looks at.
 
+    /// The target of which this file was ordered.
+    pub(crate) fn ordered(&self, download: &Download) -> Target {
+        self.targets[&self.numbers[&download.attempt.unwrap()].target].clone()
+    }
+
     /// What was said on the connection since it was last asked, by message numbers.
     pub(crate) fn told(&mut self, link: Link) -> Vec<u8> {
         std::mem::take(&mut self.wires.get_mut(&link).unwrap().told)

@@ -1,0 +1,139 @@
+//! A device that does what it is told, as far as connections let it, and tells the truth: what it runs is the ground truth
+//! of the properties.
+
+use fettle_protocol::datum::{DownloadResult, ExecutionResult};
+use fettle_protocol::message::DeviceInformation;
+use fettle_protocol::{DeviceMessage, ServerMessage};
+
+use crate::world::{Link, World, info, telling};
+
+/// How the next thing that it is told goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Luck {
+    Good,
+    /// It says that it failed, and is as before.
+    Bad,
+}
+
+#[derive(Debug)]
+pub(crate) struct Device {
+    pub(crate) version: String,
+    pub(crate) config: String,
+    /// It can tell its configuration.
+    tells: bool,
+    pub(crate) link: Option<Link>,
+    image: Option<String>,
+    profile: Option<String>,
+    /// The result of a push that it could not say at the time: it says it after its next message 1.
+    owed: Option<ExecutionResult>,
+}
+
+impl Device {
+    pub(crate) fn new(tells: bool) -> Self {
+        let (version, config) = ("1.0".to_owned(), "A".to_owned());
+        Self { version, config, tells, link: None, image: None, profile: None, owed: None }
+    }
+
+    pub(crate) fn info(&self) -> DeviceInformation {
+        if self.tells { telling(&self.version, &self.config) } else { info(&self.version) }
+    }
+
+    /// It does the next thing: calls, says what it owes, or obeys.
+    pub(crate) fn acts(&mut self, world: &mut World, luck: Luck) {
+        let Some(link) = self.link.filter(|link| world.wires[link].open) else {
+            self.loses_connection(world, Arrived::Everything);
+            self.link = Some(world.calls(self.info()));
+            return;
+        };
+        if let Some(result) = self.owed.take() {
+            return world.says_nine(link, result);
+        }
+        let inbox = &mut world.wires.get_mut(&link).unwrap().inbox;
+        if inbox.is_empty() {
+            return;
+        }
+        match (inbox.remove(0), luck) {
+            (ServerMessage::DownloadVersion(_), Luck::Bad) => world.says_five(link, DownloadResult::CrcMismatch),
+            (ServerMessage::DownloadVersion(download), Luck::Good) => {
+                self.image = world.ordered(&download).firmware;
+                world.says_five(link, DownloadResult::Verified);
+            }
+            (ServerMessage::DownloadProfile(_), Luck::Bad) => world.says_seven(link, DownloadResult::Failed(2)),
+            (ServerMessage::DownloadProfile(download), Luck::Good) => {
+                self.profile = world.ordered(&download).config;
+                world.says_seven(link, DownloadResult::Verified);
+            }
+            (ServerMessage::Restart, _) => {
+                self.restarts();
+                self.link = None;
+                world.drops(link);
+            }
+            (ServerMessage::UpgradeProfile(_), Luck::Bad) => world.says_nine(link, ExecutionResult::Failure(1)),
+            (ServerMessage::UpgradeProfile(_), Luck::Good) => {
+                self.pushes();
+                world.says_nine(link, ExecutionResult::Success);
+                if self.tells && world.wires[&link].open {
+                    world.says_one(link, self.info());
+                }
+            }
+            (ServerMessage::UploadLog(_), _) => world.says_eleven(link, ExecutionResult::Success),
+            (ServerMessage::Interrupt, _) => {
+                self.link = None;
+                world.drops(link);
+            }
+            (ServerMessage::Unknown(kind), _) => panic!("the server says {kind}"),
+        }
+    }
+
+    /// A result that nothing asked for. Never one that answers what is outstanding: that would be a lie.
+    pub(crate) fn babbles(&mut self, world: &mut World, message: DeviceMessage) {
+        if let Some(link) = self.link
+            && let wire = &world.wires[&link]
+            && wire.open
+            && wire.outstanding.is_none_or(|(answer, _)| answer != message.kind())
+        {
+            world.says(link, message);
+        }
+    }
+
+    /// Its connection is gone, here. What it had got by then it still does.
+    pub(crate) fn loses_connection(&mut self, world: &mut World, arrived: Arrived) {
+        let Some(link) = self.link.take() else { return };
+        let inbox = std::mem::take(&mut world.wires.get_mut(&link).unwrap().inbox);
+        if arrived == Arrived::Nothing {
+            return;
+        }
+        for message in inbox {
+            match message {
+                ServerMessage::Restart => self.restarts(),
+                ServerMessage::UpgradeProfile(_) => {
+                    self.pushes();
+                    self.owed = Some(ExecutionResult::Success);
+                }
+                ServerMessage::Interrupt
+                | ServerMessage::DownloadVersion(_)
+                | ServerMessage::DownloadProfile(_)
+                | ServerMessage::UploadLog(_)
+                | ServerMessage::Unknown(_) => {}
+            }
+        }
+    }
+
+    fn restarts(&mut self) {
+        if let Some(image) = self.image.take() {
+            self.version = image;
+        }
+        (self.profile, self.owed) = (None, None);
+    }
+
+    fn pushes(&mut self) {
+        self.config = self.profile.take().expect("8 without a profile");
+    }
+}
+
+/// What of what we said last had come to the device when its connection went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrived {
+    Everything,
+    Nothing,
+}
