@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test bench tools
+.PHONY: help demo up down test bench tools generate
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
@@ -47,6 +47,9 @@ bench: prerequisites ## figures: devices per second, API writes, latency, memory
 	@echo "building the programs, optimised (minutes the first time)"
 	@cargo build --quiet --release --workspace --bins
 	@$(TARGET)/release/dev bench $(ARGS)
+
+generate: prerequisites ## writes the definitions of the API anew, from the types in crds/src
+	@cargo run --quiet --package fettle-crds --bin crdgen -- crds/yaml charts/fettle/crds
 
 tools: programs ## builds what tests and demo start besides: kube-apiserver, etcd, kubectl, helm
 	@$(TARGET)/debug/dev tools
