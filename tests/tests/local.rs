@@ -1,4 +1,4 @@
-//! What people run on their own machine: `make up`, `make down`, and the examples.
+//! What people run on their own machine: `make demo`, `make up`, `make down`, and the examples.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -44,6 +44,18 @@ impl Drop for Up {
 
 fn runs(pid: &str) -> bool {
     fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
+}
+
+#[test]
+fn the_demo_takes_every_device_there_and_ends_by_itself() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let output = Command::new(env!("CARGO_BIN_EXE_dev")).args(["demo", "--folder"]).arg(folder.path()).output()?;
+    let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}\n{complained}");
+    assert!(said.contains("All 20 devices run what their groups want"), "{said}");
+    // one of them is made to fail at first
+    assert!(said.contains("access-berlin-03 needed another try: its first ended with CrcMismatch"), "{said}");
+    Ok(())
 }
 
 #[tokio::test]

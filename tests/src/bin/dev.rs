@@ -18,7 +18,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Take twenty simulated devices to what examples/ declares, and show how
-    Demo,
+    Demo(dev::demo::Place),
     /// Start control plane, controller and bridge, and leave them running
     Up(dev::up::Arguments),
     /// End what `up` started
@@ -63,7 +63,7 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Demo => dev::demo().await,
+        Command::Demo(place) => dev::demo::demo(place).await,
         Command::Up(arguments) => dev::up::up(arguments).await,
         Command::Down(place) => dev::up::down(place).await,
         Command::Bench(arguments) => dev::bench::bench(arguments).await,

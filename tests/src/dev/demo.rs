@@ -7,10 +7,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
 use fettle_crds::{Device, DeviceGroup};
 use futures::{Stream, StreamExt as _};
 use kube::runtime::{WatchStreamExt as _, watcher};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::process::Command;
 
 use super::progress::Progress;
@@ -35,11 +36,21 @@ const REDRAW: Duration = Duration::from_millis(200);
 const TABLE_ROWS: usize = 12 + 5;
 const TABLE_COLUMNS: usize = 80;
 
+/// Where `make demo` keeps everything; what it was stays there until the next.
+#[derive(Args, Debug)]
+pub struct Place {
+    /// Instead of target/demo
+    #[arg(long)]
+    folder: Option<PathBuf>,
+}
+
 /// Runs the whole demonstration.
-pub async fn demo() -> Result<ExitCode> {
-    let folder = root()?.join("target/demo");
-    let result = run(&folder).await;
-    if let Err(error) = result {
+pub async fn demo(place: Place) -> Result<ExitCode> {
+    let folder = match place.folder {
+        Some(folder) => std::path::absolute(folder)?,
+        None => root()?.join("target/demo"),
+    };
+    if let Err(error) = run(&folder).await {
         say!("{error:#}");
         say!("the logs are in {}", folder.join(LOGS).display());
         return Ok(ExitCode::FAILURE);
@@ -63,11 +74,11 @@ async fn run(folder: &Path) -> Result<()> {
     let manifests = read_manifests(&examples)?;
     make_images(&manifests, fettle.files_dir()).await?;
     let devices = manifests.iter().filter(|manifest| manifest["kind"] == "Device").count();
-    say!("switching on {devices} simulated devices, and applying the manifests of examples/");
-    let mut fleet = start_fleet(&examples, folder, fettle.bridge())?;
+    say!("applying the manifests of examples/, and switching on {devices} simulated devices");
     for manifest in &manifests {
         manifest::apply(&namespace.client, &namespace.name, manifest).await?;
     }
+    let mut fleet = start_fleet(&examples, folder, fettle.bridge())?;
 
     let started = Instant::now();
     let progress = follow(&namespace, &fettle, &mut fleet, devices).await?;
@@ -111,21 +122,15 @@ pub async fn make_images(manifests: &[Value], files: &Path) -> Result<()> {
 
 /// Starts the devices, which fetch their files from the ports that the bridge has here instead of 21 and 69.
 fn start_fleet(examples: &Path, folder: &Path, bridge: &Bridge) -> Result<Process> {
-    let path = examples.join("simulation/fleet.yaml");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut fleet: Value = serde_yaml::from_str(&text).with_context(|| path.display().to_string())?;
-    for devices in fleet["devices"].as_array_mut().context("a fleet without devices")? {
-        devices["filePorts"] = json!({"ftp": bridge.ftp_port(), "tftp": bridge.tftp_port()});
-    }
-    let here = folder.join("fleet.json");
-    fs::write(&here, serde_json::to_vec_pretty(&fleet)?)?;
     Process::spawn(Spec {
         name: "fettle-device".to_owned(),
         program: program::find("fettle-device")?,
         args: vec![
             "fleet".to_owned(),
             format!("--bridge={}", bridge.device_address()),
-            format!("--spec={}", here.display()),
+            format!("--ftp-port={}", bridge.ftp_port()),
+            format!("--tftp-port={}", bridge.tftp_port()),
+            format!("--spec={}", examples.join("simulation/fleet.yaml").display()),
             format!("--journal={}", folder.join(LOGS).join("fettle-device.journal").display()),
         ],
         env: Vec::new(),

@@ -13,8 +13,6 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
-pub use demo::demo;
-
 use crate::control_plane::{ControlPlane, GIVEN_KUBECONFIG, SHARED_KUBECONFIG};
 use crate::say;
 use crate::tools::{self, Tool};
