@@ -314,6 +314,21 @@ async fn a_download_is_complete_only_when_the_client_took_it_to_its_end() {
 }
 
 #[tokio::test]
+async fn a_download_ends_with_its_credential() {
+    let servers = Servers::start();
+    let content = servers.content(&bytes(20_000_000)).await;
+    let soon = jiff::Timestamp::now() + Duration::from_secs(3);
+    let command = servers.order_download_until("uid-1", &content, soon);
+    let mut client = Client::logged_in(&servers, &command).await;
+    let mut data = client.data().await;
+    client.ask(&format!("RETR {}", command.path()), "150").await;
+    data.read_exact(&mut [0; 1000]).await.unwrap();
+    client.expect("426").await;
+    assert!(!servers.transfers.progress(&command.permission).unwrap().complete);
+    client.ask(&format!("RETR {}", command.path()), "550").await;
+}
+
+#[tokio::test]
 async fn a_start_beyond_the_end_is_refused_and_forgotten() {
     let servers = Servers::start();
     let content = servers.content(b"image").await;

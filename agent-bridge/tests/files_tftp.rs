@@ -504,6 +504,20 @@ async fn a_silent_client_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_download_ends_with_its_credential() {
+    let servers = Servers::start();
+    let content = servers.content(&bytes(2_000)).await;
+    let soon = jiff::Timestamp::now() + Duration::from_secs(1);
+    let command = servers.order_download_until("uid-1", &content, soon);
+    let mut client = Client::new(servers.tftp()).await;
+    client.send(&client.request(RRQ, &command.path(), &[])).await;
+    client.receive().await.unwrap();
+    servers.ended("download", "tftp", "aborted").await;
+    let refused = Client::new(servers.tftp()).await.read(&command.path(), &[]).await.unwrap_err();
+    assert_eq!(refused, Refused(1, "file not found".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_ends_transfers() {
     let servers = Servers::start();
     let content = servers.content(&bytes(2_000)).await;

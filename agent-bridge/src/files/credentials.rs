@@ -8,10 +8,11 @@
 //! Pure: no I/O and no clock. Nothing here prints a secret, `Debug` included.
 
 use std::fmt;
+use std::time::Duration;
 
 use data_encoding::BASE32_NOPAD;
 use hmac::{Hmac, KeyInit, Mac};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -142,6 +143,12 @@ impl Permission {
     /// When it ends, to the second.
     pub fn expires(&self) -> Timestamp {
         Timestamp::from_second(i64::from(self.expires)).unwrap_or(Timestamp::MAX)
+    }
+
+    /// How long it still holds; zero once it has expired.
+    pub fn remaining(&self, now: Timestamp) -> Duration {
+        let end = i64::from(self.expires) + 1;
+        Duration::try_from(SignedDuration::from_secs(end) - now.as_duration()).unwrap_or_default()
     }
 
     fn to_bytes(self) -> [u8; PATH_FIELDS_LEN] {
@@ -427,6 +434,14 @@ mod tests {
     }
 
     #[test]
+    fn what_remains_ends_with_the_second_in_which_it_expires() {
+        let half = SignedDuration::from_millis(500);
+        assert_eq!(download().remaining(at(990) + half), Duration::from_millis(10_500));
+        assert_eq!(download().remaining(at(1_001)), Duration::ZERO);
+        assert_eq!(download().remaining(at(2_000)), Duration::ZERO);
+    }
+
+    #[test]
     fn a_credential_to_fetch_does_not_allow_to_bring_and_the_other_way_round() {
         let credentials = Credentials::new(&KEY);
         let upload = Permission::upload(DeviceId::of_uid("x"), 1, at(1_000));
@@ -477,7 +492,7 @@ mod tests {
 
     #[test]
     fn an_expiry_within_a_second_rounds_up() {
-        let expires = at(1_000) + jiff::SignedDuration::from_millis(1);
+        let expires = at(1_000) + SignedDuration::from_millis(1);
         assert_eq!(Permission::upload(DeviceId::of_uid("x"), 1, expires).expires(), at(1_001));
     }
 

@@ -17,6 +17,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use tokio::net::UdpSocket;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -142,6 +143,7 @@ impl Server {
             tokio::select! {
                 () = transfer.run(&session) => {}
                 () = superseded.cancelled() => {}
+                () = tokio::time::sleep(permission.remaining(Timestamp::now())) => {}
                 () = stop.cancelled() => {}
             }
         });

@@ -361,6 +361,9 @@ impl Session {
                 self.control.reply("426 The transfer was aborted.").await?;
                 return self.answer("226 Aborted.").await;
             }
+            () = tokio::time::sleep(permission.remaining(Timestamp::now())) => {
+                return self.answer("426 The time for this file is over.").await;
+            }
         };
         self.answer(match outcome {
             Outcome::Complete => "226 The file was sent.",
@@ -399,6 +402,9 @@ impl Session {
             () = self.control.abort() => {
                 self.control.reply("426 The transfer was aborted.").await?;
                 return self.answer("226 Aborted.").await;
+            }
+            () = tokio::time::sleep(permission.remaining(Timestamp::now())) => {
+                return self.answer("426 The time for this file is over.").await;
             }
         };
         match received {

@@ -305,6 +305,8 @@ impl Receiving<'_> {
                 receiver::Step::GiveUp => return Outcome::TimedOut,
                 receiver::Step::Take { .. } | receiver::Step::TakeLast => {
                     if let Err(error) = upload.write(bytes).await {
+                        // What it took is given back before the client hears of it, and may try again.
+                        drop(upload);
                         return self.refuse(&error, permission).await;
                     }
                     active.bytes(bytes.len() as u64);
