@@ -30,6 +30,10 @@ pub const GIVEN_KUBECONFIG: &str = "FETTLE_KUBECONFIG";
 /// Names the administrator's kubeconfig of a control plane that somebody started for this test run, and will throw away.
 pub const SHARED_KUBECONFIG: &str = "FETTLE_TEST_RUN_KUBECONFIG";
 
+/// Names a folder that goes with this test run. A test program cannot remove what all its tests share: nothing of it runs
+/// after the last of them.
+pub const RUN_FOLDER: &str = "FETTLE_TEST_RUN_FOLDER";
+
 /// The folder of logs, in the folder of a control plane or an installation.
 pub const LOGS: &str = "logs";
 
@@ -154,17 +158,25 @@ impl ControlPlane {
     }
 
     fn attach(kubeconfig: &Path, kind: Kind) -> Result<ControlPlane> {
-        let temporary = tempfile::Builder::new().prefix("fettle-").tempdir()?;
+        let mut names = tempfile::Builder::new();
+        names.prefix("fettle-");
+        let (folder, temporary) = match env::var_os(RUN_FOLDER) {
+            Some(run) => (names.tempdir_in(run)?.keep(), None),
+            None => {
+                let folder = names.tempdir()?;
+                (folder.path().to_owned(), Some(folder))
+            }
+        };
         let kubeconfig =
             kubeconfig.canonicalize().with_context(|| format!("no kubeconfig {}", kubeconfig.display()))?;
         Ok(ControlPlane {
             inner: Arc::new(Inner {
                 processes: Mutex::new(None),
                 kind,
-                folder: temporary.path().to_owned(),
+                folder,
                 kubeconfig,
                 kubectl: tools::find(Tool::Kubectl)?,
-                _temporary: Some(temporary),
+                _temporary: temporary,
             }),
         })
     }

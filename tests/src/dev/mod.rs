@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
-use crate::control_plane::{ControlPlane, GIVEN_KUBECONFIG, SHARED_KUBECONFIG};
+use crate::control_plane::{ControlPlane, GIVEN_KUBECONFIG, RUN_FOLDER, SHARED_KUBECONFIG};
 use crate::say;
 use crate::tools::{self, Tool};
 
@@ -32,15 +32,18 @@ pub async fn test_env(command: &[String]) -> Result<ExitCode> {
     let mut command = tokio::process::Command::new(program);
     command.args(args).kill_on_drop(true);
     // A cluster that the caller gave serves all programs already.
-    let control_plane = match env::var_os(GIVEN_KUBECONFIG) {
-        Some(_) => None,
-        None => Some(ControlPlane::start().await.context("no control plane for the tests")?),
+    let (control_plane, given) = match env::var_os(GIVEN_KUBECONFIG) {
+        Some(_) => (None, Some(tempfile::Builder::new().prefix("fettle-").tempdir()?)),
+        None => (Some(ControlPlane::start().await.context("no control plane for the tests")?), None),
     };
     if let Some(control_plane) = &control_plane {
-        command.env(SHARED_KUBECONFIG, control_plane.kubeconfig());
+        command.env(SHARED_KUBECONFIG, control_plane.kubeconfig()).env(RUN_FOLDER, control_plane.folder());
+    }
+    if let Some(folder) = &given {
+        command.env(RUN_FOLDER, folder.path());
     }
     let status = command.status().await.with_context(|| format!("cannot run {program}"))?;
-    drop(control_plane);
+    drop((control_plane, given));
     // More than a byte cannot be handed on, and a signal has no code.
     Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
 }

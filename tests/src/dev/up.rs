@@ -12,13 +12,13 @@ use clap::Args;
 
 use super::root;
 use super::running::{Ending, Member, Running};
-use crate::control_plane::{ControlPlane, GIVEN_KUBECONFIG, LOGS, SHARED_KUBECONFIG};
+use crate::control_plane::{ControlPlane, GIVEN_KUBECONFIG, LOGS, RUN_FOLDER, SHARED_KUBECONFIG};
 use crate::installation::{Bridge, Installation, Ports};
 use crate::namespace::TestNamespace;
 use crate::say;
 
 /// Variables that begin as those of the programs do and are the harness's own.
-const NOT_FOR_PROGRAMS: &[&str] = &[GIVEN_KUBECONFIG, SHARED_KUBECONFIG, "FETTLE_CACHE"];
+const NOT_FOR_PROGRAMS: &[&str] = &[GIVEN_KUBECONFIG, SHARED_KUBECONFIG, RUN_FOLDER, "FETTLE_CACHE"];
 
 /// What can be chosen about `make up`.
 #[derive(Args, Debug)]
