@@ -107,6 +107,8 @@ async fn everything_ends_when_the_starter_is_killed() -> Result<()> {
     let script = r#"echo "$FETTLE_TEST_RUN_KUBECONFIG"; cat"#;
     let mut starter = std::process::Command::new(env!("CARGO_BIN_EXE_dev"))
         .args(["test-env", "--", "sh", "-c", script])
+        // also where this test run has a cluster that was given
+        .env_remove("FETTLE_KUBECONFIG")
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn()?;
