@@ -11,16 +11,19 @@ use super::Identity;
 
 /// The patch that writes `record` to `device`, on condition that nobody has written to it since.
 pub fn patch(record: &Record, device: &Device, us: &Identity, now: Timestamp) -> Value {
+    let Record { session: of_session, info, progress, end, forget_applied } = record;
     let mut status = Map::new();
-    session(&record.session, device, us, now, &mut status);
-    if let Some(info) = &record.info {
+    session(of_session, device, us, now, &mut status);
+    if let Some(info) = info {
         status.insert("reported".to_owned(), reported(info, now));
     }
-    if let Some((target, phase)) = record.progress {
-        let end = record.end.as_ref();
-        status.insert("upgrade".to_owned(), upgrade(target, phase, end, now));
+    if let Some((target, phase)) = progress {
+        status.insert("upgrade".to_owned(), upgrade(*target, *phase, end.as_ref(), now));
     }
-    if let Some(TryEnd { applied: Some(config), reason, .. }) = &record.end {
+    if *forget_applied {
+        status.insert("applied".to_owned(), Value::Null);
+    }
+    if let Some(TryEnd { target: _, reason, message: _, applied: Some(config) }) = end {
         let reason = (*reason == Reason::ResultLost).then_some(Verdict::ResultLost);
         status.insert("applied".to_owned(), json!({"config": config, "at": now, "reason": reason}));
     }
@@ -56,7 +59,8 @@ fn session(record: &SessionRecord, device: &Device, us: &Identity, now: Timestam
     status.insert("lastSeen".to_owned(), last_seen);
 }
 
-fn reported(info: &DeviceInformation, now: Timestamp) -> Value {
+/// What a device says of itself, as `status.reported`.
+pub(super) fn reported(info: &DeviceInformation, now: Timestamp) -> Value {
     let DeviceInformation { mac: _, version, model, config, serial, capabilities } = info;
     let capabilities: Vec<_> = capabilities.names().collect();
     json!({
@@ -96,4 +100,152 @@ fn verdict(reason: Reason) -> Option<Verdict> {
         | Reason::Replaced
         | Reason::Illegal => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use fettle_crds::{Applied, Contender, DeviceSpec, DeviceStatus, Session};
+    use fettle_protocol::Mac;
+    use fettle_protocol::datum::Capabilities;
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn us() -> Identity {
+        Identity { name: "b-0".into(), incarnation: "two".into() }
+    }
+
+    /// A device with a session of this run of this bridge, at resourceVersion 7.
+    fn device() -> Device {
+        let spec =
+            DeviceSpec { mac: "02:00:5e:00:53:01".into(), model: None, approved: true, held: false, transfer: None };
+        let mut device = Device::new("sw-1", spec);
+        device.metadata.resource_version = Some("7".into());
+        let contender = Contender {
+            bridge: "b-1".into(),
+            incarnation: "x".into(),
+            address: "192.0.2.2".into(),
+            since: at(5),
+        };
+        let session = Session {
+            bridge: "b-0".into(),
+            incarnation: "two".into(),
+            address: "192.0.2.1".into(),
+            since: at(1),
+            dismissed: false,
+            contender: Some(contender),
+        };
+        let applied = Applied { config: "16+aaaaaaaa".into(), at: at(2), reason: None };
+        device.status =
+            Some(DeviceStatus { session: Some(session), applied: Some(applied), ..DeviceStatus::default() });
+        device
+    }
+
+    /// The status of the device once the API server has merged the patch into it.
+    fn merged(device: &Device, record: &Record) -> DeviceStatus {
+        fn merge(into: &mut Value, patch: Value) {
+            match (into, patch) {
+                (Value::Object(into), Value::Object(patch)) => {
+                    for (key, value) in patch {
+                        match value {
+                            Value::Null => drop(into.remove(&key)),
+                            value => merge(into.entry(key).or_insert(Value::Null), value),
+                        }
+                    }
+                }
+                (into, Value::Object(patch)) => {
+                    *into = json!({});
+                    merge(into, Value::Object(patch));
+                }
+                (into, patch) => *into = patch,
+            }
+        }
+        let patch = patch(record, device, &us(), at(100));
+        assert_eq!(patch["metadata"], json!({"resourceVersion": "7"}), "on condition that nobody wrote since");
+        let mut status = serde_json::to_value(&device.status).unwrap();
+        merge(&mut status, patch["status"].clone());
+        serde_json::from_value(status).unwrap()
+    }
+
+    #[test]
+    fn a_claim_names_this_run_and_ends_whoever_else_asked() {
+        let record = Record { session: SessionRecord::Claim { address: "192.0.2.9".into() }, ..Record::default() };
+        let renewed = merged(&device(), &record).session.unwrap();
+        assert_eq!((renewed.address.as_str(), renewed.since), ("192.0.2.9", at(1)), "our own goes on");
+        assert_eq!(renewed.contender, None);
+
+        let mut former = device();
+        former.status.as_mut().unwrap().session.as_mut().unwrap().incarnation = "one".into();
+        let taken = merged(&former, &record);
+        let session = taken.session.unwrap();
+        assert_eq!((session.incarnation.as_str(), session.since), ("two", at(100)));
+        assert_eq!(taken.last_seen, None);
+    }
+
+    #[test]
+    fn a_release_a_dismissal_and_the_answer_to_a_contender_change_no_more_than_they_say() {
+        let of = |session| merged(&device(), &Record { session, ..Record::default() });
+        let released = of(SessionRecord::Release { last_seen: at(90) });
+        assert_eq!((released.session, released.last_seen), (None, Some(at(90))));
+        let dismissed = of(SessionRecord::Dismiss);
+        assert_eq!(dismissed.last_seen, Some(at(100)));
+        assert!(dismissed.session.is_some_and(|session| session.dismissed && session.since == at(1)));
+        let refused = of(SessionRecord::Refuse).session.unwrap();
+        assert_eq!((refused.contender, refused.bridge.as_str()), (None, "b-0"));
+        let asked = of(SessionRecord::Contend { address: "192.0.2.3".into() }).session.unwrap();
+        assert_eq!(asked.contender.map(|contender| contender.address).as_deref(), Some("192.0.2.3"));
+        assert_eq!(of(SessionRecord::Unchanged), device().status.unwrap());
+    }
+
+    #[test]
+    fn the_end_of_a_try_stands_with_its_reason_and_with_the_configuration_in_force() {
+        let end = TryEnd {
+            target: 3,
+            reason: Reason::ResultLost,
+            message: "x".repeat(5000),
+            applied: Some("17+bbbbbbbb".into()),
+        };
+        let record = Record { progress: Some((3, Phase::Done)), end: Some(end), ..Record::default() };
+        let status = merged(&device(), &record);
+        let applied = status.applied.unwrap();
+        assert_eq!((applied.config.as_str(), applied.reason), ("17+bbbbbbbb", Some(Verdict::ResultLost)));
+        let upgrade = status.upgrade.unwrap();
+        assert_eq!((upgrade.target, upgrade.phase), (3, fettle_crds::Phase::Done));
+        assert_eq!((upgrade.result, upgrade.reason), (Some(TryResult::Succeeded), Some(Verdict::ResultLost)));
+        assert!(upgrade.message.unwrap().chars().count() <= 1024, "as long as the schema allows");
+    }
+
+    #[test]
+    fn a_new_phase_leaves_nothing_of_the_try_before_and_a_doubtful_configuration_goes_off_the_record() {
+        let mut device = device();
+        let end = TryEnd { target: 3, reason: Reason::ApplyFailed, message: "no".into(), applied: None };
+        let ended = Record { progress: Some((3, Phase::Done)), end: Some(end), ..Record::default() };
+        device.status = Some(merged(&device, &ended));
+        let begun = Record { progress: Some((4, Phase::Restarting)), forget_applied: true, ..Record::default() };
+        let status = merged(&device, &begun);
+        let upgrade = status.upgrade.unwrap();
+        assert_eq!((upgrade.target, upgrade.result, upgrade.reason, upgrade.message), (4, None, None, None));
+        assert_eq!(status.applied, None);
+    }
+
+    #[test]
+    fn what_a_device_no_longer_says_of_itself_goes_off_the_record() {
+        let info = DeviceInformation {
+            mac: Mac::new([2, 0, 0x5e, 0, 0x53, 1]),
+            version: "5.2.1".into(),
+            model: "S5700".into(),
+            config: Some("17+bbbbbbbb".into()),
+            serial: Some("SN-1".into()),
+            capabilities: Capabilities::default().with(Capabilities::CONFIG_VERSION),
+        };
+        let mut device = device();
+        let full = Record { info: Some(info.clone()), ..Record::default() };
+        device.status = Some(merged(&device, &full));
+        let strict = DeviceInformation { config: None, serial: None, capabilities: Capabilities::default(), ..info };
+        let reported = merged(&device, &Record { info: Some(strict), ..Record::default() }).reported.unwrap();
+        assert_eq!((reported.config, reported.serial, reported.capabilities), (None, None, Vec::new()));
+    }
 }
