@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{Api, ObjectMeta, PostParams};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 /// A write is given this much at most. The API server answers in milliseconds, or something is wrong with it.
@@ -190,11 +190,12 @@ impl Elector {
         }
     }
 
-    /// Keeps leading until `stop`, and then releases the Lease; or until it is lost. Either way the term has ended after.
+    /// Keeps leading until `stop`, or until the Lease is lost. Either way the term has ended after.
     pub async fn keep(&self, leadership: &Leadership, stop: &CancellationToken) {
         let mut pause = self.duration / 3;
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep_until(leadership.valid_until()) => {
                     tracing::warn!(lease = self.name, "leadership lost: the lease was not renewed in time");
@@ -203,7 +204,8 @@ impl Elector {
                 () = sleep(pause) => {}
             }
             let asked = Instant::now();
-            match self.change(|spec| spec.renew_time = Some(MicroTime(Timestamp::now()))).await {
+            let renewal = self.change(|spec| spec.renew_time = Some(MicroTime(Timestamp::now())));
+            match timeout_at(leadership.valid_until(), renewal).await.unwrap_or(Err(LeaseError::Deadline)) {
                 Ok(true) => {
                     leadership.extend(asked + self.duration);
                     pause = self.duration / 3;
@@ -219,12 +221,17 @@ impl Elector {
             }
         }
         leadership.ended.cancel();
+    }
+
+    /// Releases the Lease where it is still held: the next leader need not wait. Only after the last write was answered.
+    pub async fn release(&self) {
         let release = self.change(|spec| {
             spec.holder_identity = None;
             spec.renew_time = Some(MicroTime(Timestamp::now()));
         });
         match timeout(RELEASE_DEADLINE, release).await {
-            Ok(Ok(_)) => tracing::info!(lease = self.name, "lease released"),
+            Ok(Ok(true)) => tracing::info!(lease = self.name, "lease released"),
+            Ok(Ok(false)) => tracing::info!(lease = self.name, "lease not released: it has another holder"),
             Ok(Err(error)) => tracing::warn!(lease = self.name, error = %chain(&error), "lease not released"),
             Err(_) => tracing::warn!(lease = self.name, error = "deadline", "lease not released"),
         }

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use fettle_controller::lease::Elector;
 use fettle_controller::metrics::Metrics;
-use fettle_controller::reconcile::{self, Context};
+use fettle_controller::reconcile::{self, Context, LastWrites};
 use fettle_runtime::{Events, Health, LogArgs, build_info, chain, connect, hostname, install_crypto, shutdown_token};
 use kube::Api;
 use prometheus::Registry;
@@ -102,14 +102,18 @@ async fn run(args: Args) -> anyhow::Result<()> {
     while let Some(leadership) = elector.lead(&stop, || health.ready()).await {
         tracing::info!("leading");
         context.metrics.leader.set(1);
-        // The Lease is released after the last write.
         let written = CancellationToken::new();
         let act = async {
-            reconcile::lead(&context, &leadership, &stop, || health.ready()).await;
+            let last_writes = reconcile::lead(&context, &leadership, &stop, || health.ready()).await;
             written.cancel();
+            last_writes
         };
-        tokio::join!(elector.keep(&leadership, &written), act);
+        let ((), last_writes) = tokio::join!(elector.keep(&leadership, &written), act);
         context.metrics.leader.set(0);
+        match last_writes {
+            LastWrites::Answered => elector.release().await,
+            LastWrites::InDoubt => tracing::warn!("a write was not answered: the lease is left to expire"),
+        }
         tracing::info!("not leading any more");
     }
     health.not_ready();

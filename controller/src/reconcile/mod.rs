@@ -58,17 +58,32 @@ pub struct Context {
     pub metrics: Metrics,
 }
 
+/// Whether anything that this controller wrote may still come about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LastWrites {
+    Answered,
+    /// The API server may be about to carry one out: another leader must not begin yet.
+    InDoubt,
+}
+
 /// Acts as the leader, from the lists that it begins with to the end of the term or to `stop`. `ready` is called when all
 /// is listed.
-pub async fn lead(context: &Context, leadership: &Leadership, stop: &CancellationToken, ready: impl Fn()) {
+pub async fn lead(
+    context: &Context,
+    leadership: &Leadership,
+    stop: &CancellationToken,
+    ready: impl Fn(),
+) -> LastWrites {
     let (to, mut observed) = mpsc::channel(WAITING_EVENTS);
     let end_watches = CancellationToken::new();
     let mut watches = watch::start(&context.client, &context.namespace, &to, &context.metrics, &end_watches);
     drop(to);
-    Loop::new(context, leadership).run(&mut observed, leadership, stop, ready).await;
+    let mut acting = Loop::new(context, leadership);
+    acting.run(&mut observed, leadership, stop, ready).await;
     end_watches.cancel();
     drop(observed);
     while watches.join_next().await.is_some() {}
+    if acting.writer.is_in_doubt() { LastWrites::InDoubt } else { LastWrites::Answered }
 }
 
 struct Loop<'a> {

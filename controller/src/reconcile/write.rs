@@ -2,6 +2,7 @@
 //!
 //! Nothing is retried here. A write that failed is planned anew, on what is known then.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use fettle_crds as api;
@@ -14,7 +15,7 @@ use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Precon
 use kube::{Api, Client};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::convert::decisions_patch;
 use super::index::Written;
@@ -30,12 +31,17 @@ pub const MANAGER: &str = "fettle-controller";
 /// So many requests at once: enough to fill the time that one takes, and far from what an API server queues for a client.
 const CONCURRENT: usize = 32;
 
+/// A write that was not answered is carried out within this, or not at all: an API server ends requests after a minute.
+const DOUBT: Duration = Duration::from_secs(60);
+
 /// Writes for a term of leadership.
 pub struct Writer {
     client: Client,
     namespace: String,
     leadership: Leadership,
     metrics: Metrics,
+    /// When a write was last given up without an answer.
+    unanswered: Mutex<Option<Instant>>,
 }
 
 /// What came of a batch of writes.
@@ -71,7 +77,13 @@ impl Batch {
 
 impl Writer {
     pub fn new(client: Client, namespace: String, leadership: Leadership, metrics: Metrics) -> Self {
-        Self { client, namespace, leadership, metrics }
+        Self { client, namespace, leadership, metrics, unanswered: Mutex::default() }
+    }
+
+    /// Whether a write was given up so lately that the API server may yet carry it out.
+    pub fn is_in_doubt(&self) -> bool {
+        let unanswered = *self.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
+        unanswered.is_some_and(|at| at.elapsed() < DOUBT)
     }
 
     fn api<K>(&self) -> Api<K>
@@ -254,6 +266,10 @@ impl Writer {
             Err(Failure::Api(error)) => classify(error),
         };
         self.metrics.wrote(kind, outcome);
+        // No answer at all: neither a yes nor a no.
+        if outcome == Outcome::Unavailable {
+            *self.unanswered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
         result.map_err(|failure| {
             let kind = kind.as_str();
             match (outcome, &failure) {
