@@ -6,7 +6,6 @@
 //! on condition of the resourceVersion that the one before left. As many at a time as Fettle's programs, over connections of
 //! as many clients. It watches nothing.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -20,7 +19,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::fleet::mac;
-use crate::kubeconfig;
+use super::usage::Measured;
+use crate::control_plane::ControlPlane;
 
 const NAMESPACE: &str = "bare-client";
 
@@ -35,15 +35,21 @@ const WATCH_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Bare {
+    pub(super) seconds: f64,
     pub(super) devices_per_second: f64,
+    /// What the API server took for it.
+    pub(super) api_server_cpu_seconds: f64,
     /// From the request that makes an object until a watch has told of it.
     pub(super) watch_latency_seconds: f64,
 }
 
 /// Makes the writes that `upgraded`, a device of Fettle's after its upgrade from `from`, has seen, to `devices` fresh ones.
-pub(super) async fn run(kubeconfig: &Path, devices: usize, upgraded: &Device, from: &str) -> Result<Bare> {
+pub(super) async fn run(control_plane: &ControlPlane, devices: usize, upgraded: &Device, from: &str) -> Result<Bare> {
     // One client stands for the controller, one for the bridge.
-    let (one, other) = (kubeconfig::client(kubeconfig).await?, kubeconfig::client(kubeconfig).await?);
+    let (one, other) = (control_plane.client().await?, control_plane.client().await?);
+    let api_server = control_plane.processes().into_iter().find(|(name, _, _)| name == "kube-apiserver");
+    let (name, pid, _) = api_server.context("no kube-apiserver of our own")?;
+    let api_server = Measured { name, pid };
     let namespace = Namespace {
         metadata: ObjectMeta { name: Some(NAMESPACE.to_owned()), ..ObjectMeta::default() },
         ..Namespace::default()
@@ -55,7 +61,7 @@ pub(super) async fn run(kubeconfig: &Path, devices: usize, upgraded: &Device, fr
     let devices = prepare(&one, &other, devices, &writes).await?;
     let (controller, bridge, writes) = (&api(&one), &api(&other), &writes);
     let count = devices.len();
-    let began = Instant::now();
+    let (began, before) = (Instant::now(), api_server.usage()?);
     stream::iter(devices)
         .map(|fresh| async move { apply(controller, &fresh, &writes.grant).await })
         .buffer_unordered(CONCURRENT)
@@ -66,8 +72,11 @@ pub(super) async fn run(kubeconfig: &Path, devices: usize, upgraded: &Device, fr
         .buffer_unordered(CONCURRENT)
         .try_for_each(|_| std::future::ready(Ok(())))
         .await?;
+    let seconds = began.elapsed().as_secs_f64();
     Ok(Bare {
-        devices_per_second: count as f64 / began.elapsed().as_secs_f64(),
+        seconds,
+        devices_per_second: count as f64 / seconds,
+        api_server_cpu_seconds: api_server.usage()?.cpu_seconds - before.cpu_seconds,
         watch_latency_seconds: watch_latency.as_secs_f64(),
     })
 }

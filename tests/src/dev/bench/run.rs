@@ -166,7 +166,7 @@ pub(super) async fn run(devices: usize, folder: &Path) -> Result<Figures> {
     fettle.bridge().program().kill();
     fleet.process.kill();
     say!("{devices} devices: a bare client makes the same API writes");
-    let bare = bare::run(control_plane.kubeconfig(), devices, &example, fleet::OLD_VERSION).await?;
+    let bare = bare::run(&control_plane, devices, &example, fleet::OLD_VERSION).await?;
     Ok(Figures { devices, upgrade, with_config, idle, processes, other_cpu_seconds, bare })
 }
 

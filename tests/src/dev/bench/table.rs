@@ -72,8 +72,12 @@ pub(super) fn of(figures: &Figures) -> String {
             upgrade_cpu_seconds * 1000.0 / *devices as f64
         ));
     }
-    let elsewhere = "all else on this machine";
-    text.push_str(&format!("  {elsewhere:<27} {:>13}   {:<14} {other_cpu_seconds:>6.2}\n", "", ""));
+    for (name, cpu_seconds) in
+        [("all else on this machine", *other_cpu_seconds), ("kube-apiserver, bare client", bare.api_server_cpu_seconds)]
+    {
+        let each = cpu_seconds * 1000.0 / *devices as f64;
+        text.push_str(&format!("  {name:<27} {:>13}   {:<14} {cpu_seconds:>6.2} {each:>10.2}\n", "", ""));
+    }
     let seconds = upgrade.seconds;
     text.push_str(&format!(
         "\n  CPU is that of the {seconds:.1} s of the upgrade; memory is the highest of a process's life.\n"
@@ -87,7 +91,7 @@ pub(super) fn of(figures: &Figures) -> String {
 
 fn speed(upgrade: &Wave, bare: &Bare) -> Vec<Line> {
     let Wave { seconds, devices_per_second, steady_devices_per_second, first_command_seconds, .. } = upgrade;
-    let Bare { devices_per_second: reached, watch_latency_seconds } = bare;
+    let Bare { devices_per_second: reached, watch_latency_seconds, .. } = bare;
     let rate = |rate: Option<f64>| rate.map_or("none".to_owned(), |rate| format!("{rate:.1}"));
     let first = first_command_seconds.map_or("none".to_owned(), |seconds| format!("{:.0} ms", seconds * 1000.0));
     vec![
@@ -95,8 +99,11 @@ fn speed(upgrade: &Wave, bare: &Bare) -> Vec<Line> {
             .goal(format!("≥ {DEVICES_PER_SECOND}"), *devices_per_second >= DEVICES_PER_SECOND)
             .remark(format!("in {seconds:.1} s")),
         Line::new("  from the first tenth to the last", rate(*steady_devices_per_second)),
-        Line::new("  a bare client that makes the same API writes", format!("{reached:.1}"))
-            .remark(format!("Fettle reaches {:.0} % of it", devices_per_second / reached * 100.0)),
+        Line::new("  a bare client that makes the same API writes", format!("{reached:.1}")).remark(format!(
+            "in {:.1} s; Fettle reaches {:.0} % of it",
+            bare.seconds,
+            devices_per_second / reached * 100.0
+        )),
         Line::new("from apply to the first command on the wire", first)
             .remark(format!("a bare client's watch: {:.0} ms", watch_latency_seconds * 1000.0)),
     ]
