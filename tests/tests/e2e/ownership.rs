@@ -19,7 +19,7 @@ async fn a_second_connection_with_a_mac_whose_holder_answers_is_closed_and_told_
     let impostor = world.switch_on(vec![strict(1)]).await?.remove(0);
     device_does(&impostor, "is closed", was_closed).await?;
     assert!(received(&impostor).is_empty(), "{}", impostor.journal());
-    assert!(holder.read(|record| record.is_connected()), "{}", holder.journal());
+    assert!(holder.read(fettle_device::record::Record::is_connected), "{}", holder.journal());
     impostor.power_cut();
     world.group(&["firmware: {name: access-5.2.1}"]).await?;
     world.all_current(1).await?;
@@ -80,7 +80,7 @@ async fn a_mac_that_calls_another_bridge_while_its_holder_answers_is_refused_the
     device_does(&impostor, "is closed", was_closed).await?;
     impostor.power_cut();
     assert!(received(&impostor).is_empty(), "{}", impostor.journal());
-    assert!(holder.read(|record| record.is_connected()), "{}", holder.journal());
+    assert!(holder.read(fettle_device::record::Record::is_connected), "{}", holder.journal());
     let status = world
         .device_until("sw-1", "has no contender", |status| {
             status.session.as_ref().is_some_and(|session| session.contender.is_none())

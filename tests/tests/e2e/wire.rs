@@ -1,7 +1,7 @@
 //! A wire between a device and a bridge that a test can cut at a message: before it arrives, or right after.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use fettle_protocol::Decoder;
@@ -98,7 +98,7 @@ impl Direction {
             let cut = state
                 .armed
                 .lock()
-                .unwrap()
+                .unwrap_or_else(PoisonError::into_inner)
                 .take_if(|cut| *cut == Cut::Before(frame.message) || *cut == Cut::After(frame.message));
             let mut encoded = Vec::new();
             if frame.encode(&mut encoded).is_err() {
