@@ -73,6 +73,7 @@ impl Session {
                     self.memory.losses = self.memory.losses.saturating_add(1);
                 }
             }
+            // Where TCP has confirmed all that was said, 6 has reached the device.
             State::Restarting { target } if self.memory.target == Some(target) => {
                 self.memory.not_restarted = !acknowledged;
             }

@@ -132,7 +132,6 @@ impl Session {
                 self.refuse_newcomer(effects);
                 effects.push(Effect::Send(connection, ServerMessage::Restart));
                 effects.push(Effect::Finish(connection));
-                self.memory.not_restarted = false;
                 self.state = State::Restarting { target: command.target };
             }
             Step::Profile | Step::Log => {

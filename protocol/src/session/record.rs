@@ -101,7 +101,7 @@ impl Session {
         // What a declared device of the wrong model says of itself is on record, so that people can see what is wrong
         // with it; its connection is not. While another bridge holds the device, nothing is ours to say.
         let news = (*legal || served) && *hold != Hold::Other && !self.is_known(&connection.info);
-        let announcement = self.due_announcement(now).filter(|_| !claim);
+        let announcement = self.due_announcement(now);
         // Facts go with the end of a try, and wait for it where one has begun.
         let facts = (moved || news) && !self.has_begun();
         if self.memory.end.is_none() && announcement.is_none() && !claim && !facts {

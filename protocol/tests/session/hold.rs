@@ -351,6 +351,30 @@ fn an_end_that_is_not_written_is_the_new_holders_to_say() {
     assert_eq!(world.end(), None);
 }
 
+#[test]
+fn nothing_is_sent_by_who_does_not_hold_the_device_on_record() {
+    let (mut world, link) = World::waiting();
+    world.files_answer = Answers::Later;
+    world.grant(1);
+    let first = world.preparing.unwrap();
+    world.api_answers = Answers::Later;
+    world.change(|status| status.holder = None);
+    world.preparing = Some(first);
+    world.file_is_ready();
+    assert_eq!(world.told(link), []);
+    world.files_answer = Answers::Promptly;
+    world.write_is_answered();
+    assert_eq!(world.told(link), [3]);
+
+    let (mut world, link) = World::downloading();
+    world.files_answer = Answers::Later;
+    world.says_five(link, DownloadResult::Verified);
+    world.api_answers = Answers::Later;
+    world.change(|status| status.holder = None);
+    world.accounting_says(fettle_protocol::session::Transferred::Wholly);
+    assert_eq!(world.told(link), []);
+}
+
 // A device that moves.
 
 #[test]

@@ -63,7 +63,11 @@ impl Device {
                 self.profile = world.ordered(&download).config;
                 world.says_seven(link, DownloadResult::Verified);
             }
-            (ServerMessage::Restart, _) => {
+            (ServerMessage::Restart, luck) => {
+                if luck == Luck::Bad {
+                    // The image does not boot: it comes back with what it had.
+                    self.image = None;
+                }
                 self.restarts();
                 self.link = None;
                 world.drops(link);

@@ -279,3 +279,25 @@ fn a_try_of_which_nobody_could_say_how_it_ended_leaves_unknown_what_is_in_force(
     world.says_nine(link, ExecutionResult::Success);
     assert_eq!(world.api.status.applied.as_deref(), Some("A"));
 }
+
+#[test]
+fn what_was_left_in_doubt_stays_unknown_although_the_next_try_ends_without_a_push() {
+    let in_doubt = || {
+        let (mut world, link) = World::waiting();
+        world.change(|status| status.applied = Some("A".to_owned()));
+        world.grant_as(1, |target| target.firmware = None);
+        world.says_seven(link, DownloadResult::Verified);
+        world.bridge_restarts();
+        world.pass(mins(15));
+        world.change(|status| status.outcome = Some(1));
+        let link = world.calls(info("1.0"));
+        (world, link)
+    };
+    let (mut world, link) = in_doubt();
+    world.grant(2);
+    world.says_five(link, DownloadResult::CrcMismatch);
+    assert_eq!((world.end(), &world.api.status.applied), (Some(Reason::CrcMismatch), &None));
+    let (mut world, _) = in_doubt();
+    world.grant_as(2, |target| (target.firmware, target.config) = (None, None));
+    assert_eq!((world.end(), &world.api.status.applied), (Some(Reason::AlreadyCurrent), &None));
+}

@@ -18,6 +18,8 @@ use crate::world::{Answers, Link, World, secs};
 enum Happening {
     /// The device does the next thing.
     Acts(Luck),
+    /// It does this many things, one a second.
+    Works(u8),
     /// Its connection goes, and both sides know; and whether TCP confirmed what we said last, and whether it had come.
     Cut {
         acknowledged: bool,
@@ -55,15 +57,18 @@ enum Happening {
     Contends,
     OtherClaims,
     OtherLetsGo,
+    /// A person clears the session.
+    Cleared,
     Legal(bool),
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
     use Happening::*;
-    let answers = || prop_oneof![3 => Just(Answers::Promptly), 1 => Just(Answers::Later), 1 => Just(Answers::Not)];
+    let answers = || prop_oneof![4 => Just(Answers::Promptly), 1 => Just(Answers::Later), 1 => Just(Answers::Not)];
     prop_oneof![
         40 => Just(Acts(Luck::Good)),
-        3 => Just(Acts(Luck::Bad)),
+        10 => (2u8..12).prop_map(Works),
+        5 => Just(Acts(Luck::Bad)),
         6 => (any::<bool>(), prop_oneof![Just(Arrived::Everything), Just(Arrived::Nothing)])
             // What was confirmed has come.
             .prop_map(|(acknowledged, arrived)| Cut {
@@ -75,7 +80,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         2 => Just(Impostor),
         8 => (1u16..8).prop_map(Passes),
         3 => (8u16..200).prop_map(Passes),
-        1 => (200u16..1200).prop_map(Passes),
+        2 => (200u16..1200).prop_map(Passes),
         12 => any::<(bool, bool, bool)>().prop_map(|(firmware, config, logs)| Grants { firmware, config, logs }),
         1 => Just(Withdraws),
         1 => Just(Done),
@@ -91,6 +96,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         2 => Just(Contends),
         1 => Just(OtherClaims),
         2 => Just(OtherLetsGo),
+        1 => Just(Cleared),
         2 => prop_oneof![3 => Just(true), 1 => Just(false)].prop_map(Legal),
     ]
 }
@@ -135,6 +141,12 @@ impl Fleet {
         world.note(format!("# {happening:?}"));
         match happening {
             Happening::Acts(luck) => device.acts(world, luck),
+            Happening::Works(times) => {
+                for _ in 0..times {
+                    self.device.acts(&mut self.world, Luck::Good);
+                    self.passes(1);
+                }
+            }
             Happening::Cut { acknowledged, arrived } => self.cut(acknowledged, arrived),
             Happening::Vanishes => {
                 if let Some(link) = device.link.filter(|link| world.wires[link].open) {
@@ -222,6 +234,7 @@ impl Fleet {
                 }
             }
             Happening::OtherLetsGo => self.other_lets_go(),
+            Happening::Cleared => world.change(|status| status.holder = None),
             Happening::Legal(legal) => world.change(|status| status.legal = legal),
         }
         self.settle();

@@ -91,6 +91,19 @@ fn a_command_that_was_unanswered_is_remembered_longer_than_the_drop_stays_unwrit
 }
 
 #[test]
+fn a_first_command_is_remembered_also_where_it_was_answered() {
+    let (mut world, link) = World::downloading();
+    world.files_answer = crate::world::Answers::Later;
+    world.says_five(link, DownloadResult::Verified);
+    world.drops(link);
+    world.pass(mins(2));
+    world.files_answer = crate::world::Answers::Promptly;
+    let link = world.calls(info("1.0"));
+    world.pass(secs(5));
+    assert_eq!(world.told(link), [3]);
+}
+
+#[test]
 fn a_device_that_comes_back_with_the_old_version_has_ended_its_try() {
     let (mut world, link) = World::downloading();
     world.says_five(link, DownloadResult::Verified);

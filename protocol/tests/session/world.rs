@@ -1,25 +1,22 @@
 //! A session with a scripted driver around it: an API that holds the record, a clock, connections.
 //!
 //! Whatever a test does, each command is held against the rules that no command may break, and each effect against what a
-//! driver can do: see [`World::send`].
+//! driver can do: see [`driver`].
+
+mod driver;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use fettle_protocol::datum::{Capabilities, DownloadResult, ExecutionResult, Transfer};
-use fettle_protocol::message::{DeviceInformation, Download, ErrorDetail, Location, kind};
+use fettle_protocol::datum::{Capabilities, DownloadResult, ExecutionResult};
+use fettle_protocol::message::{DeviceInformation, Download, ErrorDetail, kind};
 use fettle_protocol::session::{
-    Command, ConnectionId, Counted, Effect, Event, File, Phase, Reason, Record, Session, SourceError, Step, Target,
-    Timing, Transferred, View, WriteError,
+    Command, ConnectionId, Counted, Event, Phase, Reason, Record, Session, Target, Timing, View,
 };
 use fettle_protocol::{DeviceMessage, Mac, ServerMessage};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::api::{Api, Holder, Run, US};
-
-/// More effects than an event has ever wanted at once.
-const EFFECTS_MAX: usize = 6;
-/// More ticks than a deadline that moves needs in one step of a test.
-const TICKS_MAX: usize = 100;
+use self::driver::{Item, Line};
+use crate::api::{Api, Holder, Run, Status, US};
 
 pub(crate) const ADDRESS: &str = "192.0.2.14";
 
@@ -45,17 +42,11 @@ pub(crate) enum Answers {
     Not,
 }
 
-/// What the session is to be fed next.
-enum Item {
-    Event(Event),
-    /// What the API says when its turn has come.
-    View,
-}
-
 /// What is known of a connection from outside.
 #[derive(Debug, Default)]
 pub(crate) struct Wire {
     pub(crate) open: bool,
+    opened: Timestamp,
     /// 2 or 6 was said, and the sending side is shut.
     pub(crate) finishing: bool,
     pub(crate) probed: u32,
@@ -90,6 +81,8 @@ pub(crate) struct World {
     viewed: View,
     queue: VecDeque<Item>,
     feeding: bool,
+    /// A command went unanswered with its connection, and the session has been there ever since and held the device.
+    unanswered: bool,
     /// Targets that got a first command; commands that were given numbers; targets with a 6 that may have arrived.
     pub(crate) commanded: BTreeSet<i64>,
     numbers: BTreeMap<u32, Command>,
@@ -97,15 +90,15 @@ pub(crate) struct World {
     /// All targets there were.
     pub(crate) targets: BTreeMap<i64, Target>,
     /// Everything, for when a test fails.
-    log: Vec<String>,
+    log: Vec<(Timestamp, Line)>,
 }
 
 /// What is printed when a test fails.
 impl Drop for World {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            for line in &self.log {
-                eprintln!("{line}");
+            for (at, line) in &self.log {
+                eprintln!("{at} {line}");
             }
             eprintln!("{:?}\n{:?}", self.session, self.api.status);
         }
@@ -166,6 +159,7 @@ impl World {
             viewed: View::default(),
             queue: VecDeque::new(),
             feeding: false,
+            unanswered: false,
             commanded: BTreeSet::new(),
             numbers: BTreeMap::new(),
             restarted: BTreeMap::new(),
@@ -228,15 +222,15 @@ impl World {
     }
 
     /// Somebody else writes, and everybody sees it.
-    pub(crate) fn change(&mut self, change: impl FnOnce(&mut crate::api::Status)) {
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut Status)) {
         self.change_unseen(change);
         self.see();
     }
 
     /// Somebody else writes, and we do not see it yet.
-    pub(crate) fn change_unseen(&mut self, change: impl FnOnce(&mut crate::api::Status)) {
+    pub(crate) fn change_unseen(&mut self, change: impl FnOnce(&mut Status)) {
         self.api.change(change);
-        self.note(format!("API changed: {:?}", self.api.status));
+        self.log.push((self.now, Line::Changed(Box::new(self.api.status.clone()))));
     }
 
     /// The watch brings what is on record.
@@ -266,7 +260,7 @@ impl World {
 
     pub(crate) fn calls_from(&mut self, address: &str, info: DeviceInformation) -> Link {
         let link = self.wires.len() as Link + 1;
-        self.wires.insert(link, Wire { open: true, ..Wire::default() });
+        self.wires.insert(link, Wire { open: true, opened: self.now, ..Wire::default() });
         if self.session.is_none() {
             self.begin();
         }
@@ -278,6 +272,8 @@ impl World {
         let wire = self.wires.get_mut(&link).unwrap();
         assert!(wire.open, "a closed connection speaks");
         let kind = message.kind();
+        // A late 9 answers what was unanswered.
+        self.unanswered &= kind != kind::UPGRADE_RESULT;
         if let Some((_, command)) = wire.outstanding.take_if(|(answer, _)| *answer == kind) {
             wire.brought = match message {
                 DeviceMessage::VersionDownloaded(DownloadResult::Verified, _)
@@ -316,245 +312,13 @@ impl World {
     pub(crate) fn drop_link(&mut self, link: Link, acknowledged: bool) {
         let wire = self.wires.get_mut(&link).unwrap();
         if std::mem::take(&mut wire.open) {
+            // A connection that was quiet for long enough has settled it.
+            let settled = self.now >= wire.opened + self.timing.settle;
+            self.unanswered = wire.outstanding.is_some() || (self.unanswered && !settled);
             if !acknowledged {
                 self.restarted.retain(|_, on| *on != link);
             }
             self.feed(Event::Dropped { connection: ConnectionId(link), acknowledged });
-        }
-    }
-
-    // What the bridge does.
-
-    /// A session for the device, with what is on record now.
-    fn begin(&mut self) {
-        self.seen = self.api.version;
-        self.viewed = self.api.view(self.us);
-        self.session = Some(Session::new(self.timing, self.viewed.clone(), self.now));
-    }
-
-    /// This bridge dies, with all connections, and a new run begins.
-    pub(crate) fn bridge_restarts(&mut self) {
-        let dead = self.us;
-        self.us.run += 1;
-        self.api.alive.retain(|run| *run != dead);
-        self.api.alive.push(self.us);
-        self.session = None;
-        (self.write, self.preparing, self.checking) = (None, None, None);
-        for wire in self.wires.values_mut() {
-            wire.open = false;
-        }
-        self.note(format!("bridge restarted as {:?}", self.us));
-    }
-
-    /// The time for devices to come back after a restart is over.
-    pub(crate) fn grace_is_over(&mut self) {
-        let ours = self.api.status.holder.as_ref().is_some_and(|holder| holder.by.bridge == self.us.bridge);
-        if self.session.is_none() && ours {
-            self.begin();
-            self.feed(Event::Tick);
-            self.pass(self.timing.drop_delay);
-        }
-    }
-
-    /// The write that is wanted reaches the API and is answered.
-    pub(crate) fn write_is_answered(&mut self) {
-        let (record, base) = self.write.take().unwrap();
-        let result = self.api.write(self.us, &record, base).map_err(|()| WriteError::Conflict);
-        self.note(format!("written: {result:?}"));
-        self.see();
-        self.feed(Event::Written(result));
-    }
-
-    /// The write reaches the API, but the answer is lost.
-    pub(crate) fn write_is_done_but_not_answered(&mut self) {
-        let (record, base) = self.write.take().unwrap();
-        let _ = self.api.write(self.us, &record, base);
-        self.feed(Event::Written(Err(WriteError::Unavailable)));
-    }
-
-    pub(crate) fn write_is_not_answered(&mut self) {
-        self.write.take().unwrap();
-        self.feed(Event::Written(Err(WriteError::Unavailable)));
-    }
-
-    pub(crate) fn file_is_ready(&mut self) {
-        let command = self.preparing.take().unwrap();
-        self.feed(Event::Prepared(command, Ok(file(command))));
-    }
-
-    pub(crate) fn file_cannot_be_had(&mut self) {
-        let command = self.preparing.take().unwrap();
-        self.feed(Event::Prepared(command, Err(SourceError("the server of the vendor is away".to_owned()))));
-    }
-
-    pub(crate) fn accounting_says(&mut self, transferred: Transferred) {
-        let command = self.checking.take().unwrap();
-        self.feed(Event::Checked(command, transferred));
-    }
-
-    /// Time passes; what is due is done.
-    pub(crate) fn pass(&mut self, time: SignedDuration) {
-        let end = self.now.checked_add(time).unwrap();
-        let mut ticks = 0;
-        loop {
-            let retry = (self.write.is_some() && self.api_answers == Answers::Not).then(|| self.now + secs(1));
-            let deadline = self.session.as_ref().and_then(Session::deadline).map(|at| at.max(self.now));
-            match (retry, deadline) {
-                (Some(at), deadline) if at <= end && deadline.is_none_or(|deadline| at <= deadline) => {
-                    self.now = at;
-                    self.write_is_not_answered();
-                }
-                (_, Some(at)) if at <= end => {
-                    ticks += 1;
-                    assert!(ticks < TICKS_MAX, "deadlines come too thick");
-                    self.now = at;
-                    self.feed(Event::Tick);
-                    let next = self.session.as_ref().and_then(Session::deadline);
-                    assert!(next.is_none_or(|next| next > self.now), "a deadline that stays: {next:?}");
-                }
-                _ => break,
-            }
-        }
-        self.now = end;
-    }
-
-    pub(crate) fn feed(&mut self, event: Event) {
-        self.enqueue(Item::Event(event));
-    }
-
-    /// Feeds the session, one event after the other: what follows from the effects of one comes after all of them.
-    fn enqueue(&mut self, item: Item) {
-        self.queue.push_back(item);
-        if std::mem::replace(&mut self.feeding, true) {
-            return;
-        }
-        while let Some(item) = self.queue.pop_front() {
-            let event = match item {
-                Item::Event(event) => event,
-                Item::View => {
-                    self.seen = self.api.version;
-                    self.viewed = self.api.view(self.us);
-                    Event::Viewed(self.viewed.clone())
-                }
-            };
-            self.feed_one(event);
-        }
-        self.feeding = false;
-    }
-
-    fn feed_one(&mut self, event: Event) {
-        self.note(format!("{event:?}"));
-        let Some(session) = self.session.take() else { return };
-        let (session, effects) = session.on(event, self.now);
-        self.note(format!("-> {} {effects:?}", session.state_name()));
-        assert!(effects.len() <= EFFECTS_MAX, "{effects:?}");
-        let over = session.is_over();
-        self.session = Some(session);
-        let last = effects.len().saturating_sub(1);
-        for (index, effect) in effects.into_iter().enumerate() {
-            assert!(index == last || effect != Effect::Refresh, "Refresh feeds a view: it comes last");
-            self.carry_out(effect);
-        }
-        if over {
-            assert!(self.write.is_none(), "a session is over with a write under way");
-            self.note("session is over".to_owned());
-            self.session = None;
-        }
-    }
-
-    fn carry_out(&mut self, effect: Effect) {
-        match effect {
-            Effect::Send(ConnectionId(link), message) => self.send(link, message),
-            Effect::Finish(ConnectionId(link)) => self.wires.get_mut(&link).unwrap().finishing = true,
-            Effect::Close(ConnectionId(link), reason) => {
-                let wire = self.wires.get_mut(&link).unwrap();
-                assert!(wire.open && wire.closed_for.is_none(), "closed twice");
-                wire.closed_for = Some(reason);
-                self.drop_link(link, true);
-            }
-            Effect::Probe(ConnectionId(link)) => self.wires.get_mut(&link).unwrap().probed += 1,
-            Effect::Prepare(command, until) => {
-                assert!(until > self.now);
-                assert!(self.numbers.insert(command.number, command).is_none(), "a number is given twice: {command:?}");
-                self.preparing = Some(command);
-                if self.files_answer == Answers::Promptly {
-                    self.file_is_ready();
-                }
-            }
-            Effect::Check(command) => {
-                self.checking = Some(command);
-                if self.files_answer == Answers::Promptly {
-                    self.accounting_says(Transferred::Wholly);
-                }
-            }
-            Effect::Write(record) => {
-                assert!(self.write.is_none(), "two writes at once");
-                self.write = Some((record, self.seen));
-                if self.api_answers == Answers::Promptly {
-                    self.write_is_answered();
-                }
-            }
-            Effect::Refresh => {
-                self.refreshed += 1;
-                self.see();
-            }
-            Effect::Count(counted) => self.counted.push(counted),
-        }
-    }
-
-    /// Something is said to the device: the rules that nothing may break.
-    fn send(&mut self, link: Link, message: ServerMessage) {
-        let kind = message.kind();
-        let wire = self.wires.get_mut(&link).unwrap();
-        assert!(wire.open && !wire.finishing, "{kind} on a connection that is closed");
-        assert!(wire.outstanding.is_none(), "{kind} into {:?}", wire.outstanding);
-        wire.told.push(kind);
-        wire.inbox.push(message.clone());
-        let prepared = match &message {
-            ServerMessage::DownloadVersion(download) | ServerMessage::DownloadProfile(download) => {
-                Some(self.numbers[&download.attempt.unwrap()])
-            }
-            _ => None,
-        };
-        match message {
-            ServerMessage::Interrupt => return,
-            ServerMessage::UploadLog(_) => {
-                let command = *self.numbers.last_key_value().unwrap().1;
-                wire.outstanding = Some((kind::LOG_RESULT, command));
-                return;
-            }
-            ServerMessage::DownloadVersion(_) => wire.outstanding = prepared.map(|of| (kind::VERSION_RESULT, of)),
-            ServerMessage::DownloadProfile(_) => wire.outstanding = prepared.map(|of| (kind::PROFILE_RESULT, of)),
-            ServerMessage::Restart | ServerMessage::UpgradeProfile(_) | ServerMessage::Unknown(_) => {}
-        }
-        // By what the bridge could know.
-        let View { target, progress, hold, .. } = &self.viewed;
-        assert_eq!(*hold, fettle_protocol::session::Hold::Us, "{kind} by who does not hold the device");
-        let target = target.as_ref().filter(|target| !target.ended).expect("a command without a target");
-        let phase = progress.filter(|progress| progress.target == target.id).map(|progress| progress.phase);
-        assert_ne!(phase, Some(Phase::Done), "{kind} for a target that has ended");
-        assert!(self.now <= target.until - target.margin, "{kind} too late");
-        if self.commanded.insert(target.id) {
-            assert!(self.now <= target.start_by || phase.is_some(), "a first command too late");
-        }
-        if let Some(command) = prepared {
-            assert_eq!(command.target, target.id, "{kind} for a former target");
-        }
-        let step = match kind {
-            kind::RESTART => Step::Version,
-            kind::UPGRADE_PROFILE => Step::Profile,
-            _ => return,
-        };
-        let brought = wire.brought.take().expect("a restart or push that no result on this connection allows");
-        assert_eq!((brought.target, brought.step), (target.id, step), "{kind} after the result of another command");
-        assert!(phase.is_some(), "{kind} before its phase is on record");
-        if step == Step::Version {
-            assert!(
-                self.restarted.insert(target.id, link).is_none(),
-                "a second 6, where TCP may have brought the first"
-            );
-        } else {
-            wire.outstanding = Some((kind::UPGRADE_RESULT, brought));
         }
     }
 
@@ -597,31 +361,6 @@ impl World {
     }
 
     pub(crate) fn note(&mut self, line: String) {
-        let line = format!("{} {line}", self.now);
-        self.log.push(line);
-    }
-}
-
-/// A file as the driver would name it; the attempt id tells us of which command it is.
-fn file(command: Command) -> File {
-    let location = Location {
-        transfer: Transfer::Ftp,
-        server: [192, 0, 2, 1],
-        path: "p".to_owned(),
-        file: "f".to_owned(),
-        user: String::new(),
-        password: String::new(),
-        port: None,
-    };
-    match command.step {
-        Step::Version | Step::Profile => File::Download(Download {
-            location,
-            crc: 0,
-            config: None,
-            attempt: Some(command.number),
-            size: None,
-            sha256: None,
-        }),
-        Step::Log => File::Upload(location),
+        self.log.push((self.now, Line::Text(line)));
     }
 }
