@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fettle_controller::plan::model::{
-    self as model, Bridge, Decisions, Device, Facts, Firmware, Group, Image, Origin, Progress, Readiness, Reported,
-    Rollout, Session, Settings, Snapshot, Target, Text, Upgrade,
+    self as model, Bridge, Decisions, Device, Facts, Firmware, Group, Image, Mac, Origin, Progress, Readiness,
+    Reported, Rollout, Session, Settings, Snapshot, Target, Text, Upgrade,
 };
 use fettle_controller::plan::output::{Change, Plan};
 use fettle_controller::plan::plan;
@@ -159,7 +159,7 @@ impl World {
                 resource_version: 0,
                 generation: 1,
                 labels: BTreeMap::from([(ROLES[number % 2].to_owned(), "yes".to_owned())]),
-                mac: name.clone(),
+                mac: Mac::parse(&format!("02:00:00:00:00:{number:02x}")).unwrap(),
                 origin: Origin::Declared,
                 model: None,
                 approved: true,

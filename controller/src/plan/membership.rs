@@ -1,8 +1,11 @@
 //! Which group a device belongs to, and whether it is accepted at all.
 
-use std::collections::{BTreeSet, HashMap};
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::model::{Device, Group, Origin, Snapshot, Text};
+use jiff::Timestamp;
+
+use super::model::{Acceptance, Device, Group, Mac, Origin, Snapshot, Text};
 
 /// The group, or groups, of a device: indices into the groups of the snapshot, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,11 +83,37 @@ pub enum Standing {
     Yields,
 }
 
+impl Standing {
+    /// The condition that says so, where it is not what is written.
+    pub fn acceptance(&self, device: &Device, now: Timestamp) -> Option<Acceptance> {
+        let (accepted, reason, message) = match self {
+            Self::Accepted => (true, "Accepted", Cow::from("it is approved, and no other Device has its MAC")),
+            Self::NotApproved | Self::Yields => {
+                (false, "NotApproved", Cow::from("nobody has approved it: set spec.approved"))
+            }
+            Self::DuplicateMac(others) => {
+                let others = others.join(", ");
+                (false, "DuplicateMac", Cow::from(format!("it has the MAC of {others}: none of them is served")))
+            }
+        };
+        let generation = device.generation;
+        let before = device.decisions.acceptance.as_ref().filter(|before| before.accepted == accepted);
+        if before.is_some_and(|before| {
+            *before.reason == *reason && *before.message == *message && before.generation == generation
+        }) {
+            return None;
+        }
+        let since = before.map_or(now, |before| before.since);
+        Some(Acceptance { accepted, reason: reason.into(), message: message.into(), generation, since })
+    }
+}
+
 /// Whether devices are accepted, by the MACs of all.
 pub struct Macs<'a> {
-    /// How many declared devices there are with each MAC that any device has.
-    declared: HashMap<&'a str, usize>,
-    snapshot: &'a Snapshot,
+    /// Of declared devices, in order.
+    declared: Vec<(Mac, &'a Text)>,
+    /// Those that more than one of them has.
+    doubled: HashSet<Mac>,
 }
 
 /// So many others with the same MAC are named.
@@ -92,29 +121,29 @@ const NAMED: usize = 3;
 
 impl<'a> Macs<'a> {
     pub fn new(snapshot: &'a Snapshot) -> Self {
-        let mut declared = HashMap::with_capacity(snapshot.devices.len());
-        for device in snapshot.devices.values().filter(|device| device.origin == Origin::Declared) {
-            *declared.entry(&*device.mac).or_default() += 1;
-        }
-        Self { declared, snapshot }
+        let declared = snapshot.devices.values().filter(|device| device.origin == Origin::Declared);
+        let mut declared: Vec<(Mac, &Text)> = declared.map(|device| (device.mac, &device.name)).collect();
+        declared.sort_unstable();
+        let doubled = declared.windows(2).filter(|pair| pair[0].0 == pair[1].0).map(|pair| pair[0].0).collect();
+        Self { declared, doubled }
     }
 
     pub fn standing(&self, device: &Device) -> Standing {
-        let declared = self.declared.get(&*device.mac).copied().unwrap_or(0);
         match device.origin {
-            Origin::Pending if declared > 0 => Standing::Yields,
+            Origin::Pending if self.having(device.mac).next().is_some() => Standing::Yields,
             Origin::Pending => Standing::NotApproved,
-            Origin::Declared if declared > 1 => Standing::DuplicateMac(self.others(device)),
+            Origin::Declared if self.doubled.contains(&device.mac) => {
+                let others = self.having(device.mac).filter(|name| **name != device.name);
+                Standing::DuplicateMac(others.take(NAMED).cloned().collect())
+            }
             Origin::Declared if !device.approved => Standing::NotApproved,
             Origin::Declared => Standing::Accepted,
         }
     }
 
-    fn others(&self, device: &Device) -> Vec<Text> {
-        let same =
-            self.snapshot.devices.values().filter(|other| {
-                other.origin == Origin::Declared && other.mac == device.mac && other.name != device.name
-            });
-        same.take(NAMED).map(|other| other.name.clone()).collect()
+    /// The declared devices with that MAC, by name.
+    fn having(&self, mac: Mac) -> impl Iterator<Item = &'a Text> {
+        let first = self.declared.partition_point(|(other, _)| *other < mac);
+        self.declared[first..].iter().take_while(move |(other, _)| *other == mac).map(|(_, name)| *name)
     }
 }

@@ -18,6 +18,7 @@ mod pass;
 pub mod progress;
 pub mod reason;
 pub mod revision;
+mod scope;
 pub mod status;
 
 pub use output::Plan;

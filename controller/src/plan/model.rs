@@ -55,8 +55,7 @@ pub struct Device {
     pub resource_version: u64,
     pub generation: i64,
     pub labels: BTreeMap<String, String>,
-    /// Lower case.
-    pub mac: Text,
+    pub mac: Mac,
     pub origin: Origin,
     /// Of the spec: a device that reports another is not served.
     pub model: Option<Text>,
@@ -65,6 +64,22 @@ pub struct Device {
     pub transfer: Option<Transfer>,
     pub facts: Facts,
     pub decisions: Decisions,
+}
+
+/// A MAC address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Mac(u64);
+
+impl Mac {
+    /// Reads six pairs of hexadecimal digits with colons between; the API server lets nothing else in.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut pairs = text.split(':');
+        let mac = pairs.by_ref().take(6).try_fold(0, |mac, pair| {
+            let byte = (pair.len() == 2).then(|| u8::from_str_radix(pair, 16).ok()).flatten()?;
+            Some(mac << 8 | u64::from(byte))
+        })?;
+        (text.len() == 17 && pairs.next().is_none()).then_some(Self(mac))
+    }
 }
 
 /// Whose object a Device is.

@@ -6,17 +6,16 @@ use fettle_crds::SessionPolicy;
 use jiff::Timestamp;
 
 use super::availability::Presence;
-use super::grants::{self, Backing, Fate, Granter};
-use super::limits::{self, Usage};
+use super::grants::{self, Backing, Fate};
+use super::limits;
 use super::membership::{Macs, Membership, Selectors, Standing as MacStanding};
-use super::model::{
-    Acceptance, Decisions, Device, Firmware, Group, Progress, Readiness, Rollout, Snapshot, Target, Text,
-};
+use super::model::{Decisions, Device, Group, Snapshot, Text};
 use super::output::{Change, DeviceWrite, Plan};
 use super::progress::{Goal, Standing};
 use super::reason::Reason;
-use super::revision::{self, Content, Invalid, Known, Rollouts, Wanted};
-use super::status::{self, GroupView, Tally};
+use super::revision::{self, Content, Known, Rollouts, Wanted};
+use super::scope::{Candidate, Scope, Seen};
+use super::status::{self, GroupView};
 
 /// A pass writes to no more devices than this, so that no decision is old when it is carried out; the rest follows in the
 /// next pass at once. At the 1,000 writes a second that an API server takes from one client this is a quarter second.
@@ -34,33 +33,6 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     pass.keep_house();
     pass.report();
     pass.finish()
-}
-
-/// A group with all that belongs to it.
-struct Scope<'a> {
-    group: &'a Group,
-    wanted: &'a Wanted<'a>,
-    rollouts: &'a Rollouts<'a>,
-    /// The rollout that stands for what the group wants, where it exists already.
-    rollout: Option<&'a Rollout>,
-    /// What the revision means for each model.
-    goals: HashMap<Text, Result<Goal<'a>, Reason>>,
-    usage: Usage,
-    failed: usize,
-    granter: Granter,
-    tally: Tally,
-}
-
-/// A device with what was found of it.
-struct Seen<'a> {
-    device: &'a Device,
-    membership: Membership,
-    mac: MacStanding,
-    presence: Presence,
-    standing: Standing,
-    open: Option<(&'a Target, Progress)>,
-    /// Its decisions, where they change.
-    write: Option<(Change, Decisions)>,
 }
 
 struct Pass<'a> {
@@ -105,20 +77,8 @@ impl<'a> Pass<'a> {
         wanted: &'a [Wanted<'a>],
         rollouts: &'a [Rollouts<'a>],
     ) -> Self {
-        let scopes = groups.iter().zip(wanted).zip(rollouts).map(|((group, wanted), rollouts)| Scope {
-            group,
-            wanted,
-            rollouts,
-            rollout: rollouts.newest().filter(|newest| match wanted {
-                Wanted::Revision(revision) => newest.spec.revision == revision.digest,
-                Wanted::Invalid(_) => false,
-            }),
-            goals: HashMap::new(),
-            usage: Usage::default(),
-            failed: 0,
-            granter: Granter::default(),
-            tally: Tally::default(),
-        });
+        let scopes = groups.iter().zip(wanted).zip(rollouts);
+        let scopes = scopes.map(|((group, wanted), rollouts)| Scope::new(group, wanted, rollouts));
         let scopes = scopes.collect();
         let mut pass = Self {
             snapshot,
@@ -228,27 +188,23 @@ impl<'a> Pass<'a> {
         let backing = if backed { Backing::Stands } else { Backing::Gone };
         let settings = &self.snapshot.settings;
         let fate = Fate::of(seen.device, target, progress, backing, seen.presence, settings, self.now);
-        let mut decisions = seen.device.decisions.clone();
-        let change = match fate {
+        let before = &seen.device.decisions;
+        let write = match fate {
             Fate::Stays { look_again } => return self.wake.at(look_again),
-            Fate::Withdrawn => {
-                decisions.target = None;
-                Change::Withdrawn
-            }
+            Fate::Withdrawn => (Change::Withdrawn, Decisions { target: None, ..before.clone() }),
             Fate::TimedOut => {
-                decisions.outcome = Some(grants::timed_out(target));
-                Change::Judged
+                (Change::Judged, Decisions { outcome: Some(grants::timed_out(target)), ..before.clone() })
             }
         };
         if self.may_write() {
-            self.seen[index].write = Some((change, decisions));
+            self.seen[index].write = Some(Box::new(write));
         }
     }
 
     /// Why a device is not current (`None`: it is, or belongs to no group), or that it may be granted.
     fn reason(&self, index: usize) -> Result<Option<Reason>, Candidate<'a>> {
         let seen = &self.seen[index];
-        if seen.open.is_some() && !matches!(seen.write, Some((Change::Withdrawn, _))) {
+        if seen.open.is_some() && !matches!(seen.write.as_deref(), Some((Change::Withdrawn, _))) {
             return Ok(Some(Reason::Updating));
         }
         match seen.mac {
@@ -334,7 +290,7 @@ impl<'a> Pass<'a> {
             room[scope] -= 1;
             self.writes += 1;
         }
-        self.seen[index].write = Some((Change::Granted, decisions));
+        self.seen[index].write = Some(Box::new((Change::Granted, decisions)));
         Reason::Updating
     }
 
@@ -356,7 +312,7 @@ impl<'a> Pass<'a> {
             if let Some(target) = &mut decisions.target {
                 target.done = done;
             }
-            self.seen[index].write = Some((Change::Done, decisions));
+            self.seen[index].write = Some(Box::new((Change::Done, decisions)));
         }
     }
 
@@ -378,17 +334,18 @@ impl<'a> Pass<'a> {
                 self.plan.deletions.devices.push((device.name.clone(), device.resource_version));
                 continue;
             }
-            let acceptance = acceptance(device, mac, self.now);
-            let known = device.decisions.observed_generation == Some(device.generation)
-                && device.decisions.acceptance.as_ref() == Some(&acceptance);
+            let acceptance = mac.acceptance(device, self.now);
+            let is_observed = device.decisions.observed_generation == Some(device.generation);
             let goes_along = write.is_some();
-            if known || (!goes_along && !self.may_write()) {
+            if (acceptance.is_none() && is_observed) || (!goes_along && !self.may_write()) {
                 continue;
             }
-            let (_, decisions) =
-                self.seen[index].write.get_or_insert_with(|| (Change::Accepted, device.decisions.clone()));
+            let fresh = || Box::new((Change::Accepted, device.decisions.clone()));
+            let (_, decisions) = &mut **self.seen[index].write.get_or_insert_with(fresh);
             decisions.observed_generation = Some(device.generation);
-            decisions.acceptance = Some(acceptance);
+            if acceptance.is_some() {
+                decisions.acceptance = acceptance;
+            }
         }
     }
 
@@ -440,7 +397,7 @@ impl<'a> Pass<'a> {
 
     fn finish(mut self) -> Plan {
         for Seen { device, write, .. } in self.seen {
-            if let Some((change, decisions)) = write {
+            if let Some((change, decisions)) = write.map(|write| *write) {
                 let (name, resource_version) = (device.name.clone(), device.resource_version);
                 self.plan.devices.push(DeviceWrite { device: name, resource_version, decisions, change });
             }
@@ -448,90 +405,4 @@ impl<'a> Pass<'a> {
         self.plan.next = self.wake.at;
         self.plan
     }
-}
-
-/// A device that may be granted a try.
-struct Candidate<'a> {
-    scope: usize,
-    goal: Goal<'a>,
-    attempt: u32,
-}
-
-impl<'a> Scope<'a> {
-    /// What the revision means for the model that the device reports; `None` where either is not known.
-    fn goal(&mut self, device: &Device) -> Option<Result<Goal<'a>, Reason>> {
-        let Wanted::Revision(revision) = self.wanted else { return None };
-        let model = &device.facts.reported.as_ref()?.model;
-        if let Some(goal) = self.goals.get(model) {
-            return Some(*goal);
-        }
-        let goal = Goal::of(revision, model);
-        self.goals.insert(model.clone(), goal);
-        Some(goal)
-    }
-
-    /// Whether an open target of a device of this group still stands.
-    fn backs(&self, target: &Target) -> bool {
-        self.rollout.is_some_and(|rollout| rollout.uid == target.rollout_uid) && !limits::is_stopped(self.failed)
-    }
-
-    /// What a device may be granted, as far as the group is concerned.
-    fn eligible(&self, device: &Device) -> Result<Goal<'a>, Reason> {
-        let revision = match self.wanted {
-            Wanted::Revision(revision) => revision,
-            Wanted::Invalid(Invalid { .. }) => return Err(Reason::GroupInvalid),
-        };
-        let model = device.facts.reported.as_ref().map(|reported| &reported.model);
-        let goal = *model.and_then(|model| self.goals.get(model)).unwrap_or(&Err(Reason::NeverConnected));
-        let goal = goal?;
-        if self.rollout.is_none() {
-            return Err(Reason::RolloutStarting);
-        }
-        if limits::is_stopped(self.failed) {
-            return Err(Reason::Stopped);
-        }
-        if revision.firmware.is_some_and(|firmware| !is_verified(firmware, &goal)) {
-            return Err(Reason::FirmwareNotReady);
-        }
-        Ok(goal)
-    }
-}
-
-fn is_verified(firmware: &Firmware, goal: &Goal<'_>) -> bool {
-    firmware.readiness == Readiness::Ready
-        && goal.image.is_none_or(|image| firmware.verified.contains(image.content.sha256.as_str()))
-}
-
-impl Seen<'_> {
-    /// Whether it counts as unavailable without a try that runs.
-    fn is_away(&self) -> bool {
-        let lost = matches!(self.presence, Presence::Reconnecting { .. });
-        self.presence.is_offline() || (lost && matches!(self.standing, Standing::Failed(_)))
-    }
-
-    /// Whether it counts against the failure budget.
-    fn has_failed(&self) -> bool {
-        let judged = self.open.is_none() && !self.device.held && self.mac == MacStanding::Accepted;
-        judged && matches!(self.standing, Standing::Failed(_))
-    }
-
-    fn has_wrong_model(&self) -> bool {
-        let reported = self.device.facts.reported.as_ref().map(|reported| &reported.model);
-        matches!((&self.device.model, reported), (Some(declared), Some(reported)) if declared != reported)
-    }
-}
-
-fn acceptance(device: &Device, mac: &MacStanding, now: Timestamp) -> Acceptance {
-    let (accepted, reason, message) = match mac {
-        MacStanding::Accepted => (true, "Accepted", "it is approved, and no other Device has its MAC".to_owned()),
-        MacStanding::NotApproved | MacStanding::Yields => {
-            (false, "NotApproved", "nobody has approved it: set spec.approved".to_owned())
-        }
-        MacStanding::DuplicateMac(others) => {
-            (false, "DuplicateMac", format!("it has the MAC of {}: none of them is served", others.join(", ")))
-        }
-    };
-    let before = device.decisions.acceptance.as_ref().filter(|before| before.accepted == accepted);
-    let since = before.map_or(now, |before| before.since);
-    Acceptance { accepted, reason: reason.into(), message: message.into(), generation: device.generation, since }
 }

@@ -10,7 +10,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::ObjectMeta;
 
 use crate::plan::model::{
-    Acceptance, Applied, Bridge, Decisions, Device, Facts, Firmware, Group, Image, Origin, Readiness, Reported,
+    Acceptance, Applied, Bridge, Decisions, Device, Facts, Firmware, Group, Image, Mac, Origin, Readiness, Reported,
     Rollout, Session, Strategy, Target, Text, Upgrade,
 };
 
@@ -67,7 +67,7 @@ impl Interner {
             name,
             resource_version,
             generation: metadata.generation.unwrap_or_default(),
-            mac: spec.mac.to_ascii_lowercase().into(),
+            mac: Mac::parse(&spec.mac)?,
             origin: if is_ours && !spec.approved { Origin::Pending } else { Origin::Declared },
             model: spec.model.map(|model| self.text(&model)),
             approved: spec.approved,
