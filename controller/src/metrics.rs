@@ -58,8 +58,10 @@ pub enum Result {
     Gone,
     /// The API server said no.
     Refused,
-    /// The API server did not answer, or could not.
+    /// The API server was not there, or had no time.
     Unavailable,
+    /// There was no answer, or none that says whether it was done.
+    Unanswered,
     /// The leadership ended before.
     NotLeading,
 }
@@ -72,6 +74,7 @@ impl Result {
             Self::Gone => "gone",
             Self::Refused => "refused",
             Self::Unavailable => "unavailable",
+            Self::Unanswered => "unanswered",
             Self::NotLeading => "not_leading",
         }
     }

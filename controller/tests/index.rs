@@ -170,3 +170,14 @@ fn a_deletion_of_ours_is_believed_before_the_watch_tells_of_it() {
     assert_eq!(index.observe(applied(device("a", 5, false))), News::No);
     assert!(index.snapshot.devices.is_empty());
 }
+
+#[test]
+fn a_grant_in_doubt_is_settled_by_whatever_is_heard_of_the_device_next() {
+    let mut index = index();
+    index.observe(applied(device("a", 5, false)));
+    index.doubt("a".into(), Timestamp::MAX);
+    index.observe(applied(device("a", 5, false)));
+    assert!(index.snapshot.in_doubt.contains_key("a"), "that was known before");
+    index.observe(applied(device("a", 6, false)));
+    assert!(index.snapshot.in_doubt.is_empty());
+}

@@ -27,6 +27,8 @@ pub struct Snapshot {
     pub profiles: BTreeMap<Text, Profile>,
     /// By name, which is also the name of their Lease.
     pub bridges: BTreeMap<Text, Bridge>,
+    /// Devices to which a grant was not answered, and when at the latest it will have been carried out or not.
+    pub in_doubt: BTreeMap<Text, Timestamp>,
     /// The content Secrets that there are, and when they were made.
     pub contents: BTreeMap<Text, Timestamp>,
 }

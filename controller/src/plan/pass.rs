@@ -114,7 +114,10 @@ impl<'a> Pass<'a> {
         if let Standing::Settling { until } = standing {
             self.wake.at([until]);
         }
-        Seen { device, membership, mac, presence, standing, open: device.open_target(), write: None }
+        let doubt = self.snapshot.in_doubt.get(&device.name).copied().filter(|until| *until > self.now);
+        self.wake.at(doubt);
+        let (open, is_in_doubt) = (device.open_target(), doubt.is_some());
+        Seen { device, membership, mac, presence, standing, open, is_in_doubt, write: None }
     }
 
     /// Counts who is away and who has failed, before anything is decided.
@@ -136,7 +139,7 @@ impl<'a> Pass<'a> {
                 let scope = &mut self.scopes[*index];
                 let usage = &mut scope.usage;
                 usage.total += usize::from(!seen.device.held);
-                if seen.open.is_some() {
+                if seen.open.is_some() || seen.is_in_doubt {
                     usage.updating += 1;
                 } else if !seen.device.held && seen.is_away() {
                     usage.away += 1;
@@ -180,7 +183,7 @@ impl<'a> Pass<'a> {
 
     fn judge_open_target(&mut self, index: usize) {
         let seen = &self.seen[index];
-        let Some((target, progress)) = seen.open else { return };
+        let Some((target, progress)) = seen.open.filter(|_| !seen.is_in_doubt) else { return };
         let backed = seen.mac == MacStanding::Accepted
             && !seen.device.held
             && !seen.has_wrong_model()
@@ -204,6 +207,9 @@ impl<'a> Pass<'a> {
     /// Why a device is not current (`None`: it is, or belongs to no group), or that it may be granted.
     fn reason(&self, index: usize) -> Result<Option<Reason>, Candidate<'a>> {
         let seen = &self.seen[index];
+        if seen.is_in_doubt {
+            return Ok(Some(Reason::Updating));
+        }
         if seen.open.is_some() && !matches!(seen.write.as_deref(), Some((Change::Withdrawn, _))) {
             return Ok(Some(Reason::Updating));
         }
@@ -297,7 +303,7 @@ impl<'a> Pass<'a> {
     /// A connection may be closed when its device is current and its group wants that.
     fn mark_done(&mut self, index: usize, reason: Option<Reason>) {
         let seen = &self.seen[index];
-        if seen.open.is_some() || seen.write.is_some() {
+        if seen.open.is_some() || seen.write.is_some() || seen.is_in_doubt {
             return;
         }
         let Some(target) = &seen.device.decisions.target else { return };
@@ -337,7 +343,8 @@ impl<'a> Pass<'a> {
             let acceptance = mac.acceptance(device, self.now);
             let is_observed = device.decisions.observed_generation == Some(device.generation);
             let goes_along = write.is_some();
-            if (acceptance.is_none() && is_observed) || (!goes_along && !self.may_write()) {
+            let is_told = acceptance.is_none() && is_observed;
+            if is_told || self.seen[index].is_in_doubt || (!goes_along && !self.may_write()) {
                 continue;
             }
             let fresh = || Box::new((Change::Accepted, device.decisions.clone()));

@@ -36,6 +36,8 @@ pub struct Seen<'a> {
     pub presence: Presence,
     pub standing: Standing,
     pub open: Option<(&'a Target, Progress)>,
+    /// It may have been granted a try by a write that was not answered.
+    pub is_in_doubt: bool,
     /// Its decisions, where they change: for few devices of many.
     pub write: Option<Box<(Change, Decisions)>>,
 }

@@ -174,6 +174,11 @@ impl Index {
         }
     }
 
+    /// It is not known whether a grant to this device was carried out; it will be by then.
+    pub fn doubt(&mut self, device: Text, until: Timestamp) {
+        self.snapshot.in_doubt.insert(device, until);
+    }
+
     /// Takes in what a write of ours has left. It is what the watch will return, only sooner.
     pub fn wrote(&mut self, written: Written, now: Timestamp) {
         match written {
@@ -271,7 +276,10 @@ impl Index {
     fn remove(&mut self, kind: Kind, name: &Text) -> News {
         let snapshot = &mut self.snapshot;
         let was_there = match kind {
-            Kind::Device => snapshot.devices.remove(name).is_some(),
+            Kind::Device => {
+                snapshot.in_doubt.remove(name);
+                snapshot.devices.remove(name).is_some()
+            }
             Kind::Group => snapshot.groups.remove(name).is_some(),
             Kind::Rollout => snapshot.rollouts.remove(name).is_some(),
             Kind::Firmware => snapshot.firmwares.remove(name).is_some(),
@@ -289,6 +297,8 @@ impl Index {
 
     fn put_device(&mut self, device: api::Device) -> News {
         if let Some(device) = self.interner.device(device) {
+            // Whatever was in doubt depended on what this has changed: it is in here, or will never be.
+            self.snapshot.in_doubt.remove(&device.name);
             self.snapshot.devices.insert(device.name.clone(), device);
         }
         News::Yes

@@ -164,6 +164,9 @@ impl<'a> Loop<'a> {
         });
         let (batch, next_status) = self.carry_out(plan).await;
         let wrote = !batch.written.is_empty();
+        for (device, until) in batch.in_doubt {
+            self.index.doubt(device, until);
+        }
         let written_at = now();
         for written in batch.written {
             self.index.wrote(written, written_at);

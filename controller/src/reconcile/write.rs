@@ -2,6 +2,7 @@
 //!
 //! Nothing is retried here. A write that failed is planned anew, on what is known then.
 
+use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use fettle_crds as api;
 use fettle_crds::content::MANAGED_BY;
 use fettle_runtime::chain;
 use futures::{StreamExt, stream};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
@@ -50,6 +52,8 @@ pub struct Batch {
     pub written: Vec<Written>,
     /// Some could not be made, for a reason that time may mend.
     pub failed: bool,
+    /// Devices of which it is not known whether they were granted a try. It will be by then.
+    pub in_doubt: Vec<(Text, Timestamp)>,
 }
 
 impl Batch {
@@ -58,7 +62,9 @@ impl Batch {
             Ok(written) => self.written.extend(written),
             // The watch will tell what happened, and that is planned on.
             Err(Outcome::Ok | Outcome::Gone) => {}
-            Err(Outcome::Conflict | Outcome::Refused | Outcome::Unavailable | Outcome::NotLeading) => {
+            Err(
+                Outcome::Conflict | Outcome::Refused | Outcome::Unavailable | Outcome::Unanswered | Outcome::NotLeading,
+            ) => {
                 self.failed = true;
             }
         }
@@ -72,6 +78,7 @@ impl Batch {
     pub fn append(&mut self, other: Self) {
         self.written.extend(other.written);
         self.failed |= other.failed;
+        self.in_doubt.extend(other.in_doubt);
     }
 }
 
@@ -107,7 +114,18 @@ impl Writer {
 
     /// Writes decisions on devices.
     pub async fn devices(&self, writes: Vec<DeviceWrite>) -> Batch {
-        self.each(writes, |write| self.device(write)).await
+        let doubts = Mutex::new(Vec::new());
+        let write = async |write: DeviceWrite| {
+            let (device, change) = (write.device.clone(), write.change);
+            let result = self.device(write).await;
+            if change == Change::Granted && matches!(result, Err(Outcome::Unanswered)) {
+                doubts.lock().unwrap_or_else(PoisonError::into_inner).push((device, Timestamp::now() + DOUBT));
+            }
+            result
+        };
+        let mut batch = self.each(writes, write).await;
+        batch.in_doubt = doubts.into_inner().unwrap_or_else(PoisonError::into_inner);
+        batch
     }
 
     /// Runs writes side by side.
@@ -262,12 +280,11 @@ impl Writer {
         let result = within(time, request).await;
         let outcome = match &result {
             Ok(_) => Outcome::Ok,
-            Err(Failure::Deadline) => Outcome::Unavailable,
+            Err(Failure::Deadline) => Outcome::Unanswered,
             Err(Failure::Api(error)) => classify(error),
         };
         self.metrics.wrote(kind, outcome);
-        // No answer at all: neither a yes nor a no.
-        if outcome == Outcome::Unavailable {
+        if outcome == Outcome::Unanswered {
             *self.unanswered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
         result.map_err(|failure| {
@@ -301,11 +318,25 @@ fn classify(error: &kube::Error) -> Outcome {
         kube::Error::Api(status) => match status.code {
             409 => Outcome::Conflict,
             404 => Outcome::Gone,
-            429 | 500..=599 => Outcome::Unavailable,
+            429 | 503 => Outcome::Unavailable,
+            500..=599 => Outcome::Unanswered,
             _ => Outcome::Refused,
         },
-        _ => Outcome::Unavailable,
+        error if was_never_sent(error) => Outcome::Unavailable,
+        _ => Outcome::Unanswered,
     }
+}
+
+/// Whether nobody listened where the request was to go.
+fn was_never_sent(error: &kube::Error) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 async fn apply<K: Clone + DeserializeOwned>(api: &Api<K>, name: &str, patch: &serde_json::Value) -> kube::Result<K> {

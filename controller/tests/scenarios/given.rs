@@ -148,6 +148,8 @@ struct Device {
     target: Option<Target>,
     /// Whether it is accepted has not been written.
     is_new: bool,
+    /// A write to it was not answered; that is settled in so long.
+    doubt: Option<Span>,
 }
 
 impl Default for Device {
@@ -166,6 +168,7 @@ impl Default for Device {
             lost: None,
             target: None,
             is_new: false,
+            doubt: None,
         }
     }
 }
@@ -272,6 +275,9 @@ impl Given {
             }
         }
         for (number, (name, device)) in self.devices.iter().enumerate() {
+            if let Some(ahead) = device.doubt {
+                snapshot.in_doubt.insert(name.as_str().into(), now + ahead.0);
+            }
             let device = device.model(name, number, &snapshot, now);
             snapshot.devices.insert(name.as_str().into(), device);
         }
