@@ -6,4 +6,5 @@ pub mod cluster;
 pub mod files;
 pub mod hub;
 pub mod metrics;
+pub mod sparing;
 pub mod tcp;

@@ -3,8 +3,10 @@
 #![allow(clippy::print_stderr, reason = "before logs are set up there is only standard error")]
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
@@ -22,13 +24,13 @@ use fettle_bridge::files::store::Store;
 use fettle_bridge::files::{FileServerConfig, FileServers, TftpPorts};
 use fettle_bridge::hub::{Hub, Parts, Watches};
 use fettle_bridge::metrics::Metrics;
-use fettle_bridge::tcp::{Listener, ListenerConfig};
+use fettle_bridge::tcp::{Listener, ListenerConfig, descriptors};
 use fettle_crds::Device;
 use fettle_protocol::session::Timing;
 use fettle_runtime::{
     Events, Health, build_info, chain, connect, hostname, install_crypto, ports_file, shutdown_token,
 };
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use kube::core::DeserializeGuard;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
@@ -38,6 +40,8 @@ use tokio_util::sync::CancellationToken;
 
 /// What connections have told and the hub has not taken in: with more, they wait.
 const TOLD: usize = 4096;
+/// For whoever is reading metrics while the program ends.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -91,10 +95,15 @@ async fn run(args: Args) -> anyhow::Result<()> {
         &registry,
         shutdown.clone(),
     )?;
+    let limit = descriptors::raise();
+    let connections = descriptors::connections(args.max_connections, limit);
+    if connections < args.max_connections {
+        tracing::warn!(wanted = args.max_connections, connections, limit, "limit of open files bounds the connections");
+    }
     let listener = Listener::bind(
         ListenerConfig {
             address: args.device_address,
-            connections: args.max_connections,
+            connections,
             connections_per_address: args.max_connections_per_address,
         },
         metrics.clone(),
@@ -110,10 +119,13 @@ async fn run(args: Args) -> anyhow::Result<()> {
 
     // What is watched and written.
     let devices: Api<Device> = Api::namespaced(client.clone(), &namespace);
-    let heartbeat = Heartbeat::new(Api::namespaced(client.clone(), &namespace), us.clone(), args.lease_duration);
-    tokio::select! {
-        () = shutdown.cancelled() => return Ok(()),
-        () = heartbeat.begin() => {}
+    let mut heartbeat = Heartbeat::new(Api::namespaced(client.clone(), &namespace), us.clone(), args.lease_duration);
+    match shutdown.run_until_cancelled(heartbeat.begin()).await {
+        Some(begun) => begun?,
+        None => {
+            files.stopped().await;
+            return Ok(());
+        }
     }
     let advertised = Advertised {
         address: args.advertise_ipv4,
@@ -121,7 +133,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         tftp_port: args.advertise_tftp_port.unwrap_or(files.tftp().port()),
     };
     let secrets = Api::namespaced(client.clone(), &namespace);
-    let contents = Contents::new(secrets, store.clone(), credentials, transfers, logs, advertised);
+    let contents = Contents::new(secrets, store.clone(), credentials, transfers, logs, advertised, heartbeat.held());
     let living = Arc::new(Mutex::new(Bridges::default()));
     let hub = Hub::new(Parts {
         us: us.clone(),
@@ -132,55 +144,88 @@ async fn run(args: Args) -> anyhow::Result<()> {
         contents,
         writer: Writer::new(devices, metrics.clone()),
         notices: Notices::new(Events::new(client.clone(), "fettle-bridge", &us.name)),
-        metrics,
+        metrics: metrics.clone(),
         bridges: Arc::clone(&living),
     });
-    let is_writer = {
-        let name = us.name.clone();
-        let living = Arc::clone(&living);
+    let is_writer: firmware::IsWriter = {
+        let (name, held) = (us.name.clone(), heartbeat.held());
         Arc::new(move || {
             let living = living.lock().unwrap_or_else(PoisonError::into_inner);
-            living.first(Timestamp::now()) == Some(name.as_str())
+            held.now() && living.first() == Some(name.as_str())
         })
     };
     let (connections, told) = mpsc::channel(TOLD);
     let (synced, mut is_synced) = watch::channel(false);
     // The hub ends after the connections, so that each can say how it ended; the Lease after the hub.
     let (hub_stop, lease_stop) = (CancellationToken::new(), CancellationToken::new());
-    let hub = tokio::spawn(hub.run(watches(&client, &namespace), told, synced, hub_stop.clone()));
-    let firmware_api = Api::namespaced(client, &namespace);
-    let firmware_shutdown = shutdown.clone();
-    let keeper_us = us.clone();
-    let keeper = tokio::spawn(async move {
-        firmware::keep(firmware_api, store, &keeper_us, is_writer, firmware_shutdown).await;
-    });
+    let mut hub = tokio::spawn(hub.run(watches(&client, &namespace), told, synced, hub_stop.clone()));
+    let keeper =
+        tokio::spawn(firmware::keep(Api::namespaced(client.clone(), &namespace), store, is_writer, shutdown.clone()));
+    let readiness =
+        tokio::spawn(show_readiness(health, metrics, is_synced.clone(), heartbeat.changes(), shutdown.clone()));
     let mut lease = tokio::spawn(heartbeat.run(lease_stop.clone()));
 
-    tokio::select! {
-        () = shutdown.cancelled() => {}
-        synced = is_synced.wait_for(|synced| *synced) => {
-            synced.context("the hub ended early")?;
-            health.ready();
-            tracing::info!("serving devices");
-            tokio::select! {
-                () = listener.run(connections, shutdown.clone()) => {}
-                ended = &mut lease => {
-                    shutdown.cancel();
-                    ended??;
-                }
+    let mut serving = pin!(async {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            Ok(_) = is_synced.wait_for(|synced| *synced) => {
+                tracing::info!("serving devices");
+                listener.run(connections, shutdown.clone()).await;
             }
         }
+    });
+    // Until shutdown, or until something ends that must not. Whatever it is, the rest ends in its order.
+    let early = tokio::select! {
+        () = &mut serving => None,
+        ended = &mut lease => Some(ended.context("the heartbeat broke").and_then(|ended| Ok(ended?))),
+        ended = &mut hub => Some(ended.context("the hub broke")),
+    };
+    if early.is_some() {
+        shutdown.cancel();
+        serving.await;
     }
     hub_stop.cancel();
-    hub.await?;
+    if !hub.is_finished() {
+        hub.await?;
+    }
     keeper.await?;
+    readiness.await?;
     files.stopped().await;
     lease_stop.cancel();
     if !lease.is_finished() {
         lease.await??;
     }
-    probes.await??;
-    Ok(())
+    if let Ok(ended) = tokio::time::timeout(LAST_ANSWERS, probes).await {
+        ended??;
+    }
+    early.unwrap_or(Ok(()))
+}
+
+/// The bridge is ready while it serves and holds its Lease: without that, a device that calls now is better off elsewhere.
+/// Those that are connected it keeps.
+async fn show_readiness(
+    health: Health,
+    metrics: Metrics,
+    mut synced: watch::Receiver<bool>,
+    mut held: watch::Receiver<bool>,
+    shutdown: CancellationToken,
+) {
+    let synced = synced.wait_for(|synced| *synced);
+    if !matches!(shutdown.run_until_cancelled(synced).await, Some(Ok(_))) {
+        return;
+    }
+    loop {
+        let holds = *held.borrow_and_update();
+        metrics.lease_held.set(i64::from(holds));
+        if holds {
+            health.ready();
+        } else {
+            health.not_ready();
+        }
+        if !matches!(shutdown.run_until_cancelled(held.changed()).await, Some(Ok(()))) {
+            return;
+        }
+    }
 }
 
 fn open_store(args: &Args) -> anyhow::Result<Store> {

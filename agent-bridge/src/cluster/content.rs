@@ -14,6 +14,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt};
 
+use super::lease::Held;
+use super::request::{backoff, request};
 use crate::files::credentials::{Credentials, DeviceId, Permission};
 use crate::files::ledger::Transfers;
 use crate::files::logs::LogStore;
@@ -22,7 +24,8 @@ use crate::files::store::{Content, Source, Store};
 /// Contents that are remembered: as many as a namespace has revisions under way, by far.
 const REMEMBERED: usize = 1024;
 /// Between two attempts to read a Secret.
-const PAUSE: Duration = Duration::from_secs(1);
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
 /// A device's word on one connection may overtake what we learn on another.
 const ACCOUNTING: Duration = Duration::from_secs(2);
 
@@ -46,6 +49,7 @@ pub struct Contents {
     transfers: Arc<Transfers>,
     logs: Arc<LogStore>,
     advertised: Advertised,
+    held: Held,
     known: Arc<Mutex<HashMap<String, Known>>>,
 }
 
@@ -59,7 +63,7 @@ enum Kind {
 }
 
 impl Contents {
-    /// Gets files ready from the content Secrets of the namespace of `secrets`.
+    /// Gets files ready from the content Secrets of the namespace of `secrets`, while the Lease is `held`.
     pub fn new(
         secrets: Api<Secret>,
         store: Store,
@@ -67,15 +71,34 @@ impl Contents {
         transfers: Arc<Transfers>,
         logs: Arc<LogStore>,
         advertised: Advertised,
+        held: Held,
     ) -> Self {
-        Self { secrets, store, credentials, transfers, logs, advertised, known: Arc::default() }
+        Self { secrets, store, credentials, transfers, logs, advertised, held, known: Arc::default() }
     }
 
-    /// The file of `command` to `device`, with a credential that lives until `until`.
+    /// The file of `command` to `device`, with a credential that lives until `until`. A bridge without its Lease gets none
+    /// ready before it has it again: its sessions do not count, and another may be about to command the device.
     ///
     /// # Errors
-    /// Where the file is not to be had, with a sentence. While the API server does not answer, it is asked again.
+    /// Where the file is not to be had, with a sentence. While the API server does not answer, it is asked again, until
+    /// `until`.
     pub async fn prepare(
+        &self,
+        device: &Device,
+        command: Command,
+        until: Timestamp,
+    ) -> Result<(File, Permission), SourceError> {
+        let left = Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or_default();
+        let prepared = async {
+            self.held.clone().wait().await;
+            // Boxed: thousands of these wait at the beginning of a rollout.
+            Box::pin(self.prepare_now(device, command, until)).await
+        };
+        let late = || SourceError("the file was not to be had before the end of the try".to_owned());
+        tokio::time::timeout(left, prepared).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    async fn prepare_now(
         &self,
         device: &Device,
         command: Command,
@@ -130,6 +153,11 @@ impl Contents {
         if complete { Transferred::Wholly } else { Transferred::NotWholly }
     }
 
+    /// The command that the permission was for is over.
+    pub fn forget(&self, permission: &Permission) {
+        self.transfers.forget(permission);
+    }
+
     /// The content that the Secret `name` keeps, in the cache. Read once for all who ask at the same time.
     async fn content(&self, name: &str, until: Timestamp, kind: Kind) -> Result<Content, SourceError> {
         let known = self.known(name);
@@ -166,17 +194,20 @@ impl Contents {
 
     /// The Secret, asked for until it answers or the time of the try is over.
     async fn read(&self, name: &str, until: Timestamp) -> Result<Secret, SourceError> {
-        loop {
-            match self.secrets.get_opt(name).await {
+        for failures in 1.. {
+            let error = match request(self.secrets.get_opt(name)).await {
                 Ok(Some(secret)) => return Ok(secret),
-                Ok(None) => return Err(SourceError(format!("Secret {name} does not exist: somebody deleted it"))),
-                Err(error) if Timestamp::now() >= until => return Err(refused(&error)),
-                Err(error) => {
-                    tracing::warn!(secret = name, error = %fettle_runtime::chain(&error), "content not read; trying again");
-                    tokio::time::sleep(PAUSE).await;
-                }
+                Ok(None) => break,
+                Err(error) => error,
+            };
+            if Timestamp::now() >= until {
+                return Err(refused(&error));
             }
+            let error = fettle_runtime::chain(&error).to_string();
+            tracing::warn!(secret = name, error, failures, "content not read; trying again");
+            tokio::time::sleep(backoff(FIRST_PAUSE, LAST_PAUSE, failures)).await;
         }
+        Err(SourceError(format!("Secret {name} does not exist: somebody deleted it")))
     }
 
     fn location(&self, permission: &Permission, transfer: WireTransfer, can: Capabilities) -> Location {

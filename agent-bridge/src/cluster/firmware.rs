@@ -9,16 +9,17 @@ use fettle_crds::{Condition, Firmware, FirmwareStatus, Image, ImageStatus};
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{Patch, PatchParams};
+use kube::api::Patch;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Config};
+use kube::runtime::reflector::Store as Cache;
 use kube::runtime::{Controller, watcher};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::content::{digest, source};
-use super::{FIELD_MANAGER, Identity};
+use super::request::{ApiError, backoff, patch_params, request};
 use crate::files::store::Store;
 
 /// A source that failed is asked again after this, then twice as long, and so on.
@@ -29,8 +30,12 @@ const LAST_RETRY: Duration = Duration::from_secs(60);
 const RECHECK: Duration = Duration::from_secs(600);
 /// Where another bridge writes the statuses: whether that is still so.
 const NOT_OURS: Duration = Duration::from_secs(15);
-/// Releases at once. Each may fetch several images.
-const CONCURRENT: u16 = 4;
+/// What takes no longer needs no word in between: a file of this machine is hashed by then.
+const SOON: Duration = Duration::from_secs(2);
+/// Releases at once. Each waits for its fetches most of the time; the store bounds those.
+const CONCURRENT: u16 = 32;
+/// Failures that are remembered before those of releases that are no more are forgotten.
+const REMEMBERED: usize = 256;
 
 /// Whether this bridge is the one that writes the statuses.
 pub type IsWriter = Arc<dyn Fn() -> bool + Send + Sync>;
@@ -39,95 +44,162 @@ struct Keeper {
     api: Api<Firmware>,
     store: Store,
     is_writer: IsWriter,
+    cache: Cache<DeserializeGuard<Firmware>>,
+    /// How often a release, by uid, has failed in a row.
     failures: Mutex<HashMap<String, u32>>,
+    shutdown: CancellationToken,
 }
 
 /// Why a release could not be dealt with; it is tried again.
 #[derive(Debug, thiserror::Error)]
 enum KeepError {
     #[error("its status was not written")]
-    Status(#[source] Box<kube::Error>),
+    Status(#[source] ApiError),
+}
+
+/// How far a release has come.
+#[derive(Debug, Clone, PartialEq)]
+enum Found {
+    /// Its images are being fetched for the first time.
+    Fetching,
+    Verified(Vec<ImageStatus>),
+    /// Reason and sentence.
+    Failed(&'static str, String),
 }
 
 /// Keeps all Firmwares of the namespace until `shutdown`.
-pub async fn keep(api: Api<Firmware>, store: Store, us: &Identity, is_writer: IsWriter, shutdown: CancellationToken) {
-    tracing::debug!(bridge = us.name, "keeping firmware");
-    let keeper = Arc::new(Keeper { api: api.clone(), store, is_writer, failures: Mutex::default() });
+pub async fn keep(api: Api<Firmware>, store: Store, is_writer: IsWriter, shutdown: CancellationToken) {
     let watched: Api<DeserializeGuard<Firmware>> = retyped(&api);
-    Controller::new(watched, watcher::Config::default())
+    let controller = Controller::new(watched, watcher::Config::default());
+    let keeper = Arc::new(Keeper {
+        api,
+        store,
+        is_writer,
+        cache: controller.store(),
+        failures: Mutex::default(),
+        shutdown: shutdown.clone(),
+    });
+    controller
         .with_config(Config::default().concurrency(CONCURRENT))
         .graceful_shutdown_on(shutdown.cancelled_owned())
-        .run(reconcile, |_, error, keeper| Action::requeue(keeper.delay(&error.to_string())), keeper)
+        .run(reconcile, |firmware, _, keeper| Action::requeue(keeper.delay(&firmware)), keeper)
         .for_each(async |result| {
             if let Err(error) = result {
-                tracing::warn!(error = %fettle_runtime::chain(&error), "firmware not dealt with");
+                tracing::warn!(error = %fettle_runtime::chain(&error), "firmware not dealt with; trying again");
             }
         })
         .await;
 }
 
-async fn reconcile(firmware: Arc<DeserializeGuard<Firmware>>, keeper: Arc<Keeper>) -> Result<Action, KeepError> {
-    let firmware = match &firmware.0 {
+async fn reconcile(guarded: Arc<DeserializeGuard<Firmware>>, keeper: Arc<Keeper>) -> Result<Action, KeepError> {
+    let firmware = match &guarded.0 {
         Ok(firmware) => firmware,
         Err(error) => {
             tracing::warn!(firmware = error.metadata.name, error = error.error, "firmware cannot be read");
             return Ok(Action::await_change());
         }
     };
-    let name = firmware.name_any();
-    let found = keeper.verify(&firmware.spec.images).await;
-    let failed = found.is_err();
-    let status = status(firmware, found);
-    if !(keeper.is_writer)() {
-        return Ok(Action::requeue(NOT_OURS));
+    match keeper.shutdown.run_until_cancelled(keeper.look_after(firmware)).await {
+        Some(Ok(Next::In(delay))) => {
+            keeper.failures().remove(&firmware.uid().unwrap_or_default());
+            Ok(Action::requeue(delay))
+        }
+        Some(Ok(Next::Retry)) => Ok(Action::requeue(keeper.delay(&guarded))),
+        Some(Err(error)) => Err(error),
+        // The program ends: what is being fetched is left where it is.
+        None => Ok(Action::await_change()),
     }
-    if firmware.status.as_ref().is_none_or(|former| !same(former, &status)) {
-        let condition = status.conditions.first();
-        let reason = condition.map(|condition| condition.reason.as_str());
-        tracing::info!(
-            firmware = name,
-            reason,
-            detail = condition.map(|condition| condition.message.as_str()),
-            "firmware checked"
-        );
-        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        let patch = Patch::Merge(json!({"status": status}));
-        let written = keeper.api.patch_status(&name, &parameters, &patch).await;
-        written.map_err(|error| KeepError::Status(Box::new(error)))?;
-    }
-    if failed {
-        return Ok(Action::requeue(keeper.delay(&name)));
-    }
-    keeper.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
-    Ok(Action::requeue(RECHECK))
+}
+
+/// When a release is looked at again.
+enum Next {
+    In(Duration),
+    Retry,
 }
 
 impl Keeper {
-    /// Has all images in the cache, or says why not: reason and sentence.
-    async fn verify(&self, images: &[Image]) -> Result<Vec<ImageStatus>, (&'static str, String)> {
-        let mut verified = Vec::new();
-        for image in images {
-            let sha256 = digest(&image.sha256).map_err(|error| ("InvalidHash", error.0))?;
-            let fetched = self.store.fetch(&source(&image.source), sha256).await;
-            let content = fetched.map_err(|error| (error.reason(), fettle_runtime::chain(&error).to_string()))?;
-            let size = i64::try_from(content.size).unwrap_or(i64::MAX);
-            verified.push(ImageStatus { sha256: image.sha256.clone(), size });
-        }
-        Ok(verified)
+    async fn look_after(&self, firmware: &Firmware) -> Result<Next, KeepError> {
+        let mut firmware = firmware.clone();
+        let images = firmware.spec.images.clone();
+        let verified = self.verify(&images);
+        tokio::pin!(verified);
+        let found = match tokio::time::timeout(SOON, &mut verified).await {
+            Ok(found) => found,
+            Err(_) => {
+                // Whoever looks sees that something is being done about it. A release that has a verdict keeps it until
+                // there is another.
+                if firmware.status.as_ref().is_none_or(|status| status.conditions.is_empty()) {
+                    self.say(&mut firmware, Found::Fetching).await?;
+                }
+                verified.await
+            }
+        };
+        let failed = matches!(found, Found::Failed(..));
+        self.say(&mut firmware, found).await?;
+        Ok(match (failed, (self.is_writer)()) {
+            (true, _) => Next::Retry,
+            (false, true) => Next::In(RECHECK),
+            (false, false) => Next::In(NOT_OURS),
+        })
     }
 
-    /// How long to wait after one more failure of `name`.
-    fn delay(&self, name: &str) -> Duration {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let times = failures.entry(name.to_owned()).or_insert(0);
-        let delay = FIRST_RETRY.saturating_mul(1 << (*times).min(5)).min(LAST_RETRY);
+    /// Has all images in the cache, or says why not.
+    async fn verify(&self, images: &[Image]) -> Found {
+        let mut verified = Vec::new();
+        for image in images {
+            let sha256 = match digest(&image.sha256) {
+                Ok(sha256) => sha256,
+                Err(error) => return Found::Failed("InvalidHash", error.0),
+            };
+            match self.store.fetch(&source(&image.source), sha256).await {
+                Ok(content) => {
+                    let size = i64::try_from(content.size).unwrap_or(i64::MAX);
+                    verified.push(ImageStatus { sha256: image.sha256.clone(), size });
+                }
+                Err(error) => return Found::Failed(error.reason(), fettle_runtime::chain(&error).to_string()),
+            }
+        }
+        Found::Verified(verified)
+    }
+
+    /// Writes the status, where this bridge is the one to and something would change, on condition that nobody wrote since.
+    async fn say(&self, firmware: &mut Firmware, found: Found) -> Result<(), KeepError> {
+        let name = firmware.name_any();
+        let status = status(firmware, found);
+        if !(self.is_writer)() || firmware.status.as_ref() == Some(&status) {
+            return Ok(());
+        }
+        let ready = status.conditions.first();
+        let (reason, detail) = ready.map(|ready| (ready.reason.as_str(), ready.message.as_str())).unzip();
+        if ready.is_some_and(|ready| ready.reason == "Verified" || ready.reason == "Fetching") {
+            tracing::info!(firmware = name, reason, detail, "firmware looked at");
+        } else {
+            tracing::warn!(firmware = name, reason, detail, "firmware cannot be given to devices");
+        }
+        let version = &firmware.metadata.resource_version;
+        let patch = Patch::Merge(json!({"metadata": {"resourceVersion": version}, "status": status}));
+        *firmware = request(self.api.patch_status(&name, &patch_params(), &patch)).await.map_err(KeepError::Status)?;
+        Ok(())
+    }
+
+    /// How long to wait after one more failure.
+    fn delay(&self, firmware: &DeserializeGuard<Firmware>) -> Duration {
+        let mut failures = self.failures();
+        if failures.len() >= REMEMBERED {
+            let alive: Vec<_> = self.cache.state().iter().filter_map(|firmware| firmware.uid()).collect();
+            failures.retain(|uid, _| alive.contains(uid));
+        }
+        let times = failures.entry(firmware.uid().unwrap_or_default()).or_insert(0);
         *times = times.saturating_add(1);
-        // Up to a quarter less, so that what failed together does not come back together.
-        delay.mul_f64(1.0 - rand::random::<f64>() / 4.0)
+        backoff(FIRST_RETRY, LAST_RETRY, *times)
+    }
+
+    fn failures(&self) -> std::sync::MutexGuard<'_, HashMap<String, u32>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn status(firmware: &Firmware, found: Result<Vec<ImageStatus>, (&'static str, String)>) -> FirmwareStatus {
+fn status(firmware: &Firmware, found: Found) -> FirmwareStatus {
     let generation = firmware.metadata.generation;
     let former = firmware.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     let condition = |type_: &str, holds: bool, reason: &str, text: &str| {
@@ -143,26 +215,82 @@ fn status(firmware: &Firmware, found: Result<Vec<ImageStatus>, (&'static str, St
                 .map_or_else(|| Time(Timestamp::now()), |condition| condition.last_transition_time.clone()),
         }
     };
+    // As kstatus reads them: never both of the last two.
+    let conditions = |ready, reconciling, stalled, reason: &str, text: &str| {
+        vec![
+            condition("Ready", ready, reason, text),
+            condition("Reconciling", reconciling, reason, text),
+            condition("Stalled", stalled, reason, text),
+        ]
+    };
     let (conditions, images) = match found {
-        Ok(images) => {
+        Found::Fetching => {
+            (conditions(false, true, false, "Fetching", "the images are being fetched and verified"), Vec::new())
+        }
+        Found::Verified(images) => {
             let text = match images.len() {
                 1 => "1 image is verified".to_owned(),
                 count => format!("{count} images are verified"),
             };
-            (vec![condition("Ready", true, "Verified", &text), condition("Stalled", false, "Verified", &text)], images)
+            (conditions(true, false, false, "Verified", &text), images)
         }
-        Err((reason, text)) => {
-            (vec![condition("Ready", false, reason, &text), condition("Stalled", true, reason, &text)], Vec::new())
-        }
+        Found::Failed(reason, text) => (conditions(false, false, true, reason, &text), Vec::new()),
     };
     FirmwareStatus { observed_generation: generation, conditions, images }
-}
-
-fn same(former: &FirmwareStatus, status: &FirmwareStatus) -> bool {
-    former == status
 }
 
 fn retyped(api: &Api<Firmware>) -> Api<DeserializeGuard<Firmware>> {
     let namespace = api.namespace().unwrap_or("default");
     Api::namespaced(api.clone().into_client(), namespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use fettle_crds::FirmwareSpec;
+
+    use super::*;
+
+    fn firmware() -> Firmware {
+        let mut firmware = Firmware::new("fw", FirmwareSpec { version: "1".into(), images: Vec::new() });
+        firmware.metadata.generation = Some(1);
+        firmware
+    }
+
+    /// Type and status of each condition that is not False.
+    fn hold(status: &FirmwareStatus) -> Vec<&str> {
+        let holds = status.conditions.iter().filter(|condition| condition.status != "False");
+        holds.map(|condition| condition.type_.as_str()).collect()
+    }
+
+    #[test]
+    fn a_release_is_being_fetched_then_verified_or_stalled() {
+        let mut firmware = firmware();
+        let fetching = status(&firmware, Found::Fetching);
+        assert_eq!(hold(&fetching), ["Reconciling"]);
+        assert_eq!(fetching.conditions[0].type_, "Ready", "and it is said at once that it is not ready");
+        firmware.status = Some(fetching);
+        let failed = status(&firmware, Found::Failed("NotFound", "file a does not exist".into()));
+        assert_eq!(hold(&failed), ["Stalled"]);
+        assert_eq!(
+            (failed.conditions[0].reason.as_str(), failed.conditions[0].message.as_str()),
+            ("NotFound", "file a does not exist")
+        );
+        let verified = status(&firmware, Found::Verified(vec![ImageStatus { sha256: "00".into(), size: 7 }]));
+        assert_eq!((hold(&verified), verified.images.len()), (vec!["Ready"], 1));
+    }
+
+    #[test]
+    fn what_has_not_changed_is_the_same_and_a_transition_is_as_old_as_it_is() {
+        let mut firmware = firmware();
+        let failed = || Found::Failed("NotFound", "no".into());
+        let mut first = status(&firmware, failed());
+        let long_ago = Time(Timestamp::from_second(1).unwrap());
+        first.conditions.iter_mut().for_each(|condition| condition.last_transition_time = long_ago.clone());
+        firmware.status = Some(first.clone());
+        assert_eq!(status(&firmware, failed()), first, "nothing to write");
+        let verified = status(&firmware, Found::Verified(Vec::new()));
+        let since: Vec<_> =
+            verified.conditions.iter().map(|condition| condition.last_transition_time == long_ago).collect();
+        assert_eq!(since, [false, true, false], "Reconciling was False before");
+    }
 }

@@ -8,8 +8,11 @@ pub mod index;
 pub mod lease;
 pub mod notices;
 pub mod record;
+mod request;
 pub mod view;
 pub mod writer;
+
+pub use request::ApiError;
 
 /// The field manager of everything that the bridge writes.
 pub const FIELD_MANAGER: &str = "fettle-bridge";

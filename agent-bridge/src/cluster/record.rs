@@ -124,12 +124,8 @@ mod tests {
             DeviceSpec { mac: "02:00:5e:00:53:01".into(), model: None, approved: true, held: false, transfer: None };
         let mut device = Device::new("sw-1", spec);
         device.metadata.resource_version = Some("7".into());
-        let contender = Contender {
-            bridge: "b-1".into(),
-            incarnation: "x".into(),
-            address: "192.0.2.2".into(),
-            since: at(5),
-        };
+        let contender =
+            Contender { bridge: "b-1".into(), incarnation: "x".into(), address: "192.0.2.2".into(), since: at(5) };
         let session = Session {
             bridge: "b-0".into(),
             incarnation: "two".into(),

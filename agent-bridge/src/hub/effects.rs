@@ -1,32 +1,55 @@
 //! Carries out what sessions want done.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use fettle_protocol::session::{ConnectionId, Counted, Effect, Event, Reason, Record};
+use fettle_protocol::message::DeviceMessage;
+use fettle_protocol::session::{Command, ConnectionId, Counted, Effect, Event, Reason, Record};
 use fettle_protocol::{Mac, ServerMessage};
 use jiff::Timestamp;
+use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::{Hub, Outcome};
 use crate::cluster::notices::Notice;
 use crate::cluster::record::patch;
 use crate::cluster::writer::Written;
-use crate::metrics::Closed;
-use crate::tcp::Order;
+use crate::files::credentials::Permission;
+use crate::metrics::{Closed, Stage, reason_label};
+use crate::tcp::{NotTaken, Order};
+
+/// Before a write is said to have failed for which there is nothing to write to.
+const NOTHING_THERE: Duration = Duration::from_secs(1);
 
 impl Hub {
     /// Feeds an event to the session of this MAC, if there is one, and does what follows.
     pub(super) fn feed(&mut self, mac: Mac, event: Event) {
+        let mut next = Some(event);
+        while let Some(event) = next.take() {
+            if self.feed_one(mac, event) {
+                next = self.view(mac).map(Event::Viewed);
+            }
+        }
+    }
+
+    /// Whether the session wants to be fed the view anew.
+    fn feed_one(&mut self, mac: Mac, event: Event) -> bool {
         let now = Timestamp::now();
-        let Some(entry) = self.entries.get_mut(&mac) else { return };
-        let Some(session) = entry.session.take() else { return };
+        let Some(entry) = self.entries.get_mut(&mac) else { return false };
+        let Some(session) = entry.session.take() else { return false };
+        let took = answered(&event).and_then(|stage| entry.stage.take_if(|(current, _)| *current == stage));
+        if let Some((stage, since)) = took {
+            self.parts.metrics.took(stage, since.elapsed());
+        }
         let span = entry.span.clone();
         let _entered = span.enter();
         let (session, effects) = session.on(event, now);
         tracing::trace!(state = session.state_name(), ?effects, "fed");
         let (over, deadline, connection) = (session.is_over(), session.deadline(), session.connection());
+        self.parts.metrics.session(Some(entry.state), Some(session.state_name()));
+        entry.state = session.state_name();
         entry.session = Some(session);
-        let former = entry.timer;
-        entry.timer = deadline;
+        let former = std::mem::replace(&mut entry.timer, deadline);
         if former != deadline {
             if let Some(at) = former {
                 self.timers.remove(&(at, mac));
@@ -35,8 +58,9 @@ impl Hub {
                 self.timers.insert((at, mac));
             }
         }
+        let mut refresh = false;
         for effect in effects {
-            self.carry_out(mac, effect, now);
+            refresh |= self.carry_out(mac, effect, now);
         }
         if let Some((id, outstanding)) = connection {
             self.note_outstanding(id, outstanding);
@@ -44,15 +68,7 @@ impl Hub {
         if over {
             self.forget(mac);
         }
-    }
-
-    fn forget(&mut self, mac: Mac) {
-        let Some(entry) = self.entries.remove(&mac) else { return };
-        if let Some(at) = entry.timer {
-            self.timers.remove(&(at, mac));
-        }
-        self.index.slim(&entry.name);
-        self.parts.metrics.sessions.set(self.entries.len() as i64);
+        refresh
     }
 
     fn note_outstanding(&mut self, id: ConnectionId, outstanding: bool) {
@@ -63,15 +79,16 @@ impl Hub {
         self.order(id, Order::Outstanding(outstanding));
     }
 
-    fn carry_out(&mut self, mac: Mac, effect: Effect, now: Timestamp) {
+    /// Whether the session wants to be fed the view anew.
+    fn carry_out(&mut self, mac: Mac, effect: Effect, now: Timestamp) -> bool {
         match effect {
-            Effect::Send(connection, message) => {
-                tracing::info!(connection = connection.0, message = message.kind(), "told the device");
-                self.send(connection, &message);
-            }
+            Effect::Send(connection, message) => self.command(mac, connection, &message),
             Effect::Finish(connection) => self.order(connection, Order::Finish),
             Effect::Close(connection, reason) => {
-                tracing::info!(connection = connection.0, reason = ?reason, "connection closed by the session");
+                if let Some(line) = self.lines.line() {
+                    let (reason, left_out) = (reason_label(reason), line.left_out);
+                    tracing::info!(connection = connection.0, reason, left_out, "connection closed by its session");
+                }
                 if matches!(reason, Reason::HolderAnswers | Reason::HeldElsewhere) {
                     self.tell_of_contention(mac, connection);
                 }
@@ -79,32 +96,72 @@ impl Hub {
             }
             Effect::Probe(connection) => self.order(connection, Order::Probe),
             Effect::Write(record) => self.write(mac, &record, now),
-            Effect::Prepare(command, until) => {
-                let Some(device) = self.entries.get(&mac).and_then(|entry| self.index.whole(&entry.name)).cloned()
-                else {
-                    return;
-                };
-                let (contents, outcomes) = (self.parts.contents.clone(), self.outcomes.clone());
-                self.tasks.spawn(async move {
-                    let prepared = contents.prepare(&device, command, until).await;
-                    let _ = outcomes.send(Outcome::Prepared(mac, command, prepared)).await;
-                });
-            }
-            Effect::Check(command) => {
-                let permission = self.entries.get(&mac).and_then(|entry| entry.permission);
-                let Some((_, permission)) = permission.filter(|(of, _)| *of == command) else { return };
-                let (contents, outcomes) = (self.parts.contents.clone(), self.outcomes.clone());
-                self.tasks.spawn(async move {
-                    let transferred = contents.check(&permission).await;
-                    let _ = outcomes.send(Outcome::Checked(mac, command, transferred)).await;
-                });
-            }
-            Effect::Refresh => {
-                let view = self.view(mac);
-                self.feed(mac, Event::Viewed(view));
-            }
-            Effect::Count(counted) => self.count(counted),
+            Effect::Prepare(command, until) => self.prepare(mac, command, until),
+            Effect::Check(command) => self.check(mac, command),
+            Effect::Refresh => return true,
+            Effect::Count(counted) => self.count(mac, counted),
         }
+        false
+    }
+
+    fn command(&mut self, mac: Mac, connection: ConnectionId, message: &ServerMessage) {
+        // The two that change a device are worth a line each; the others are there for who looks closer.
+        match message {
+            ServerMessage::Restart => tracing::info!(connection = connection.0, "restart ordered"),
+            ServerMessage::UpgradeProfile(_) => tracing::info!(connection = connection.0, "profile upgrade ordered"),
+            ServerMessage::Interrupt
+            | ServerMessage::DownloadVersion(_)
+            | ServerMessage::DownloadProfile(_)
+            | ServerMessage::UploadLog(_)
+            | ServerMessage::Unknown(_) => {
+                tracing::debug!(connection = connection.0, message = message.kind(), "told the device");
+            }
+        }
+        if let (Some(stage), Some(entry)) = (ordered(message), self.entries.get_mut(&mac)) {
+            let now = Instant::now();
+            entry.stage = Some((stage, now));
+            if stage != Stage::Log {
+                entry.began.get_or_insert(now);
+            }
+        }
+        let after = match (message, self.connections.get(&connection)) {
+            (ServerMessage::Interrupt, Some(to)) => self.repeats.delay(mac, to.address, Timestamp::now()),
+            _ => Duration::ZERO,
+        };
+        self.send_after(connection, message, after);
+    }
+
+    fn prepare(&mut self, mac: Mac, command: Command, until: Timestamp) {
+        let Some(entry) = self.entries.get(&mac) else { return };
+        let Some(device) = self.index.whole(&entry.name).cloned() else { return };
+        let contents = self.parts.contents.clone();
+        let prepare = async move {
+            let prepared = contents.prepare(&device, command, until).await;
+            Outcome::Prepared(mac, command, prepared)
+        };
+        self.spawn(prepare.instrument(entry.span.clone()));
+    }
+
+    /// The credential of the newest command; the one before is not asked about any more.
+    pub(super) fn permit(&mut self, mac: Mac, command: Command, permission: Permission) {
+        let Some(entry) = self.entries.get_mut(&mac) else { return };
+        if let Some((_, former)) = entry.permission.replace((command, permission)) {
+            self.parts.contents.forget(&former);
+        }
+    }
+
+    fn check(&mut self, mac: Mac, command: Command) {
+        let permission = self.entries.get(&mac).and_then(|entry| entry.permission);
+        let Some((_, permission)) = permission.filter(|(of, _)| *of == command) else {
+            // Nothing shows that anything was sent.
+            let not_wholly = fettle_protocol::session::Transferred::NotWholly;
+            return self.at_once.push_back(Outcome::Checked(mac, command, not_wholly));
+        };
+        let contents = self.parts.contents.clone();
+        self.spawn(async move {
+            let transferred = contents.check(&permission).await;
+            Outcome::Checked(mac, command, transferred)
+        });
     }
 
     fn tell_of_contention(&self, mac: Mac, newcomer: ConnectionId) {
@@ -115,34 +172,42 @@ impl Hub {
              Two devices must not share a MAC.",
             connected.address
         );
-        let notices = self.parts.notices.clone();
-        self.tasks.spawn(async move { notices.publish(&device, Notice::MacContention, &note).await });
-    }
-
-    fn write(&mut self, mac: Mac, record: &Record, now: Timestamp) {
-        let Some(name) = self.entries.get(&mac).map(|entry| entry.name.clone()) else { return };
-        let (writer, outcomes) = (self.parts.writer.clone(), self.outcomes.clone());
-        let Some(device) = self.index.whole(&name) else {
-            // Nothing to write to; the session learns of it as of a conflict.
-            self.tasks.spawn(async move {
-                let _ = outcomes.send(Outcome::Written(mac, Written::Gone)).await;
-            });
-            return;
-        };
-        let patch = patch(record, device, &self.parts.us, now);
-        tracing::debug!(%patch, "writing");
+        let (notices, closing) = (self.parts.notices.clone(), self.closing.clone());
         self.tasks.spawn(async move {
-            let written = writer.write(&name, patch).await;
-            let _ = outcomes.send(Outcome::Written(mac, written)).await;
+            closing.run_until_cancelled_owned(notices.publish(&device, Notice::MacContention, &note)).await;
         });
     }
 
-    fn count(&self, counted: Counted) {
+    fn write(&mut self, mac: Mac, record: &Record, now: Timestamp) {
+        let Some(entry) = self.entries.get(&mac) else { return };
+        let (name, uid, failures) = (Arc::clone(&entry.name), entry.uid.clone(), entry.failures);
+        let device = self.index.whole(&name).filter(|device| device.metadata.uid.as_deref() == uid.as_deref());
+        let Some(device) = device else {
+            // The session learns of it as of a conflict, and not so fast that it could run in circles.
+            return self.spawn(async move {
+                tokio::time::sleep(NOTHING_THERE).await;
+                Outcome::Written { mac, name, uid, written: Written::Gone }
+            });
+        };
+        let patch = patch(record, device, &self.parts.us, now);
+        tracing::debug!(%patch, "writing");
+        let (writer, outcomes, closing) = (self.parts.writer.clone(), self.outcomes.clone(), self.closing.clone());
+        // Not given up at the end of the program: what the API server has taken in is better known to have been.
+        let write = async move {
+            let written = writer.write(&name, patch, failures, &closing).await;
+            let _ = outcomes.send(Outcome::Written { mac, name, uid, written }).await;
+        };
+        self.tasks.spawn(write.instrument(entry.span.clone()));
+    }
+
+    fn count(&mut self, mac: Mac, counted: Counted) {
         let metrics = &self.parts.metrics;
         match counted {
             Counted::Unasked(message) => {
                 metrics.unasked.inc();
-                tracing::warn!(message, "result that nothing asked for, ignored");
+                if let Some(line) = self.lines.line() {
+                    tracing::warn!(message, left_out = line.left_out, "result that nothing asked for, ignored");
+                }
             }
             Counted::UnknownMessage(message) => {
                 metrics.unknown_messages.inc();
@@ -150,11 +215,15 @@ impl Hub {
             }
             Counted::Contention => {
                 metrics.contentions.inc();
-                tracing::warn!("second connection with one MAC; asking whether the first still lives");
+                if let Some(line) = self.lines.line() {
+                    let left_out = line.left_out;
+                    tracing::warn!(left_out, "second connection with one MAC; asking whether the first still lives");
+                }
             }
             Counted::Ended(reason) => {
-                metrics.try_ended(reason);
-                let reason_text = crate::metrics::reason_label(reason);
+                let began = self.entries.get_mut(&mac).and_then(|entry| entry.began.take());
+                metrics.try_ended(reason, began.map(|began| began.elapsed()));
+                let reason_text = reason_label(reason);
                 if Reason::is_success(reason) {
                     tracing::info!(reason = reason_text, "try succeeded");
                 } else {
@@ -164,13 +233,8 @@ impl Hub {
         }
     }
 
-    /// Sends a message; 2 is held back from who repeats itself.
-    pub(super) fn send(&mut self, connection: ConnectionId, message: &ServerMessage) {
-        let Some(connected) = self.connections.get(&connection) else { return };
-        let after = match message {
-            ServerMessage::Interrupt => self.repeats.delay(connected.mac, connected.address, Timestamp::now()),
-            _ => Duration::ZERO,
-        };
+    /// Sends a message, after a while where one is given.
+    pub(super) fn send_after(&mut self, connection: ConnectionId, message: &ServerMessage, after: Duration) {
         let mut bytes = Vec::new();
         if let Err(error) = message.encode(&mut bytes) {
             tracing::error!(message = message.kind(), %error, "message cannot be encoded");
@@ -180,18 +244,52 @@ impl Hub {
         self.order(connection, Order::Send { bytes: bytes.into_boxed_slice(), after });
     }
 
-    /// Gives an order. A connection that has not taken eight is not worth waiting for: it is let go.
+    /// Gives an order. A connection that has not taken so many is not worth waiting for: it is let go.
     pub(super) fn order(&mut self, connection: ConnectionId, order: Order) {
         let Some(connected) = self.connections.get(&connection) else { return };
-        if connected.orders.try_send(order).is_err()
-            && let Some(connected) = self.connections.remove(&connection)
-        {
-            self.tasks.spawn({
-                let outcomes = self.outcomes.clone();
-                async move {
-                    let _ = outcomes.send(Outcome::Lost(connected.mac, connection)).await;
-                }
-            });
+        match connected.orders.give(order) {
+            Ok(()) | Err(NotTaken::Ended) => {}
+            Err(NotTaken::Full) => {
+                let mac = connected.mac;
+                self.connections.remove(&connection);
+                self.at_once.push_back(Outcome::Lost(mac, connection));
+            }
         }
+    }
+}
+
+/// What a device begins with a message.
+const fn ordered(message: &ServerMessage) -> Option<Stage> {
+    match message {
+        ServerMessage::DownloadVersion(_) => Some(Stage::Version),
+        ServerMessage::DownloadProfile(_) => Some(Stage::Profile),
+        ServerMessage::Restart => Some(Stage::Restart),
+        ServerMessage::UpgradeProfile(_) => Some(Stage::Apply),
+        ServerMessage::UploadLog(_) => Some(Stage::Log),
+        ServerMessage::Interrupt | ServerMessage::Unknown(_) => None,
+    }
+}
+
+/// What an event shows a device to have done.
+const fn answered(event: &Event) -> Option<Stage> {
+    match event {
+        Event::Called { .. } => Some(Stage::Restart),
+        Event::Said { message, .. } => match message {
+            DeviceMessage::VersionDownloaded(..) => Some(Stage::Version),
+            DeviceMessage::ProfileDownloaded(..) => Some(Stage::Profile),
+            DeviceMessage::ProfileUpgraded(..) => Some(Stage::Apply),
+            DeviceMessage::LogUploaded(..) => Some(Stage::Log),
+            DeviceMessage::Information(_)
+            | DeviceMessage::Progress { .. }
+            | DeviceMessage::RestartComplete
+            | DeviceMessage::KeepAlive
+            | DeviceMessage::Unknown(_) => None,
+        },
+        Event::Dropped { .. }
+        | Event::Viewed(_)
+        | Event::Written(_)
+        | Event::Prepared(..)
+        | Event::Checked(..)
+        | Event::Tick => None,
     }
 }

@@ -2,48 +2,57 @@
 //!
 //! It decides nothing about upgrades: [`Session`] does. What it does decide is which Device a MAC is, and that a device
 //! which is none is sent away.
+//!
+//! It waits for nobody. What takes time is a task of its own, of which each brings back an [`Outcome`]; what a connection
+//! is to do is an order, and one that takes no orders is let go. `callers`: who calls. `objects`: what the API says of
+//! whom. `effects`: what sessions want done. `repeat`: how long a 2 is held back.
 
+mod callers;
 mod effects;
+mod objects;
 mod repeat;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fettle_crds::Device;
 use fettle_protocol::message::DeviceInformation;
-use fettle_protocol::session::{Command, ConnectionId, Event, File, Session, SourceError, Timing, Transferred, View};
-use fettle_protocol::{DeviceMessage, Mac, ServerMessage};
+use fettle_protocol::session::{Command, ConnectionId, Event, File, Session, SourceError, Timing, Transferred};
+use fettle_protocol::{DeviceMessage, Mac};
 use futures::{Stream, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
+use kube::Api;
 use kube::core::DeserializeGuard;
 use kube::runtime::watcher;
-use kube::{Api, ResourceExt};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cluster::Identity;
 use crate::cluster::bridges::Bridges;
 use crate::cluster::content::Contents;
-use crate::cluster::enrolment::{self, Enrolment};
-use crate::cluster::index::{Index, Lookup};
+use crate::cluster::enrolment::{Enrolment, Recorded};
+use crate::cluster::index::Index;
 use crate::cluster::notices::Notices;
-use crate::cluster::view::view;
 use crate::cluster::writer::{Writer, Written};
+use crate::cluster::{ApiError, Identity};
 use crate::files::credentials::Permission;
-use crate::metrics::{Closed, Metrics};
-use crate::tcp::{FromConnection, Order, Told};
+use crate::metrics::{Closed, Metrics, Stage};
+use crate::sparing::Sparing;
+use crate::tcp::{FromConnection, Order, Orders, Told};
 use repeat::Repeats;
 
-/// Recorded devices that wait for a person: more are not recorded. Anybody who reaches the port can make one.
-const PENDING_MAX: usize = 1000;
+/// Unknown devices that are being recorded at once; more wait.
+const RECORDING: usize = 8;
 /// Outcomes of our own tasks that may wait for the hub; tasks wait for room.
 const OUTCOMES: usize = 1024;
 /// Timers are not looked at more often.
 const TICK_MIN: Duration = Duration::from_millis(20);
+/// Nor less often: so long a step of the clock goes unnoticed.
+const TICK_MAX: Duration = Duration::from_secs(60);
 
 /// What the hub works with.
 pub struct Parts {
@@ -67,24 +76,53 @@ pub struct Hub {
     index: Index,
     entries: HashMap<Mac, Entry>,
     connections: HashMap<ConnectionId, Connected>,
-    /// Devices that wait until their Device is read, or has been made: one connection for each MAC.
+    /// Callers that wait until their Device is read, or has been made: one connection for each MAC.
     awaiting: HashMap<Mac, Waiting>,
+    /// Whose Device is being read.
+    reading: HashSet<Mac>,
+    /// Whose Device is being made.
+    recording: HashSet<Mac>,
+    recording_places: Arc<Semaphore>,
     timers: BTreeSet<(Timestamp, Mac)>,
     repeats: Repeats,
     started: Timestamp,
-    grace_over: bool,
+    grace: Grace,
+    /// What came out without a task; taken in before anything else.
+    at_once: VecDeque<Outcome>,
     outcomes: mpsc::Sender<Outcome>,
     tasks: TaskTracker,
+    closing: CancellationToken,
+    /// Lines about callers.
+    lines: Sparing,
+}
+
+/// The time in which devices come back after a start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Grace {
+    /// Nobody could call yet.
+    NotBegun,
+    Until(Timestamp),
+    Over,
 }
 
 /// A device with a session.
 struct Entry {
-    name: String,
+    /// Of the Device that the session is of.
+    name: Arc<str>,
+    uid: Option<Arc<str>>,
     /// Taken only while it is fed.
     session: Option<Session>,
+    /// As the gauge has it.
+    state: &'static str,
     timer: Option<Timestamp>,
     /// The credential of the newest command.
     permission: Option<(Command, Permission)>,
+    /// Writes in a row that were not done.
+    failures: u32,
+    /// What the device is at, since when.
+    stage: Option<(Stage, Instant)>,
+    /// When the first command of the try went out.
+    began: Option<Instant>,
     span: tracing::Span,
 }
 
@@ -92,10 +130,11 @@ struct Entry {
 struct Connected {
     mac: Mac,
     address: IpAddr,
-    orders: mpsc::Sender<Order>,
+    orders: Orders,
     outstanding: bool,
 }
 
+/// A caller whose Device is not there yet.
 struct Waiting {
     connection: ConnectionId,
     info: DeviceInformation,
@@ -104,12 +143,18 @@ struct Waiting {
 
 /// What a task of ours brings back.
 enum Outcome {
-    Written(Mac, Written),
+    /// A write to the Device with this name and uid.
+    Written {
+        mac: Mac,
+        name: Arc<str>,
+        uid: Option<Arc<str>>,
+        written: Written,
+    },
     Read(Mac, Written),
     Prepared(Mac, Command, Result<(File, Permission), SourceError>),
     Checked(Mac, Command, Transferred),
-    NotRecorded(Mac),
-    /// A connection that takes no orders.
+    Recorded(Mac, Result<Recorded, ApiError>),
+    /// A connection that was let go.
     Lost(Mac, ConnectionId),
 }
 
@@ -129,12 +174,18 @@ impl Hub {
             entries: HashMap::new(),
             connections: HashMap::new(),
             awaiting: HashMap::new(),
+            reading: HashSet::new(),
+            recording: HashSet::new(),
+            recording_places: Arc::new(Semaphore::new(RECORDING)),
             timers: BTreeSet::new(),
             repeats: Repeats::default(),
             started: Timestamp::now(),
-            grace_over: false,
+            grace: Grace::NotBegun,
+            at_once: VecDeque::new(),
             outcomes,
             tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+            lines: Sparing::new(),
         }
     }
 
@@ -152,7 +203,7 @@ impl Hub {
     {
         let Watches { mut devices, mut leases } = watches;
         let (sender, mut outcomes) = mpsc::channel(OUTCOMES);
-        self.outcomes = sender;
+        (self.outcomes, self.closing) = (sender, shutdown.clone());
         let (mut devices_listed, mut leases_listed) = (false, false);
         loop {
             let sleep = self.until_next();
@@ -164,149 +215,54 @@ impl Hub {
                 Some((connection, told)) = connections.recv() => self.told(connection, told),
                 () = tokio::time::sleep(sleep) => self.tick(),
             }
-            if devices_listed && leases_listed {
-                synced.send_if_modified(|synced| !std::mem::replace(synced, true));
+            while let Some(outcome) = self.at_once.pop_front() {
+                self.outcome(outcome);
+            }
+            if devices_listed && leases_listed && self.grace == Grace::NotBegun {
+                self.grace = Grace::Until(self.grace_from(Timestamp::now()));
+                synced.send_replace(true);
             }
         }
+        // What is under way ends: reads and preparations at once, writes when they are answered.
         self.tasks.close();
         drop(outcomes);
         self.tasks.wait().await;
     }
 
+    fn grace_from(&self, begin: Timestamp) -> Timestamp {
+        begin.checked_add(self.parts.reconnect_grace).unwrap_or(Timestamp::MAX)
+    }
+
     fn until_next(&self) -> Duration {
-        let grace = (!self.grace_over).then(|| self.started + self.parts.reconnect_grace);
+        let grace = match self.grace {
+            Grace::Until(at) => Some(at),
+            Grace::NotBegun | Grace::Over => None,
+        };
         let next = self.timers.first().map(|(at, _)| *at).into_iter().chain(grace).min();
         let now = Timestamp::now();
-        next.map_or(Duration::from_secs(60), |at| {
-            Duration::try_from(at.duration_since(now)).unwrap_or_default().max(TICK_MIN)
+        next.map_or(TICK_MAX, |at| {
+            Duration::try_from(at.duration_since(now)).unwrap_or_default().clamp(TICK_MIN, TICK_MAX)
         })
     }
 
     fn tick(&mut self) {
         let now = Timestamp::now();
-        if !self.grace_over && self.started + self.parts.reconnect_grace <= now {
-            self.grace_over = true;
+        if matches!(self.grace, Grace::Until(at) if at <= now) {
+            self.grace = Grace::Over;
             self.adopt_orphans();
         }
+        // All that are due are taken first: a session that is due again at once waits for the next turn.
+        let mut due = Vec::new();
         while let Some((at, mac)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, mac));
+            due.push(mac);
+        }
+        for mac in due {
             if let Some(entry) = self.entries.get_mut(&mac) {
                 entry.timer = None;
             }
             self.feed(mac, Event::Tick);
         }
-    }
-
-    /// Sessions of the run before whose devices stayed away are given up.
-    fn adopt_orphans(&mut self) {
-        let us = &self.parts.us;
-        let orphans: Vec<_> = (self.index.all_whole())
-            .filter(|device| {
-                let session = device.status.as_ref().and_then(|status| status.session.as_ref());
-                session.is_some_and(|session| session.bridge == us.name && session.incarnation != us.incarnation)
-            })
-            .filter_map(|device| Some((device.spec.mac.parse().ok()?, device.name_any())))
-            .collect();
-        for (mac, name) in orphans {
-            if !self.entries.contains_key(&mac) && self.index.lookup(mac) == Lookup::Known(name.clone()) {
-                self.begin(mac, name);
-                self.feed(mac, Event::Tick);
-            }
-        }
-    }
-
-    fn lease_event(&mut self, event: watcher::Result<watcher::Event<Lease>>) -> bool {
-        let now = Timestamp::now();
-        let mut bridges = self.parts.bridges.lock().unwrap_or_else(PoisonError::into_inner);
-        match event {
-            Ok(watcher::Event::Apply(lease) | watcher::Event::InitApply(lease)) => bridges.apply(&lease, now),
-            Ok(watcher::Event::Delete(lease)) => bridges.remove(&lease.name_any()),
-            Ok(watcher::Event::InitDone) => return true,
-            Ok(watcher::Event::Init) => {}
-            Err(error) => tracing::warn!(error = %fettle_runtime::chain(&error), "leases not watched; trying again"),
-        }
-        false
-    }
-
-    fn device_event(&mut self, event: watcher::Result<watcher::Event<DeserializeGuard<Device>>>) -> bool {
-        match event {
-            Ok(watcher::Event::Init) => self.index.restart(),
-            Ok(watcher::Event::Apply(device) | watcher::Event::InitApply(device)) => match device.0 {
-                Ok(device) => self.device(device),
-                Err(error) => {
-                    self.parts.metrics.malformed.inc();
-                    tracing::warn!(device = error.metadata.name, error = error.error, "device cannot be read");
-                }
-            },
-            Ok(watcher::Event::Delete(device)) => {
-                let name = device.name_any();
-                if let Some(mac) = self.index.remove(&name) {
-                    self.changed(mac);
-                }
-            }
-            Ok(watcher::Event::InitDone) => {
-                for mac in self.index.restarted() {
-                    self.changed(mac);
-                }
-                return true;
-            }
-            Err(error) => tracing::warn!(error = %fettle_runtime::chain(&error), "devices not watched; trying again"),
-        }
-        false
-    }
-
-    /// A Device as it stands.
-    fn device(&mut self, device: Device) {
-        let (us, entries, awaiting) = (&self.parts.us.name, &self.entries, &self.awaiting);
-        let concerned = self.index.apply(device, |device, mac| {
-            let session = device.status.as_ref().and_then(|status| status.session.as_ref());
-            entries.contains_key(&mac)
-                || awaiting.contains_key(&mac)
-                || session.is_some_and(|session| session.bridge == *us)
-        });
-        for mac in concerned {
-            self.changed(mac);
-        }
-    }
-
-    /// Something about this MAC has changed in the API.
-    fn changed(&mut self, mac: Mac) {
-        if self.entries.contains_key(&mac) {
-            let view = self.view(mac);
-            self.feed(mac, Event::Viewed(view));
-        } else if let Lookup::Known(name) = self.index.lookup(mac)
-            && self.index.whole(&name).is_some()
-            && let Some(waiting) = self.awaiting.remove(&mac)
-        {
-            self.begin(mac, name);
-            let Waiting { connection, info, address } = waiting;
-            self.feed(mac, Event::Called { connection, address: address.to_string(), info });
-        }
-    }
-
-    /// What the API says of the device with this MAC; of one that is none, that it may not be served.
-    fn view(&mut self, mac: Mac) -> View {
-        let Lookup::Known(name) = self.index.lookup(mac) else { return View::default() };
-        let Some(device) = self.index.whole(&name).cloned() else {
-            self.read(mac, name);
-            return View::default();
-        };
-        if let Some(entry) = self.entries.get_mut(&mac) {
-            entry.name = name;
-        }
-        let bridges = self.parts.bridges.lock().unwrap_or_else(PoisonError::into_inner);
-        view(&device, &self.parts.us, &bridges, Timestamp::now())
-    }
-
-    /// A session for the device with this MAC, which is kept whole.
-    fn begin(&mut self, mac: Mac, name: String) {
-        let span = tracing::info_span!("session", device = name, %mac);
-        self.entries.insert(mac, Entry { name, session: None, timer: None, permission: None, span });
-        let view = self.view(mac);
-        if let Some(entry) = self.entries.get_mut(&mac) {
-            entry.session = Some(Session::new(self.parts.timing, view, self.started));
-        }
-        self.parts.metrics.sessions.set(self.entries.len() as i64);
     }
 
     fn told(&mut self, id: ConnectionId, told: Told) {
@@ -317,10 +273,24 @@ impl Hub {
                 self.called(id, *info, address);
             }
             Told::Said(message) => self.said(id, message),
-            Told::Gone { acknowledged } => {
-                let Some(connected) = self.connections.remove(&id) else { return };
-                self.awaiting.retain(|_, waiting| waiting.connection != id);
-                self.feed(connected.mac, Event::Dropped { connection: id, acknowledged });
+            Told::Gone { reason, acknowledged } => {
+                let Some(Connected { mac, .. }) = self.connections.remove(&id) else { return };
+                if self.awaiting.get(&mac).is_some_and(|waiting| waiting.connection == id) {
+                    self.awaiting.remove(&mac);
+                }
+                if let Some(entry) = self.entries.get(&mac) {
+                    let _entered = entry.span.enter();
+                    match reason {
+                        Closed::Silent | Closed::Broken | Closed::NotReading => {
+                            if let Some(line) = self.lines.line() {
+                                let (reason, left_out) = (reason.as_str(), line.left_out);
+                                tracing::info!(connection = id.0, reason, left_out, "connection lost");
+                            }
+                        }
+                        _ => tracing::debug!(connection = id.0, reason = reason.as_str(), "connection ended"),
+                    }
+                }
+                self.feed(mac, Event::Dropped { connection: id, acknowledged });
             }
         }
     }
@@ -328,128 +298,48 @@ impl Hub {
     fn said(&mut self, id: ConnectionId, message: DeviceMessage) {
         let Some(connected) = self.connections.get(&id) else { return };
         let mac = connected.mac;
-        if let DeviceMessage::Information(info) = &message
-            && info.mac != mac
-        {
-            tracing::warn!(connection = id.0, %mac, claimed = %info.mac, "device changed its MAC on one connection");
-            return self.order(id, Order::Close(Closed::Malformed));
+        if let DeviceMessage::Information(info) = &message {
+            if info.mac != mac {
+                if let Some(line) = self.lines.line() {
+                    let (claimed, left_out) = (info.mac, line.left_out);
+                    tracing::warn!(connection = id.0, %mac, %claimed, left_out, "device changed its MAC on a connection");
+                }
+                return self.order(id, Order::Close(Closed::Malformed));
+            }
+            if let Some(waiting) = self.awaiting.get_mut(&mac).filter(|waiting| waiting.connection == id) {
+                waiting.info = info.clone();
+                return;
+            }
         }
         self.feed(mac, Event::Said { connection: id, message });
     }
 
-    /// A device has said who it is.
-    fn called(&mut self, connection: ConnectionId, info: DeviceInformation, address: IpAddr) {
-        let mac = info.mac;
-        match self.index.lookup(mac) {
-            Lookup::Known(name) if self.entries.contains_key(&mac) || self.index.whole(&name).is_some() => {
-                if !self.entries.contains_key(&mac) {
-                    self.begin(mac, name);
-                }
-                self.feed(mac, Event::Called { connection, address: address.to_string(), info });
-            }
-            Lookup::Known(name) => {
-                self.wait(mac, Waiting { connection, info, address });
-                self.read(mac, name);
-            }
-            Lookup::Unknown => self.enrol(connection, info, address),
-            Lookup::Unapproved => self.send_away(connection, mac, "nobody has approved it"),
-            Lookup::Ambiguous => self.send_away(connection, mac, "two approved Devices have its MAC"),
-        }
-    }
-
-    /// Keeps a caller until its Device is there. A second one with its MAC replaces it.
-    fn wait(&mut self, mac: Mac, waiting: Waiting) {
-        if let Some(former) = self.awaiting.insert(mac, waiting) {
-            self.order(former.connection, Order::Close(Closed::Session(fettle_protocol::session::Reason::Replaced)));
-        }
-    }
-
-    fn read(&mut self, mac: Mac, name: String) {
-        let (writer, outcomes) = (self.parts.writer.clone(), self.outcomes.clone());
-        self.tasks.spawn(async move {
-            let read = writer.look(&name).await;
-            let _ = outcomes.send(Outcome::Read(mac, read)).await;
-        });
-    }
-
-    fn enrol(&mut self, connection: ConnectionId, info: DeviceInformation, address: IpAddr) {
-        let mac = info.mac;
-        let approved = match self.parts.enrolment {
-            Enrolment::Deny => return self.send_away(connection, mac, "it is not declared, and enrolment is Deny"),
-            Enrolment::Approve => false,
-            Enrolment::Auto => true,
-        };
-        let (_, pending) = self.index.len();
-        if pending >= PENDING_MAX {
-            return self.send_away(connection, mac, "it is not declared, and too many devices wait for approval");
-        }
-        if approved {
-            self.wait(mac, Waiting { connection, info: info.clone(), address });
-        } else {
-            self.send_away(connection, mac, "it is not declared; it is recorded and waits for approval");
-        }
-        self.parts.metrics.enrolled.inc();
-        let (devices, outcomes) = (self.parts.devices.clone(), self.outcomes.clone());
-        self.tasks.spawn(async move {
-            if let Err(error) = enrolment::record(&devices, &info, address, approved).await {
-                tracing::warn!(%mac, error = %fettle_runtime::chain(&error), "unknown device not recorded");
-                let _ = outcomes.send(Outcome::NotRecorded(mac)).await;
-            }
-        });
-    }
-
-    /// 2, to a caller that is no Device of ours.
-    fn send_away(&mut self, connection: ConnectionId, mac: Mac, why: &'static str) {
-        tracing::warn!(%mac, connection = connection.0, why, "device sent away");
-        self.parts.metrics.illegal.inc();
-        self.send(connection, &ServerMessage::Interrupt);
-        self.order(connection, Order::Finish);
-    }
-
     fn outcome(&mut self, outcome: Outcome) {
         match outcome {
-            Outcome::Written(mac, written) => {
-                let result = written.result();
-                self.learn(mac, written);
-                self.feed(mac, Event::Written(result));
-            }
-            Outcome::Read(mac, Written::Unavailable) => {
-                if let Some(waiting) = self.awaiting.remove(&mac) {
-                    self.order(waiting.connection, Order::Close(Closed::Shutdown));
-                }
-            }
-            Outcome::Read(mac, read) => self.learn(mac, read),
+            Outcome::Written { mac, name, uid, written } => self.written(mac, &name, uid, written),
+            Outcome::Read(mac, read) => self.has_read(mac, read),
             Outcome::Prepared(mac, command, prepared) => {
                 let prepared = prepared.map(|(file, permission)| {
-                    if let Some(entry) = self.entries.get_mut(&mac) {
-                        entry.permission = Some((command, permission));
-                    }
+                    self.permit(mac, command, permission);
                     file
                 });
                 self.feed(mac, Event::Prepared(command, prepared));
             }
             Outcome::Checked(mac, command, transferred) => self.feed(mac, Event::Checked(command, transferred)),
-            Outcome::Lost(mac, connection) => self.feed(mac, Event::Dropped { connection, acknowledged: true }),
-            Outcome::NotRecorded(mac) => {
-                if let Some(waiting) = self.awaiting.remove(&mac) {
-                    self.order(waiting.connection, Order::Close(Closed::Shutdown));
-                }
-            }
+            Outcome::Recorded(mac, recorded) => self.has_recorded(mac, recorded),
+            // Whatever it still had to send will not go out.
+            Outcome::Lost(mac, connection) => self.feed(mac, Event::Dropped { connection, acknowledged: false }),
         }
     }
 
-    /// Takes over what the API answered.
-    fn learn(&mut self, mac: Mac, written: Written) {
-        match written {
-            Written::Done(device) | Written::Conflict(device) => self.device(*device),
-            Written::Gone => {
-                let name = self.entries.get(&mac).map(|entry| entry.name.clone());
-                if let Some(name) = name {
-                    self.index.remove(&name);
-                }
-                self.changed(mac);
+    /// Has something done that is given up when the program ends.
+    fn spawn(&self, task: impl Future<Output = Outcome> + Send + 'static) {
+        let (outcomes, closing) = (self.outcomes.clone(), self.closing.clone());
+        self.tasks.spawn(async move {
+            if let Some(outcome) = closing.run_until_cancelled_owned(task).await {
+                // The hub has ended: nobody is left to tell.
+                let _ = outcomes.send(outcome).await;
             }
-            Written::Unavailable => {}
-        }
+        });
     }
 }

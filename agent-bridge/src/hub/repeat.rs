@@ -11,6 +11,8 @@ use jiff::{SignedDuration, Timestamp};
 const REMEMBERED: usize = 4096;
 /// After this the first call is a first call again.
 const FORGOTTEN: SignedDuration = SignedDuration::from_mins(10);
+/// A full table is looked through for what can be forgotten no more often.
+const SWEEP: SignedDuration = SignedDuration::from_secs(1);
 /// The longest delay.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -18,18 +20,21 @@ const LONGEST: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(super) struct Repeats {
     seen: HashMap<(Mac, IpAddr), (u32, Timestamp)>,
+    swept: Option<Timestamp>,
 }
 
 impl Repeats {
     /// How long to hold back the next 2: 0, 1, 2, 4 … 60 s.
     pub(super) fn delay(&mut self, mac: Mac, address: IpAddr, now: Timestamp) -> Duration {
-        if self.seen.len() >= REMEMBERED {
-            self.seen.retain(|_, (_, last)| now.duration_since(*last) < FORGOTTEN);
-        }
-        let full = self.seen.len() >= REMEMBERED;
         let key = (mac, address);
-        if full && !self.seen.contains_key(&key) {
-            return Duration::ZERO;
+        if self.seen.len() >= REMEMBERED && !self.seen.contains_key(&key) {
+            if self.swept.is_none_or(|swept| now.duration_since(swept) >= SWEEP) {
+                self.seen.retain(|_, (_, last)| now.duration_since(*last) < FORGOTTEN);
+                self.swept = Some(now);
+            }
+            if self.seen.len() >= REMEMBERED {
+                return Duration::ZERO;
+            }
         }
         let (times, last) = self.seen.entry(key).or_insert((0, now));
         if now.duration_since(*last) >= FORGOTTEN {
@@ -63,12 +68,16 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_bounded() {
+    fn the_table_is_bounded_and_has_room_again_when_it_has_forgotten() {
         let mut repeats = Repeats::default();
         for number in 0..2 * REMEMBERED {
             let [.., a, b] = number.to_be_bytes();
             seconds(&mut repeats, Mac::new([2, 0, 0, 0, a, b]), 0);
         }
         assert_eq!(repeats.seen.len(), REMEMBERED);
+        let late = Mac::new([2, 0, 0, 0, 0xff, 0xff]);
+        assert_eq!([0, 599].map(|at| seconds(&mut repeats, late, at)), [0, 0], "no room, no delay");
+        assert_eq!([601, 602].map(|at| seconds(&mut repeats, late, at)), [0, 1]);
+        assert_eq!(repeats.seen.len(), 1);
     }
 }

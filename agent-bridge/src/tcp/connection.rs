@@ -1,19 +1,23 @@
 //! One connection: bytes in, messages out to the hub; orders in, bytes out.
+//!
+//! A bridge has tens of thousands of these, and nearly all of them wait: what a connection keeps while it waits is a few
+//! hundred bytes, and buffers are there only while something is in them.
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fettle_protocol::session::ConnectionId;
-use fettle_protocol::{Decoder, DeviceMessage};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use fettle_protocol::{Decoder, DeviceMessage, Mac};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{FromConnection, ORDERS, Order, Told, socket};
-use crate::metrics::{Closed, Metrics};
+use super::limits::Place;
+use super::listener::Shared;
+use super::{Inbox, Order, Told, orders, socket};
+use crate::metrics::Closed;
 
 /// Message 1 has 30 bytes or so: who has not sent it by then does not mean to.
 const INFORMATION: Duration = Duration::from_secs(10);
@@ -23,27 +27,42 @@ const MESSAGE: Duration = Duration::from_secs(30);
 const SEND: Duration = Duration::from_secs(10);
 /// For the peer's FIN after ours.
 const DRAIN: Duration = Duration::from_secs(5);
-/// How long a probe may take: the socket's options are then as before.
-const PROBED: Duration = Duration::from_secs(5);
+/// After [`socket::UNANSWERED`], and before the session decides that a holder which is still there answers (4 s).
+const PROBE_LOOK: Duration = Duration::from_millis(3500);
+/// From that look until the socket's options are as before: the kernel's own verdict comes within four seconds.
+const PROBE_REST: Duration = Duration::from_millis(1500);
 /// Messages in [`FLOOD_WINDOW`] that are too many. A device with all extensions sends fewer than ten.
 const FLOOD: u32 = 100;
 const FLOOD_WINDOW: Duration = Duration::from_secs(10);
 /// What is read at once; messages of devices have some tens of bytes.
-const READ: usize = 512;
+const READ: usize = 2048;
 
 pub(super) struct Connection {
     id: ConnectionId,
     stream: TcpStream,
     peer: SocketAddr,
-    hub: mpsc::Sender<FromConnection>,
-    metrics: Metrics,
-    shutdown: CancellationToken,
+    place: Place,
+    shared: Arc<Shared>,
     decoder: Decoder,
+    /// Who it says it is; with it came the inbox.
+    caller: Option<(Mac, Inbox)>,
     /// When the message that has begun, or message 1, must be complete.
     due: Option<Instant>,
     /// Messages since the beginning of the window.
     flood: (Instant, u32),
-    orders: Option<mpsc::Receiver<Order>>,
+    /// What is to be sent then, and nothing before it.
+    held: Option<(Instant, Box<[u8]>)>,
+    /// When something was sent last.
+    wrote: Option<Instant>,
+    outstanding: bool,
+    probing: Option<Probing>,
+}
+
+/// How far a probe is, and when it goes on.
+#[derive(Debug, Clone, Copy)]
+enum Probing {
+    Looking(Instant),
+    Resting(Instant),
 }
 
 /// How a connection ended.
@@ -58,85 +77,169 @@ impl From<Closed> for End {
     }
 }
 
+/// What a connection has to deal with next.
+enum Step {
+    Readable(io::Result<()>),
+    Order(Option<Order>),
+    Timer,
+    Shutdown,
+}
+
 impl Connection {
     pub(super) fn new(
         id: ConnectionId,
         stream: TcpStream,
         peer: SocketAddr,
-        hub: mpsc::Sender<FromConnection>,
-        metrics: Metrics,
-        shutdown: CancellationToken,
-    ) -> Self {
+        place: Place,
+        shared: Arc<Shared>,
+    ) -> Box<Self> {
         let now = Instant::now();
-        let (due, flood) = (Some(now + INFORMATION), (now, 0));
-        Self { id, stream, peer, hub, metrics, shutdown, decoder: Decoder::new(), due, flood, orders: None }
+        Box::new(Self {
+            id,
+            stream,
+            peer,
+            place,
+            shared,
+            decoder: Decoder::new(),
+            caller: None,
+            due: Some(now + INFORMATION),
+            flood: (now, 0),
+            held: None,
+            wrote: None,
+            outstanding: false,
+            probing: None,
+        })
     }
 
-    pub(super) async fn run(mut self) {
-        self.metrics.connections.inc();
-        let end = self.serve().await;
-        self.metrics.connections.dec();
-        self.metrics.closed(end.reason);
-        tracing::debug!(connection = self.id.0, peer = %self.peer, reason = end.reason.as_str(), "connection closed");
-        if self.orders.is_some() {
+    /// Boxed: an async function keeps what it is given by value twice.
+    pub(super) async fn run(mut self: Box<Self>) {
+        self.shared.metrics.connections.inc();
+        let End { reason, acknowledged } = self.serve().await;
+        self.shared.metrics.connections.dec();
+        self.shared.metrics.closed(reason);
+        tracing::debug!(connection = self.id.0, peer = %self.peer, reason = reason.as_str(), "connection closed");
+        // Closed before the hub hears of it: it may tell the next connection something.
+        let Self { id, caller, shared, stream, place, .. } = *self;
+        drop((stream, place));
+        if caller.is_some() {
             // The hub outlives the connections; where it has gone, nobody is left to tell.
-            let _ = self.hub.send((self.id, Told::Gone { acknowledged: end.acknowledged })).await;
+            let _ = shared.hub.send((id, Told::Gone { reason, acknowledged })).await;
         }
     }
 
     /// Until the connection is to be closed.
     async fn serve(&mut self) -> End {
-        let mut buffer = [0; READ];
-        let mut probed: Option<Instant> = None;
         loop {
-            let order = tokio::select! {
-                biased;
-                () = self.shutdown.cancelled() => return Closed::Shutdown.into(),
-                order = next_order(&mut self.orders) => order,
-                () = until(self.due) => {
-                    let reason = if self.orders.is_none() { Closed::NoInformation } else { Closed::Stalled };
-                    return self.faulty(reason, "no complete message in time");
-                }
-                () = until(probed) => {
-                    probed = None;
-                    Some(Order::Outstanding(false))
-                }
-                read = self.stream.read(&mut buffer) => match read {
-                    Ok(0) => return Closed::ByDevice.into(),
-                    Ok(count) => match self.take_in(&buffer[..count]).await {
-                        Ok(()) => continue,
-                        Err(end) => return end,
-                    },
-                    Err(_) => return Closed::Broken.into(),
-                }
+            let went = match self.next().await {
+                Step::Readable(Ok(())) => match self.read() {
+                    Ok(0) => Err(Closed::ByDevice.into()),
+                    Ok(_) => self.take_in().await,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+                    Err(error) => Err(broken(&error).into()),
+                },
+                Step::Readable(Err(error)) => Err(broken(&error).into()),
+                Step::Order(order) => self.carry_out(order).await,
+                Step::Timer => self.on_time().await,
+                Step::Shutdown => Err(Closed::Shutdown.into()),
             };
-            match order {
-                Some(Order::Send { bytes, after }) => {
-                    tokio::select! {
-                        () = self.shutdown.cancelled() => return Closed::Shutdown.into(),
-                        () = sleep(after) => {}
-                    }
-                    match timeout(SEND, self.stream.write_all(&bytes)).await {
-                        Ok(Ok(())) => {}
-                        Ok(Err(_)) => return Closed::Broken.into(),
-                        Err(_) => return Closed::NotReading.into(),
-                    }
-                }
-                Some(Order::Finish) => return self.finish().await,
-                Some(Order::Close(reason)) => return reason.into(),
-                Some(Order::Probe) => {
-                    probed = Some(Instant::now() + PROBED);
-                    self.set(socket::probe);
-                }
-                Some(Order::Outstanding(true)) => self.set(socket::be_patient),
-                Some(Order::Outstanding(false)) => self.set(socket::keep_alive),
-                // The hub has forgotten this connection.
-                None => return Closed::Shutdown.into(),
+            if let Err(end) = went {
+                return end;
             }
         }
     }
 
-    fn set(&self, option: impl FnOnce(&TcpStream) -> io::Result<()>) {
+    /// In this order: a peer that has gone is told nothing more, and what was ordered before the shutdown is carried out.
+    /// Reading cannot keep orders waiting: who sends that much is cut off.
+    async fn next(&mut self) -> Step {
+        let at = self.wakes_at();
+        let inbox = self.caller.as_mut().map(|(_, inbox)| inbox).filter(|_| self.held.is_none());
+        let order = async {
+            match inbox {
+                Some(inbox) => inbox.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        let time = async {
+            match at {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            ready = self.stream.readable() => Step::Readable(ready),
+            order = order => Step::Order(order),
+            () = time => Step::Timer,
+            () = self.shared.shutdown.cancelled() => Step::Shutdown,
+        }
+    }
+
+    fn wakes_at(&self) -> Option<Instant> {
+        let probing = self.probing.map(|probing| match probing {
+            Probing::Looking(at) | Probing::Resting(at) => at,
+        });
+        [self.due, probing, self.held.as_ref().map(|(at, _)| *at)].into_iter().flatten().min()
+    }
+
+    /// One of the instants of [`wakes_at`](Self::wakes_at) has come.
+    async fn on_time(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        if self.due.is_some_and(|at| at <= now) {
+            let reason = if self.caller.is_none() { Closed::NoInformation } else { Closed::Stalled };
+            return Err(self.faulty(reason, "no complete message in time"));
+        }
+        if let Some((_, bytes)) = self.held.take_if(|(at, _)| *at <= now) {
+            self.send(&bytes).await?;
+        }
+        match self.probing {
+            Some(Probing::Looking(at)) if at <= now => {
+                self.probing = Some(Probing::Resting(now + PROBE_REST));
+                let unanswered = self.wrote.is_some_and(|at| at.elapsed() >= socket::UNANSWERED);
+                if unanswered && !Box::pin(socket::is_acknowledged(&self.stream)).await {
+                    return Err(End { reason: Closed::Silent, acknowledged: false });
+                }
+            }
+            Some(Probing::Resting(at)) if at <= now => {
+                self.probing = None;
+                self.rest();
+            }
+            Some(Probing::Looking(_) | Probing::Resting(_)) | None => {}
+        }
+        Ok(())
+    }
+
+    async fn carry_out(&mut self, order: Option<Order>) -> Result<(), End> {
+        match order {
+            Some(Order::Send { bytes, after }) if after.is_zero() => self.send(&bytes).await?,
+            Some(Order::Send { bytes, after }) => self.held = Some((Instant::now() + after, bytes)),
+            // Boxed, as all that is rare: the task of a connection is as large as the largest thing that it may do.
+            Some(Order::Finish) => return Err(Box::pin(self.finish()).await),
+            Some(Order::Close(reason)) => return Err(reason.into()),
+            Some(Order::Probe) => {
+                // One that is under way is not put off by who calls often.
+                if self.probing.is_none() {
+                    self.probing = Some(Probing::Looking(Instant::now() + PROBE_LOOK));
+                    self.set(socket::probe);
+                }
+            }
+            Some(Order::Outstanding(outstanding)) => {
+                self.outstanding = outstanding;
+                if self.probing.is_none() {
+                    self.rest();
+                }
+            }
+            // The hub has let go of a connection that took no orders.
+            None => return Err(End { reason: Closed::NotReading, acknowledged: false }),
+        }
+        Ok(())
+    }
+
+    /// The socket's options while nobody asks whether the peer is there.
+    fn rest(&self) {
+        self.set(if self.outstanding { socket::be_patient } else { socket::keep_alive });
+    }
+
+    fn set(&self, option: fn(&TcpStream) -> io::Result<()>) {
         if let Err(error) = option(&self.stream) {
             tracing::debug!(connection = self.id.0, %error, "socket options not set");
         }
@@ -144,33 +247,56 @@ impl Connection {
 
     /// A peer that broke a rule.
     fn faulty(&self, reason: Closed, detail: &str) -> End {
-        tracing::warn!(connection = self.id.0, peer = %self.peer, reason = reason.as_str(), detail, "device cut off");
+        if let Some(line) = self.shared.lines.line() {
+            let mac = self.caller.as_ref().map(|(mac, _)| tracing::field::display(mac));
+            let (reason, left_out) = (reason.as_str(), line.left_out);
+            tracing::warn!(peer = %self.peer, mac, connection = self.id.0, reason, detail, left_out, "device cut off");
+        }
         reason.into()
     }
 
+    /// What has arrived, into the decoder. Apart from [`take_in`](Self::take_in), so that no connection that waits has
+    /// this buffer.
+    fn read(&mut self) -> io::Result<usize> {
+        let mut buffer = [0; READ];
+        let count = self.stream.try_read(&mut buffer)?;
+        self.decoder.push(&buffer[..count]);
+        Ok(count)
+    }
+
     /// Decodes what came and tells the hub.
-    async fn take_in(&mut self, bytes: &[u8]) -> Result<(), End> {
-        self.decoder.push(bytes);
+    async fn take_in(&mut self) -> Result<(), End> {
         loop {
             let frame = match self.decoder.next_frame() {
                 Ok(Some(frame)) => frame,
                 Ok(None) => break,
                 Err(error) => return Err(self.faulty(Closed::Malformed, &error.to_string())),
             };
-            self.metrics.received(frame.message);
+            self.shared.metrics.received(frame.message);
             self.count()?;
             let message = match DeviceMessage::from_frame(&frame) {
                 Ok(message) => message,
                 Err(error) => return Err(self.faulty(Closed::Malformed, &error.to_string())),
             };
-            self.tell(message).await?;
+            if self.caller.is_some() {
+                // The time for the next begins with its first byte.
+                self.due = None;
+            }
+            if let Some(told) = self.told(message)? {
+                // The hub is slow: so is this device, then.
+                let Ok(room) = self.shared.hub.reserve().await else { return Err(Closed::Shutdown.into()) };
+                room.send((self.id, told));
+            }
         }
-        let information = self.due.filter(|_| self.orders.is_none());
-        self.due = match (information, self.decoder.is_partial()) {
-            (Some(due), _) => Some(due),
-            (None, true) => Some(self.due.unwrap_or_else(|| Instant::now() + MESSAGE)),
-            (None, false) => None,
-        };
+        if !self.place.holds(self.decoder.buffered()) {
+            return Err(self.faulty(Closed::TooMany, "too many long messages are under way"));
+        }
+        if self.caller.is_some() {
+            self.due = match self.decoder.is_partial() {
+                true => Some(self.due.unwrap_or_else(|| Instant::now() + MESSAGE)),
+                false => None,
+            };
+        }
         Ok(())
     }
 
@@ -184,60 +310,86 @@ impl Connection {
         if *count > FLOOD { Err(self.faulty(Closed::Flood, "too many messages")) } else { Ok(()) }
     }
 
-    async fn tell(&mut self, message: DeviceMessage) -> Result<(), End> {
-        let told = match (message, &self.orders) {
+    /// What the hub is to hear of a message.
+    fn told(&mut self, message: DeviceMessage) -> Result<Option<Told>, End> {
+        Ok(match (message, &self.caller) {
             (DeviceMessage::Information(info), None) => {
-                let (sender, receiver) = mpsc::channel(ORDERS);
-                self.orders = Some(receiver);
+                let (orders, inbox) = orders();
+                self.caller = Some((info.mac, inbox));
                 self.due = None;
-                Told::Called { info: Box::new(info), address: self.peer.ip().to_canonical(), orders: sender }
+                Some(Told::Called { info: Box::new(info), address: self.peer.ip().to_canonical(), orders })
             }
             // An unknown type is skipped, also as the first.
             (DeviceMessage::Unknown(_), None) => {
-                self.metrics.unknown_messages.inc();
-                return Ok(());
+                self.shared.metrics.unknown_messages.inc();
+                None
             }
             (_, None) => return Err(self.faulty(Closed::NoInformation, "the first message is not message 1")),
             // Progress is for people who watch; nothing follows from it.
-            (DeviceMessage::Progress { percent, text }, Some(_)) => {
-                tracing::debug!(connection = self.id.0, percent, text, "progress");
-                return Ok(());
+            (DeviceMessage::Progress { percent, text }, Some((mac, _))) => {
+                tracing::debug!(connection = self.id.0, %mac, percent, text, "progress");
+                None
             }
-            (DeviceMessage::KeepAlive, Some(_)) => return Ok(()),
-            (message, Some(_)) => Told::Said(message),
+            (DeviceMessage::KeepAlive, Some(_)) => None,
+            (message, Some(_)) => Some(Told::Said(message)),
+        })
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), End> {
+        self.wrote = Some(Instant::now());
+        let reason = match Box::pin(timeout(SEND, self.stream.write_all(bytes))).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => broken(&error),
+            Err(_) => Closed::NotReading,
         };
-        self.hub.send((self.id, told)).await.map_err(|_| Closed::Shutdown.into())
+        // Not even the kernel has taken it.
+        Err(End { reason, acknowledged: false })
     }
 
     /// Half-closes and drains, so that what we said last is not destroyed by an RST.
     async fn finish(&mut self) -> End {
         let drained = timeout(DRAIN, async {
             self.stream.shutdown().await?;
-            let mut rest = [0; READ];
-            while self.stream.read(&mut rest).await? > 0 {}
-            io::Result::Ok(())
+            loop {
+                self.stream.readable().await?;
+                match discard(&self.stream) {
+                    Ok(0) => return Ok(()),
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
+            }
         });
-        if let Ok(Ok(()) | Err(_)) = drained.await {
-            return Closed::Finished.into();
-        }
-        let acknowledged = match (self.stream.local_addr(), self.stream.peer_addr()) {
-            (Ok(local), Ok(peer)) => socket::is_acknowledged(local, peer).await,
-            _ => true,
+        let acknowledged = match drained.await {
+            Ok(Ok(())) => true,
+            // The kernel gave up, or the peer said something: that it is there.
+            Ok(Err(error)) => broken(&error) != Closed::Silent,
+            Err(_) => socket::is_acknowledged(&self.stream).await,
         };
         End { reason: Closed::Finished, acknowledged }
     }
 }
 
-async fn next_order(orders: &mut Option<mpsc::Receiver<Order>>) -> Option<Order> {
-    match orders {
-        Some(orders) => orders.recv().await,
-        None => std::future::pending().await,
-    }
+/// Reads something and forgets it.
+fn discard(stream: &TcpStream) -> io::Result<usize> {
+    stream.try_read(&mut [0; READ])
 }
 
-async fn until(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => sleep_until(instant).await,
-        None => std::future::pending().await,
+/// A connection that failed: because nobody answered, or because somebody did not want it.
+fn broken(error: &io::Error) -> Closed {
+    if error.kind() == io::ErrorKind::TimedOut { Closed::Silent } else { Closed::Broken }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_waits_takes_a_few_hundred_bytes() {
+        fn size_of_run<F>(_: impl FnOnce(Box<Connection>) -> F) -> usize {
+            size_of::<F>()
+        }
+        let (task, state) = (size_of_run(Connection::run), size_of::<Connection>());
+        assert!(task + state <= 1024, "a connection takes {task} bytes for its task and {state} for its state");
     }
 }

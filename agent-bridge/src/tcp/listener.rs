@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fettle_protocol::session::ConnectionId;
@@ -14,6 +15,7 @@ use super::connection::Connection;
 use super::limits::Limits;
 use super::{FromConnection, socket};
 use crate::metrics::{Closed, Metrics};
+use crate::sparing::Sparing;
 
 /// The kernel's queue of connections that were not accepted yet: tokio's own `bind` takes 128, and a site that comes
 /// back from a power cut would lose calls.
@@ -39,6 +41,15 @@ pub struct Listener {
     metrics: Metrics,
 }
 
+/// What all connections have in common.
+pub(super) struct Shared {
+    pub(super) hub: mpsc::Sender<FromConnection>,
+    pub(super) metrics: Metrics,
+    pub(super) shutdown: CancellationToken,
+    /// Lines about peers that break rules.
+    pub(super) lines: Sparing,
+}
+
 impl Listener {
     /// Begins to listen.
     ///
@@ -60,40 +71,45 @@ impl Listener {
         self.listener.local_addr()
     }
 
-    /// Accepts until `shutdown`, then waits for the connections to end.
+    /// Accepts until `shutdown`, then waits for the connections to end: they carry out what was ordered, and drain.
     pub async fn run(self, hub: mpsc::Sender<FromConnection>, shutdown: CancellationToken) {
+        let Self { listener, limits, metrics } = self;
+        let shared = Arc::new(Shared { hub, metrics, shutdown: shutdown.clone(), lines: Sparing::new() });
         let tasks = TaskTracker::new();
         let mut next = 0;
         loop {
             let accepted = tokio::select! {
                 () = shutdown.cancelled() => break,
-                accepted = self.listener.accept() => accepted,
+                accepted = listener.accept() => accepted,
             };
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "connection not accepted");
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
+                    if let Some(line) = shared.lines.line() {
+                        tracing::warn!(%error, left_out = line.left_out, "connection not accepted");
+                    }
+                    tokio::select! {
+                        () = shutdown.cancelled() => break,
+                        () = tokio::time::sleep(PAUSE) => continue,
+                    }
                 }
             };
-            let Some(place) = self.limits.take(peer.ip()) else {
-                self.metrics.closed(Closed::TooMany);
-                tracing::warn!(%peer, reason = Closed::TooMany.as_str(), "connection refused");
+            let Some(place) = limits.take(peer.ip()) else {
+                shared.metrics.closed(Closed::TooMany);
+                if let Some(line) = shared.lines.line() {
+                    let reason = Closed::TooMany.as_str();
+                    tracing::warn!(%peer, reason, left_out = line.left_out, "connection refused");
+                }
                 continue;
             };
             if let Err(error) = stream.set_nodelay(true).and_then(|()| socket::keep_alive(&stream)) {
-                tracing::warn!(%peer, %error, "socket options not set");
+                tracing::debug!(%peer, %error, "socket options not set");
             }
             next += 1;
-            self.metrics.accepted.inc();
-            let connection =
-                Connection::new(ConnectionId(next), stream, peer, hub.clone(), self.metrics.clone(), shutdown.clone());
-            tasks.spawn(async move {
-                connection.run().await;
-                drop(place);
-            });
+            shared.metrics.accepted.inc();
+            tasks.spawn(Connection::new(ConnectionId(next), stream, peer, place, Arc::clone(&shared)).run());
         }
+        drop(listener);
         tasks.close();
         tasks.wait().await;
     }

@@ -1,4 +1,4 @@
-//! Socket options that decide when a silent peer counts as gone.
+//! Socket options that decide when a silent peer counts as gone, and what the kernel knows of it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 /// An idle connection is probed after this: below the time-outs of common NATs.
 const IDLE: Duration = Duration::from_secs(60);
@@ -14,31 +15,37 @@ const IDLE_INTERVAL: Duration = Duration::from_secs(10);
 const PROBES: u32 = 3;
 /// A holder of a MAC that is asked for is probed at once, three times a second apart.
 const PROBE: Duration = Duration::from_secs(1);
+/// What was sent and is not acknowledged after so long has not reached a peer that is there.
+pub(super) const UNANSWERED: Duration = PROBE.saturating_mul(PROBES);
+
+/// The table of connections is text of 150 bytes for each connection of the machine: it is read by one at a time.
+static TABLE: Semaphore = Semaphore::const_new(1);
 
 /// For a connection on which nothing is outstanding.
 pub(super) fn keep_alive(stream: &TcpStream) -> io::Result<()> {
-    let socket = SockRef::from(stream);
-    socket.set_tcp_user_timeout(None)?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(IDLE).with_interval(IDLE_INTERVAL).with_retries(PROBES))
+    SockRef::from(stream)
+        .set_tcp_keepalive(&TcpKeepalive::new().with_time(IDLE).with_interval(IDLE_INTERVAL).with_retries(PROBES))
 }
 
 /// For a connection on which a command is outstanding: a device that writes its flash may be deaf for minutes.
 pub(super) fn be_patient(stream: &TcpStream) -> io::Result<()> {
-    let socket = SockRef::from(stream);
-    socket.set_tcp_user_timeout(None)?;
-    socket.set_keepalive(false)
+    SockRef::from(stream).set_keepalive(false)
 }
 
-/// Lets the kernel find out within four seconds whether the peer is there: by keep-alive, and by what is unacknowledged.
+/// Lets the kernel find out within four seconds whether the peer is there. It does not probe where something is sent and
+/// unacknowledged: for that there is [`is_acknowledged`]. (`TCP_USER_TIMEOUT` is no help: on a connection that was idle it
+/// gives up at the first lost probe, and one that has begun to retransmit waits for its next turn, minutes later.)
 pub(super) fn probe(stream: &TcpStream) -> io::Result<()> {
-    let socket = SockRef::from(stream);
-    socket.set_tcp_user_timeout(Some(PROBE * PROBES))?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(PROBE).with_interval(PROBE).with_retries(PROBES))
+    SockRef::from(stream)
+        .set_tcp_keepalive(&TcpKeepalive::new().with_time(PROBE).with_interval(PROBE).with_retries(PROBES))
 }
 
 /// Whether all that was sent is acknowledged, from the kernel's own table (`/proc/net/tcp`, `tcp6`: tx_queue). True where
 /// the socket is not found: then there is nothing to show that it is not.
-pub(super) async fn is_acknowledged(local: SocketAddr, peer: SocketAddr) -> bool {
+pub(super) async fn is_acknowledged(stream: &TcpStream) -> bool {
+    let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else { return true };
+    // Never closed.
+    let Ok(_turn) = TABLE.acquire().await else { return true };
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         let Ok(text) = tokio::fs::read_to_string(table).await else { continue };
         if let Some(unacknowledged) = text.lines().skip(1).find_map(|line| send_queue(line, local, peer)) {
@@ -96,7 +103,32 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         stream.try_write(b"hello").unwrap();
-        let (local, peer) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
-        assert!(is_acknowledged(local, peer).await);
+        assert!(is_acknowledged(&stream).await);
+    }
+
+    #[tokio::test]
+    async fn what_a_full_peer_has_no_room_for_is_not_acknowledged() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let _peer = listener.accept().await.unwrap();
+        while stream.try_write(&[0; 65_536]).is_ok() {}
+        assert!(!is_acknowledged(&stream).await);
+    }
+
+    #[tokio::test]
+    async fn probing_and_patience_replace_each_other() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let socket = SockRef::from(&stream);
+        keep_alive(&stream).unwrap();
+        assert_eq!((socket.keepalive().unwrap(), socket.tcp_keepalive_time().unwrap()), (true, IDLE));
+        be_patient(&stream).unwrap();
+        assert!(!socket.keepalive().unwrap());
+        probe(&stream).unwrap();
+        assert_eq!((socket.keepalive().unwrap(), socket.tcp_keepalive_time().unwrap()), (true, PROBE));
+        assert_eq!(
+            (socket.tcp_keepalive_interval().unwrap(), socket.tcp_keepalive_retries().unwrap()),
+            (PROBE, PROBES)
+        );
     }
 }
