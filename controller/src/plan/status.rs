@@ -320,14 +320,17 @@ impl GroupView<'_> {
     }
 }
 
-/// The status of a rollout that another has taken the place of. One that was complete stays what it was.
+/// The status of a rollout that another has taken the place of. One that is complete stays what it is.
 pub fn superseded(rollout: &Rollout, now: Timestamp) -> Option<(Text, DeviceRolloutStatus)> {
     const PHASE: &str = "Superseded";
     let before = &rollout.status;
-    if before.completed_at.is_some() || before.phase.as_deref() == Some(PHASE) {
+    if matches!(before.phase.as_deref(), Some(PHASE | "Complete")) {
         return None;
     }
-    let message = "another revision came before it was complete";
+    let message = match before.completed_at {
+        None => "another revision came before it was complete",
+        Some(_) => "another revision came when it was complete no longer",
+    };
     let mut conditions = Conditions::new(&before.conditions, rollout.generation, now);
     conditions.set("Ready", false, PHASE, message);
     conditions.set("Reconciling", false, PHASE, "");

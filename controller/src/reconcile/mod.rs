@@ -207,7 +207,7 @@ impl<'a> Loop<'a> {
                 Ok(()) => {
                     let written = self.writer.group_status(&group, &status).await;
                     if let Some(Written::Group(written)) = written.written.first() {
-                        self.tell(&written.metadata, notices).await;
+                        self.tell(&written.metadata, status.rollout.as_deref(), notices).await;
                     }
                     batch.append(written);
                 }
@@ -245,12 +245,17 @@ impl<'a> Loop<'a> {
         Ok(())
     }
 
-    async fn tell(&self, group: &ObjectMeta, notices: Vec<plan::output::Notice>) {
-        let on = write::reference("DeviceGroup", &self.context.namespace, group);
+    /// Events on the group. Those of one rollout are apart from those of the next.
+    async fn tell(&self, group: &ObjectMeta, rollout: Option<&str>, notices: Vec<plan::output::Notice>) {
+        let namespace = &self.context.namespace;
+        let on = write::reference("DeviceGroup", namespace, group.name.as_deref(), group.uid.as_deref());
+        let rollout = rollout.and_then(|name| self.index.snapshot.rollouts.get(name));
+        let rollout = rollout
+            .map(|rollout| write::reference("DeviceRollout", namespace, Some(&rollout.name), Some(&rollout.uid)));
         for notice in notices {
             let name = group.name.as_deref().unwrap_or_default();
             tracing::info!(group = name, reason = ?notice.kind, note = notice.message, "told");
-            self.context.events.publish(&on, None, notice.kind, &notice.message).await;
+            self.context.events.publish(&on, rollout.clone(), notice.kind, &notice.message).await;
         }
     }
 }

@@ -11,9 +11,9 @@ use fettle_crds::content::MANAGED_BY;
 use fettle_runtime::chain;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ObjectReference, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -348,13 +348,13 @@ fn created_by_us() -> PostParams {
 }
 
 /// How an object is named in an event.
-pub fn reference(kind: &str, namespace: &str, metadata: &ObjectMeta) -> k8s_openapi::api::core::v1::ObjectReference {
-    k8s_openapi::api::core::v1::ObjectReference {
+pub fn reference(kind: &str, namespace: &str, name: Option<&str>, uid: Option<&str>) -> ObjectReference {
+    ObjectReference {
         api_version: Some(format!("{}/{}", api::GROUP, api::VERSION)),
         kind: Some(kind.to_owned()),
         namespace: Some(namespace.to_owned()),
-        name: metadata.name.clone(),
-        uid: metadata.uid.clone(),
-        ..Default::default()
+        name: name.map(str::to_owned),
+        uid: uid.map(str::to_owned),
+        ..ObjectReference::default()
     }
 }
