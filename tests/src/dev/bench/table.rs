@@ -72,12 +72,12 @@ pub(super) fn of(figures: &Figures) -> String {
             upgrade_cpu_seconds * 1000.0 / *devices as f64
         ));
     }
-    for (name, cpu_seconds) in
-        [("all else on this machine", *other_cpu_seconds), ("kube-apiserver, bare client", bare.api_server_cpu_seconds)]
-    {
-        let each = cpu_seconds * 1000.0 / *devices as f64;
-        text.push_str(&format!("  {name:<27} {:>13}   {:<14} {cpu_seconds:>6.2} {each:>10.2}\n", "", ""));
-    }
+    let row = |name: &str, cpu_seconds: f64, each: &str| {
+        format!("  {name:<27} {:>13}   {:<14} {cpu_seconds:>6.2} {each:>10}\n", "", "")
+    };
+    text.push_str(&row("all else on this machine", *other_cpu_seconds, ""));
+    let each = bare.api_server_cpu_seconds * 1000.0 / *devices as f64;
+    text.push_str(&row("kube-apiserver, bare client", bare.api_server_cpu_seconds, &format!("{each:.2}")));
     let seconds = upgrade.seconds;
     text.push_str(&format!(
         "\n  CPU is that of the {seconds:.1} s of the upgrade; memory is the highest of a process's life.\n"
