@@ -9,9 +9,9 @@ use super::availability::Presence;
 use super::grants::{self, Backing, Fate};
 use super::limits;
 use super::membership::{Macs, Membership, Selectors, Standing as MacStanding};
-use super::model::{Decisions, Device, Group, Snapshot, Text};
+use super::model::{Decisions, Device, Group, Snapshot, Target, Text};
 use super::output::{Change, DeviceWrite, Plan};
-use super::progress::{Goal, Standing};
+use super::progress::Standing;
 use super::reason::Reason;
 use super::revision::{self, Content, Known, Rollouts, Wanted};
 use super::scope::{Candidate, Scope, Seen};
@@ -158,7 +158,11 @@ impl<'a> Pass<'a> {
             self.judge_open_target(index);
             let reason = match self.reason(index) {
                 Ok(reason) => reason,
-                Err(Candidate { scope, goal, attempt }) => Some(self.grant(index, scope, &goal, attempt, &mut room)),
+                Err(candidate) => {
+                    let reason = self.grant(index, &candidate, &mut room);
+                    // Who is current anyway need not wait for it.
+                    Some(reason).filter(|reason| !candidate.is_farewell || *reason == Reason::Updating)
+                }
             };
             self.mark_done(index, reason);
             let seen = &self.seen[index];
@@ -224,7 +228,7 @@ impl<'a> Pass<'a> {
             Membership::One(scope) => *scope,
         };
         let attempt = match seen.standing {
-            Standing::Current => return Ok(None),
+            Standing::Current => return self.farewell(seen, scope).map_or(Ok(None), Err),
             Standing::Settling { .. } if seen.presence.is_offline() => return Ok(Some(Reason::Offline)),
             Standing::Settling { .. } => return Ok(Some(Reason::Settling)),
             Standing::Failed(failure) if !seen.device.held => return Ok(Some(Reason::Failed(failure))),
@@ -246,9 +250,20 @@ impl<'a> Pass<'a> {
             Presence::Never => return Ok(Some(Reason::NeverConnected)),
         }
         match self.scopes[scope].eligible(seen.device) {
-            Ok(goal) => Err(Candidate { scope, goal, attempt }),
+            Ok(goal) => Err(Candidate { scope, goal, attempt, is_farewell: false }),
             Err(reason) => Ok(Some(reason)),
         }
+    }
+
+    /// A device that was current before it ever had a target needs one to be sent away with: `done` stands in there.
+    fn farewell(&self, seen: &Seen<'a>, index: usize) -> Option<Candidate<'a>> {
+        let scope = &self.scopes[index];
+        let closes = scope.group.session == SessionPolicy::Close && !seen.device.held;
+        if !closes || !seen.presence.is_connected() || seen.device.decisions.target.is_some() {
+            return None;
+        }
+        let goal = scope.eligible(seen.device).ok()?;
+        Some(Candidate { scope: index, goal, attempt: 1, is_farewell: true })
     }
 
     /// The try that a target of the same rollout, taken back in this pass, was for: it was not used up.
@@ -259,7 +274,8 @@ impl<'a> Pass<'a> {
     }
 
     /// Grants a try, if there is room; else says what it waits for.
-    fn grant(&mut self, index: usize, scope: usize, goal: &Goal<'a>, attempt: u32, room: &mut [usize]) -> Reason {
+    fn grant(&mut self, index: usize, candidate: &Candidate<'a>, room: &mut [usize]) -> Reason {
+        let Candidate { scope, goal, attempt, is_farewell } = *candidate;
         let Scope { group, rollout, usage, granter, tally, .. } = &mut self.scopes[scope];
         let limit = group.strategy.max_unavailable;
         let device = self.seen[index].device;
@@ -278,7 +294,7 @@ impl<'a> Pass<'a> {
             self.wake.at_once();
             return Reason::NextPass;
         }
-        let Some(target) = granter.target(device, goal, group, rollout, attempt, self.now) else {
+        let Some(target) = granter.target(device, &goal, group, rollout, attempt, self.now) else {
             return Reason::NeverConnected;
         };
         let mut decisions = device.decisions.clone();
@@ -291,7 +307,7 @@ impl<'a> Pass<'a> {
         tally.started(self.now);
         decisions.last_target = target.id;
         decisions.outcome = None;
-        decisions.target = Some(target);
+        decisions.target = Some(Target { done: is_farewell, ..target });
         if !replaces {
             room[scope] -= 1;
             self.writes += 1;

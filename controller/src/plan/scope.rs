@@ -47,6 +47,8 @@ pub struct Candidate<'a> {
     pub scope: usize,
     pub goal: Goal<'a>,
     pub attempt: u32,
+    /// It is current already, and is granted that only to be sent away.
+    pub is_farewell: bool,
 }
 
 impl<'a> Scope<'a> {

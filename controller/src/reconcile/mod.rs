@@ -7,7 +7,7 @@
 //! ```
 //!
 //! - One pass at a time: while its writes run, events wait in the channel, and the next pass plans on all of them together.
-//! - A pass follows a change by a moment ([`MERGE`]), so that many changes make one pass.
+//! - A pass follows a change by a moment (`MERGE`), so that many changes make one pass.
 //! - Before the first pass every kind has been listed, and after the leadership was got: nothing older is believed.
 //! - Nothing is retried. A write that failed leaves the index as it was, and the next pass plans it anew; after failures
 //!   passes come less often.

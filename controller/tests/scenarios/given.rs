@@ -106,6 +106,8 @@ struct Group {
     /// Its rollout has been complete.
     completed: bool,
     last_rollout: i64,
+    /// So many rollouts before that one are kept, all complete.
+    history: i64,
     /// Nothing has been written of it yet.
     is_new: bool,
 }
@@ -124,6 +126,7 @@ impl Default for Group {
             rollout: "current".into(),
             completed: false,
             last_rollout: 1,
+            history: 0,
             is_new: false,
         }
     }
@@ -413,12 +416,18 @@ impl Group {
                 status: DeviceRolloutStatus { conditions, completed_at, ..DeviceRolloutStatus::default() },
             })
         };
-        match self.rollout.as_str() {
+        let history = (self.last_rollout - self.history..self.last_rollout).filter_map(|number| {
+            let mut former = rollout(number, Some("something-else"))?;
+            former.status.phase = Some("Complete".into());
+            Some(former)
+        });
+        let newest: Vec<m::Rollout> = match self.rollout.as_str() {
             "current" => rollout(self.last_rollout, None).into_iter().collect(),
             "former" => rollout(self.last_rollout, Some("something-else")).into_iter().collect(),
             "none" => Vec::new(),
             other => panic!("group {name}: rollout {other}?"),
-        }
+        };
+        history.chain(newest).collect()
     }
 }
 
@@ -486,7 +495,8 @@ impl Target {
             Some(group) => (group, true),
             None => (self.of.as_str(), false),
         };
-        let current = snapshot.rollouts.values().find(|rollout| *rollout.spec.group == *group);
+        let of_group = snapshot.rollouts.values().filter(|rollout| *rollout.spec.group == *group);
+        let current = of_group.max_by_key(|rollout| rollout.spec.number);
         let name = if is_former { format!("{group}-0") } else { current.unwrap().name.to_string() };
         let Wanted::Revision(revision) = Wanted::of(&snapshot.groups[group], snapshot) else { panic!("{group}?") };
         let model = device.facts.reported.as_ref().map_or("S1", |reported| &*reported.model).to_owned();

@@ -91,7 +91,8 @@ fn device(device: &Device, write: &DeviceWrite, now: Timestamp) -> String {
             let is_kept = if previous.firmware.content.is_some() { ", kept" } else { "" };
             assert_eq!(previous.rollout_uid, *target.rollout_uid);
             format!(
-                "granted as {}, try {}, from {}{}{}, over {:?}, to start in {start_by} and end in {until} (before: {}{before}{is_kept})",
+                "granted{} as {}, try {}, from {}{}{}, over {:?}, to start in {start_by} and end in {until} (before: {}{before}{is_kept})",
+                if target.done { " and done" } else { "" },
                 target.id,
                 target.attempt,
                 target.from,
