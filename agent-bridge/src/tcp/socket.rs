@@ -40,6 +40,12 @@ pub(super) fn probe(stream: &TcpStream) -> io::Result<()> {
         .set_tcp_keepalive(&TcpKeepalive::new().with_time(PROBE).with_interval(PROBE).with_retries(PROBES))
 }
 
+/// Whether the peer has ended its side, and nothing that it said before is left to read: asked of the kernel, which knows
+/// it before the runtime does.
+pub(super) fn is_ended(stream: &TcpStream) -> bool {
+    matches!(SockRef::from(stream).peek(&mut [std::mem::MaybeUninit::uninit()]), Ok(0))
+}
+
 /// Whether all that was sent is acknowledged, from the kernel's own table (`/proc/net/tcp`, `tcp6`: tx_queue). True where
 /// the socket is not found: then there is nothing to show that it is not.
 pub(super) async fn is_acknowledged(stream: &TcpStream) -> bool {
@@ -103,7 +109,8 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         stream.try_write(b"hello").unwrap();
-        assert!(is_acknowledged(&stream).await);
+        let acknowledged = async { while !is_acknowledged(&stream).await {} };
+        tokio::time::timeout(Duration::from_secs(10), acknowledged).await.unwrap();
     }
 
     #[tokio::test]
