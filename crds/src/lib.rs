@@ -43,6 +43,6 @@ pub const VERSION: &str = "v1alpha1";
 pub fn all() -> Vec<CustomResourceDefinition> {
     use kube::CustomResourceExt;
     let mut all = vec![ConfigProfile::crd(), DeviceGroup::crd(), DeviceRollout::crd(), Device::crd(), Firmware::crd()];
-    all.iter_mut().for_each(schema::forbid_null);
+    all.iter_mut().for_each(schema::tidy);
     all
 }

@@ -198,24 +198,26 @@ pub fn message(text: impl Into<String>) -> String {
     text
 }
 
-/// Takes `nullable` out of a definition: schemars puts it on every optional field, and a rule with `has()` would take a
-/// field that is `null` for one that is there.
-pub(crate) fn forbid_null(crd: &mut CustomResourceDefinition) {
+/// Takes out of a definition what schemars puts in and Kubernetes does not want: `nullable` on every optional field, as a
+/// rule with `has()` would take a field that is `null` for one that is there; and formats of unsigned numbers, which the
+/// API server warns of.
+pub(crate) fn tidy(crd: &mut CustomResourceDefinition) {
     for version in &mut crd.spec.versions {
         if let Some(root) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
-            forbid_null_in(root);
+            tidy_in(root);
         }
     }
 }
 
-fn forbid_null_in(schema: &mut JSONSchemaProps) {
+fn tidy_in(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
-    schema.properties.iter_mut().flat_map(|properties| properties.values_mut()).for_each(forbid_null_in);
+    schema.format.take_if(|format| format.starts_with("uint"));
+    schema.properties.iter_mut().flat_map(|properties| properties.values_mut()).for_each(tidy_in);
     if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
-        forbid_null_in(items);
+        tidy_in(items);
     }
     if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
-        forbid_null_in(values);
+        tidy_in(values);
     }
 }
 

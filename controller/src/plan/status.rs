@@ -205,14 +205,8 @@ impl GroupView<'_> {
             return stalled("OverlappingGroups", message, NoticeKind::OverlappingGroups);
         }
         if self.is_stopped {
-            let failed = self.tally.failures.iter().take(NAMED);
-            let failed: Vec<String> =
-                failed.map(|(device, failure, _)| format!("{device}: {}", failure.as_str())).collect();
-            let message = format!(
-                "{progress}; nothing further is granted because devices failed ({}): it goes on with another revision, \
-                 or when they are current or held",
-                failed.join(", ")
-            );
+            let failed = list(self.tally.failures.iter().map(|(device, ..)| device));
+            let message = format!("{progress}; stopped until {failed} is current or held, or for another revision");
             return stalled("DevicesFailed", message, NoticeKind::RolloutStopped);
         }
         if self.tally.counts.total == 0 {
