@@ -114,7 +114,7 @@ impl Hub {
             | ServerMessage::DownloadProfile(_)
             | ServerMessage::UploadLog(_)
             | ServerMessage::Unknown(_) => {
-                tracing::debug!(connection = connection.0, message = message.kind(), "told the device");
+                tracing::debug!(connection = connection.0, kind = message.kind(), "told the device");
             }
         }
         if let (Some(stage), Some(entry)) = (ordered(message), self.entries.get_mut(&mac)) {
@@ -237,7 +237,7 @@ impl Hub {
     pub(super) fn send_after(&mut self, connection: ConnectionId, message: &ServerMessage, after: Duration) {
         let mut bytes = Vec::new();
         if let Err(error) = message.encode(&mut bytes) {
-            tracing::error!(message = message.kind(), %error, "message cannot be encoded");
+            tracing::error!(kind = message.kind(), %error, "message cannot be encoded");
             return self.order(connection, Order::Close(Closed::Malformed));
         }
         self.parts.metrics.sent(message.kind());

@@ -3,7 +3,7 @@
 //! It decides nothing about upgrades: [`Session`] does. What it does decide is which Device a MAC is, and that a device
 //! which is none is sent away.
 //!
-//! It waits for nobody. What takes time is a task of its own, of which each brings back an [`Outcome`]; what a connection
+//! It waits for nobody. What takes time is a task of its own, of which each brings back an `Outcome`; what a connection
 //! is to do is an order, and one that takes no orders is let go. `callers`: who calls. `objects`: what the API says of
 //! whom. `effects`: what sessions want done. `repeat`: how long a 2 is held back.
 
