@@ -206,12 +206,12 @@ impl Hub {
             Counted::Unasked(message) => {
                 metrics.unasked.inc();
                 if let Some(line) = self.lines.line() {
-                    tracing::warn!(message, left_out = line.left_out, "result that nothing asked for, ignored");
+                    tracing::warn!(kind = message, left_out = line.left_out, "result that nothing asked for, ignored");
                 }
             }
             Counted::UnknownMessage(message) => {
                 metrics.unknown_messages.inc();
-                tracing::debug!(message, "message of unknown type, skipped");
+                tracing::debug!(kind = message, "message of unknown type, skipped");
             }
             Counted::Contention => {
                 metrics.contentions.inc();
