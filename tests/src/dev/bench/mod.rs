@@ -35,8 +35,8 @@ pub struct Arguments {
     /// How many devices; several sizes are measured one after the other
     #[arg(long, value_delimiter = ',', default_values_t = [1_000, 5_000], value_parser = clap::value_parser!(u32).range(1..))]
     devices: Vec<u32>,
-    /// Write the figures into a file, too [default: target/bench/figures.json]
-    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "")]
+    /// Write the figures into a file, too; without a name, into target/bench/figures.json
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "target/bench/figures.json")]
     json: Option<PathBuf>,
 }
 
@@ -64,7 +64,6 @@ pub async fn bench(arguments: Arguments) -> Result<ExitCode> {
         sizes.push(figures);
     }
     if let Some(path) = json {
-        let path = if path.as_os_str().is_empty() { folder.join("figures.json") } else { path };
         fs::write(&path, serde_json::to_vec_pretty(&json!({"sizes": sizes}))?)
             .with_context(|| format!("cannot write {}", path.display()))?;
     }

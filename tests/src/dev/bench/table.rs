@@ -7,9 +7,9 @@ use super::run::{Figures, Idle, Process, Wave};
 /// What is aimed at.
 const DEVICES_PER_SECOND: f64 = 100.0;
 const WRITES_PER_DEVICE: f64 = 3.0;
-/// Of controller and bridge, each, at this many devices.
+/// Of each of these at this many devices.
 const MEMORY: (usize, u64) = (1_000, 64 << 20);
-const FREE_OF_GOALS: &[&str] = &["fettle-device", "kube-", "etcd"];
+const WITH_GOALS: &[&str] = &["fettle-controller", "fettle-bridge"];
 
 const MIB: f64 = (1 << 20) as f64;
 
@@ -60,7 +60,7 @@ pub(super) fn of(figures: &Figures) -> String {
     text.push_str("\n  process                       peak memory   goal            CPU s   ms per device\n");
     for Process { name, peak_memory, upgrade_cpu_seconds } in processes {
         let (limited, goal) = MEMORY;
-        let has_goal = *devices == limited && !FREE_OF_GOALS.iter().any(|free| name.starts_with(free));
+        let has_goal = *devices == limited && WITH_GOALS.iter().any(|program| name.starts_with(program));
         let goal_text = match (has_goal, *peak_memory <= goal) {
             (false, _) => String::new(),
             (true, true) => format!("≤ {} MiB", goal >> 20),
