@@ -1,6 +1,8 @@
 //! The device port with real sockets: what ends a connection, and how. Time is paused: where a test waits for a deadline,
 //! it comes as soon as nothing else happens.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
