@@ -2,6 +2,7 @@
 //! answer, or is not there: what a hub does with answers is for the end-to-end tests, against a real one.
 
 #![allow(dead_code, reason = "each test program uses its part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
