@@ -49,6 +49,30 @@ async fn a_storm_of_unknown_devices_is_sent_away_at_once_and_recorded_a_few_at_a
 }
 
 #[tokio::test]
+async fn no_more_devices_are_recorded_than_people_can_look_through() {
+    let mut rig = Rig::start(ApiServer::Hangs, Enrolment::Approve).await;
+    let recorded = |number| {
+        let mut device = declared(&format!("recorded-{number}"), number, 10);
+        device.spec.approved = false;
+        device.metadata.labels = Some([("app.kubernetes.io/managed-by".into(), "fettle".into())].into());
+        device
+    };
+    rig.listed((1..=1000).map(recorded).collect()).await;
+    rig.call(2000).await.is_sent_away_after(0).await;
+    assert_eq!(rig.requests.load(Ordering::SeqCst), 0);
+    // Somebody has approved one, or deleted it.
+    rig.deleted(declared("recorded-1", 1, 11));
+    for number in 2001.. {
+        rig.call(number).await.is_sent_away_after(0).await;
+        if rig.requests.load(Ordering::SeqCst) > 0 {
+            break;
+        }
+    }
+    rig.call(1).await.is_sent_away_after(0).await;
+    assert_eq!(rig.requests.load(Ordering::SeqCst), 1, "there was room for one");
+}
+
+#[tokio::test]
 async fn a_device_that_is_taken_in_unasked_waits_until_it_is_recorded() {
     let mut rig = Rig::start(ApiServer::Hangs, Enrolment::Auto).await;
     rig.listed(Vec::new()).await;

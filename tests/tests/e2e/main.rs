@@ -1,9 +1,11 @@
 //! End to end: the real API server, controller and bridge as processes of their own, devices that speak the protocol.
 
+mod bridges;
 mod documented_device;
 mod enrolment;
 mod failures;
 mod main_path;
+mod objects;
 mod outages;
 mod ownership;
 mod wire;
