@@ -73,7 +73,7 @@ pub struct Args {
     #[arg(long, env = "FETTLE_CREDENTIAL_KEY_FILE")]
     pub credential_key_file: Option<PathBuf>,
     /// How long the bridge's Lease lasts without renewal; whole seconds.
-    #[arg(long, env = "FETTLE_LEASE_DURATION", default_value = "15s", value_parser = duration)]
+    #[arg(long, env = "FETTLE_LEASE_DURATION", default_value = "15s", value_parser = whole_seconds)]
     pub lease_duration: Duration,
     /// How long devices have, after this bridge started, to call again before their sessions are given up.
     #[arg(long, env = "FETTLE_RECONNECT_GRACE", default_value = "60s", value_parser = duration)]
@@ -98,6 +98,15 @@ pub struct Args {
     pub ports_file: Option<PathBuf>,
     #[command(flatten)]
     pub logs: LogArgs,
+}
+
+/// A duration that an object of the API can say.
+fn whole_seconds(text: &str) -> Result<Duration, String> {
+    let duration = duration(text).map_err(|error| error.to_string())?;
+    if duration.is_zero() || duration.subsec_nanos() > 0 || i32::try_from(duration.as_secs()).is_err() {
+        return Err(format!("{text:?} is not a whole number of seconds, from one up: want such as 15s"));
+    }
+    Ok(duration)
 }
 
 /// `first-last`.
@@ -139,6 +148,14 @@ mod tests {
             let flag = argument.get_long().unwrap();
             let wanted = format!("FETTLE_{}", flag.to_uppercase().replace('-', "_"));
             assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(wanted.as_str()), "--{flag}");
+        }
+    }
+
+    #[test]
+    fn a_lease_lasts_whole_seconds() {
+        assert_eq!(whole_seconds("1m30s"), Ok(Duration::from_secs(90)));
+        for text in ["0s", "500ms", "1500ms", "1000000h", "soon"] {
+            assert!(whole_seconds(text).is_err(), "{text}");
         }
     }
 

@@ -89,6 +89,23 @@ impl Closed {
         Self::Shutdown,
     ];
 
+    /// Whether neither side meant it to end.
+    pub const fn is_loss(self) -> bool {
+        match self {
+            Self::Broken | Self::Silent | Self::NotReading => true,
+            Self::ByDevice
+            | Self::Finished
+            | Self::Malformed
+            | Self::NoInformation
+            | Self::Stalled
+            | Self::Flood
+            | Self::TooMany
+            | Self::ApiUnavailable
+            | Self::Session(_)
+            | Self::Shutdown => false,
+        }
+    }
+
     /// The label.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -135,6 +135,14 @@ impl Keeper {
             }
         };
         let failed = matches!(found, Found::Failed(..));
+        if let Found::Failed(reason, detail) = &found
+            && !(self.is_writer)()
+            && !self.failures().contains_key(&firmware.uid().unwrap_or_default())
+        {
+            // The status is another bridge's, and may say that all is well there.
+            let name = firmware.name_any();
+            tracing::warn!(firmware = name, reason, detail, "firmware cannot be given to the devices of this bridge");
+        }
         self.say(&mut firmware, found).await?;
         Ok(match (failed, (self.is_writer)()) {
             (true, _) => Next::Retry,

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fettle_protocol::message::DeviceMessage;
-use fettle_protocol::session::{Command, ConnectionId, Counted, Effect, Event, Reason, Record};
+use fettle_protocol::session::{
+    Command, ConnectionId, Counted, Effect, Event, Reason, Record, SourceError, Transferred,
+};
 use fettle_protocol::{Mac, ServerMessage};
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -133,7 +135,10 @@ impl Hub {
 
     fn prepare(&mut self, mac: Mac, command: Command, until: Timestamp) {
         let Some(entry) = self.entries.get(&mac) else { return };
-        let Some(device) = self.index.whole(&entry.name).cloned() else { return };
+        let Some(device) = self.index.whole(&entry.name).cloned() else {
+            let gone = SourceError("the Device is no more".to_owned());
+            return self.at_once.push_back(Outcome::Prepared(mac, command, Err(gone)));
+        };
         let contents = self.parts.contents.clone();
         let prepare = async move {
             let prepared = contents.prepare(&device, command, until).await;
@@ -142,11 +147,16 @@ impl Hub {
         self.spawn(prepare.instrument(entry.span.clone()));
     }
 
-    /// The credential of the newest command; the one before is not asked about any more.
+    /// Notes the credential of the newest command: the one before is not asked about any more. A file that took long may
+    /// be ready after that of a later command.
     pub(super) fn permit(&mut self, mac: Mac, command: Command, permission: Permission) {
-        let Some(entry) = self.entries.get_mut(&mac) else { return };
-        if let Some((_, former)) = entry.permission.replace((command, permission)) {
-            self.parts.contents.forget(&former);
+        let Some(entry) = self.entries.get_mut(&mac) else { return self.parts.contents.forget(&permission) };
+        let over = match &mut entry.permission {
+            Some((known, _)) if is_later(*known, command) => Some(permission),
+            known => known.replace((command, permission)).map(|(_, former)| former),
+        };
+        if let Some(over) = over {
+            self.parts.contents.forget(&over);
         }
     }
 
@@ -154,8 +164,7 @@ impl Hub {
         let permission = self.entries.get(&mac).and_then(|entry| entry.permission);
         let Some((_, permission)) = permission.filter(|(of, _)| *of == command) else {
             // Nothing shows that anything was sent.
-            let not_wholly = fettle_protocol::session::Transferred::NotWholly;
-            return self.at_once.push_back(Outcome::Checked(mac, command, not_wholly));
+            return self.at_once.push_back(Outcome::Checked(mac, command, Transferred::NotWholly));
         };
         let contents = self.parts.contents.clone();
         self.spawn(async move {
@@ -258,6 +267,12 @@ impl Hub {
     }
 }
 
+/// Whether `one` was given after `other`. Numbers count up, and wrap.
+const fn is_later(one: Command, other: Command) -> bool {
+    let ahead = one.number.wrapping_sub(other.number);
+    ahead != 0 && ahead <= u32::MAX / 2
+}
+
 /// What a device begins with a message.
 const fn ordered(message: &ServerMessage) -> Option<Stage> {
     match message {
@@ -291,5 +306,22 @@ const fn answered(event: &Event) -> Option<Stage> {
         | Event::Prepared(..)
         | Event::Checked(..)
         | Event::Tick => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fettle_protocol::session::Step;
+
+    use super::*;
+
+    #[test]
+    fn later_commands_are_told_from_earlier_ones_also_where_their_numbers_wrap() {
+        let command = |number| Command { number, target: 1, step: Step::Version };
+        assert!(is_later(command(2), command(1)));
+        assert!(!is_later(command(1), command(2)));
+        assert!(!is_later(command(1), command(1)));
+        assert!(is_later(command(3), command(u32::MAX - 3)));
+        assert!(!is_later(command(u32::MAX - 3), command(3)));
     }
 }

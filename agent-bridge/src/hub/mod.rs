@@ -280,14 +280,11 @@ impl Hub {
                 }
                 if let Some(entry) = self.entries.get(&mac) {
                     let _entered = entry.span.enter();
-                    match reason {
-                        Closed::Silent | Closed::Broken | Closed::NotReading => {
-                            if let Some(line) = self.lines.line() {
-                                let (reason, left_out) = (reason.as_str(), line.left_out);
-                                tracing::info!(connection = id.0, reason, left_out, "connection lost");
-                            }
-                        }
-                        _ => tracing::debug!(connection = id.0, reason = reason.as_str(), "connection ended"),
+                    if !reason.is_loss() {
+                        tracing::debug!(connection = id.0, reason = reason.as_str(), "connection ended");
+                    } else if let Some(line) = self.lines.line() {
+                        let (reason, left_out) = (reason.as_str(), line.left_out);
+                        tracing::info!(connection = id.0, reason, left_out, "connection lost");
                     }
                 }
                 self.feed(mac, Event::Dropped { connection: id, acknowledged });
