@@ -98,7 +98,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let limit = descriptors::raise();
     let connections = descriptors::connections(args.max_connections, limit);
     if connections < args.max_connections {
-        tracing::warn!(wanted = args.max_connections, connections, limit, "limit of open files bounds the connections");
+        tracing::info!(wanted = args.max_connections, connections, limit, "limit of open files bounds the connections");
     }
     let listener = Listener::bind(
         ListenerConfig {

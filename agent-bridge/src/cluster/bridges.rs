@@ -35,34 +35,34 @@ struct Seen {
 }
 
 impl Bridges {
-    /// Notes what a Lease says, heard at `now`. Returns the bridges of which a run has ended by it.
+    /// Notes what a Lease says, heard at `now`. Returns the bridges of which a run has begun or ended by it.
     pub fn apply(&mut self, lease: &Lease, now: Instant) -> Vec<String> {
         self.listen(now);
         let name = lease.name_any();
-        let mut ended = Vec::new();
+        let mut changed = Vec::new();
         let spec = lease.spec.clone().unwrap_or_default();
         let seconds = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
         match (spec.holder_identity.filter(|holder| !holder.is_empty()), seconds) {
             (Some(holder), Some(seconds)) => {
                 let former = self.leases.get(&name);
                 let renewed = spec.renew_time.map(|time| time.0);
-                if former.is_some_and(|former| former.holder != holder && !former.ended) {
-                    ended.push(name.clone());
-                }
                 // A write that renews nothing, such as that of a label, is no sign of life.
                 if former.is_none_or(|former| former.holder != holder || former.renewed != renewed) {
+                    if former.is_none_or(|former| former.holder != holder || former.ended) {
+                        changed.push(name.clone());
+                    }
                     let duration = Duration::from_secs(seconds);
                     let until = self.listened.saturating_add(duration);
                     self.leases.insert(name, Seen { holder, renewed, duration, until, ended: false });
                 }
             }
-            (_, _) => ended.extend(self.leases.remove(&name).filter(|former| !former.ended).map(|_| name)),
+            (_, _) => changed.extend(self.leases.remove(&name).filter(|former| !former.ended).map(|_| name)),
         }
-        self.expire(&mut ended);
-        ended
+        self.expire(&mut changed);
+        changed
     }
 
-    /// Forgets a bridge whose Lease was deleted. Returns the bridges of which a run has ended.
+    /// Forgets a bridge whose Lease was deleted. Returns the bridges of which a run has ended by it.
     pub fn remove(&mut self, name: &str, now: Instant) -> Vec<String> {
         self.listen(now);
         let mut ended = Vec::new();
@@ -146,7 +146,7 @@ mod tests {
         let mut listening = Listening::new();
         listening.hear_ourselves(0);
         // The clock of that machine is an hour behind.
-        listening.hear(&lease("b-0", "b-0/one", -3600), 0);
+        assert_eq!(listening.hear(&lease("b-0", "b-0/one", -3600), 0), ["b-0"], "a run has begun");
         for second in [5, 10] {
             assert!(listening.hear_ourselves(second).is_empty());
             listening.hear(&lease("b-0", "b-0/one", -3600), second);
@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(listening.hear_ourselves(15), ["b-0"], "the same renewal again is no news");
         assert!(!listening.bridges.lives("b-0", "one"));
         assert!(listening.hear_ourselves(20).is_empty(), "it is told once");
-        assert!(listening.hear(&lease("b-0", "b-0/one", -3580), 21).is_empty());
+        assert_eq!(listening.hear(&lease("b-0", "b-0/one", -3580), 21), ["b-0"]);
         assert!(listening.bridges.lives("b-0", "one"), "it was only late");
     }
 
@@ -178,7 +178,7 @@ mod tests {
         listening.hear(&lease("b-0", "b-0/two", 0), 0);
         assert!(!listening.bridges.lives("b-0", "one"));
         assert!(!listening.bridges.lives("b-1", "two"));
-        assert_eq!(listening.hear(&lease("b-0", "b-0/three", 1), 1), ["b-0"], "a run has ended");
+        assert_eq!(listening.hear(&lease("b-0", "b-0/three", 1), 1), ["b-0"], "another run");
         assert!(listening.bridges.lives("b-0", "three"));
         assert_eq!(listening.hear(&lease("b-0", "", 3), 3), ["b-0"], "released");
         assert!(!listening.bridges.lives("b-0", "three"));

@@ -233,10 +233,13 @@ impl Hub {
                 let began = self.entries.get_mut(&mac).and_then(|entry| entry.began.take());
                 metrics.try_ended(reason, began.map(|began| began.elapsed()));
                 let reason_text = reason_label(reason);
-                if Reason::is_success(reason) {
-                    tracing::info!(reason = reason_text, "try succeeded");
+                let device = self.entries.get(&mac).and_then(|entry| self.index.whole(&entry.name));
+                let target = device.and_then(|device| device.status.as_ref()?.target.as_ref());
+                let (rollout, target) = target.map(|target| (target.rollout.as_str(), target.id)).unzip();
+                if reason.is_success() {
+                    tracing::info!(rollout, target, reason = reason_text, "try succeeded");
                 } else {
-                    tracing::warn!(reason = reason_text, "try failed");
+                    tracing::warn!(rollout, target, reason = reason_text, "try failed");
                 }
             }
         }

@@ -25,7 +25,7 @@ impl Hub {
     pub(super) fn lease_event(&mut self, event: watcher::Result<watcher::Event<Lease>>) -> bool {
         let now = Instant::now();
         let mut bridges = self.parts.bridges.lock().unwrap_or_else(PoisonError::into_inner);
-        let ended = match event {
+        let changed = match event {
             Ok(watcher::Event::Apply(lease) | watcher::Event::InitApply(lease)) => bridges.apply(&lease, now),
             Ok(watcher::Event::Delete(lease)) => bridges.remove(&lease.name_any(), now),
             Ok(watcher::Event::InitDone) => return true,
@@ -36,15 +36,15 @@ impl Hub {
             }
         };
         drop(bridges);
-        for bridge in ended {
-            self.bridge_ended(&bridge);
+        for bridge in changed {
+            self.bridge_changed(&bridge);
         }
         false
     }
 
-    /// A run of a bridge has ended: what it held is free, what it asked for is not asked for any more.
-    fn bridge_ended(&mut self, bridge: &str) {
-        tracing::info!(bridge, "a bridge has ended, or its lease has");
+    /// A run of a bridge has begun or ended: what it holds counts, or is free.
+    fn bridge_changed(&mut self, bridge: &str) {
+        tracing::debug!(bridge, "a run of a bridge has begun or ended");
         let concerns = |device: &Arc<Device>| {
             let session = device.status.as_ref().and_then(|status| status.session.as_ref());
             session.is_some_and(|session| {
