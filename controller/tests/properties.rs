@@ -113,6 +113,7 @@ fn release(version: &str) -> Firmware {
         verified: BTreeSet::from([content.sha256.as_str().into()]),
         images: vec![Image {
             models: vec!["S1".into()],
+            upgradable_from: None,
             reports: version.into(),
             name: content.name().into(),
             content: Arc::new(content),
@@ -144,7 +145,13 @@ impl World {
                     device_timeout: TIMEOUT,
                     retries: 1,
                     min_ready: SignedDuration::ZERO,
+                    ..model::Strategy::default()
                 },
+                policy: Default::default(),
+                apply_at: None,
+                time_zone: "UTC".into(),
+                paused: false,
+                history_limit: 10,
                 transfer: Transfer::Auto,
                 session: SessionPolicy::Keep,
                 logs: UploadLogs::Never,
@@ -165,6 +172,8 @@ impl World {
                 approved: true,
                 held: false,
                 transfer: None,
+                time_zone: None,
+                retry_at: None,
                 facts: Facts::default(),
                 decisions: Decisions::default(),
             };

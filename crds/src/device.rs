@@ -1,5 +1,7 @@
 //! `Device`: one device, by MAC. Facts in its status are the bridge's, decisions the controller's.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -51,6 +53,10 @@ pub struct DeviceSpec {
     /// How it fetches its files, where that is not what its group says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transfer: Option<Transfer>,
+    /// The IANA time zone of its clock, for upgrades at a time of day. That of the group, without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::time_zone")]
+    pub time_zone: Option<String>,
 }
 
 impl DeviceSpec {
@@ -79,6 +85,9 @@ pub struct DeviceStatus {
     /// How far the bridge has come with a target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<Upgrade>,
+    /// How often it has lost its connection by itself since the end of a try.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drops: Option<Drops>,
 
     /// What the device may become: one try.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -86,12 +95,19 @@ pub struct DeviceStatus {
     /// The highest id of a target so far: ids only count up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_target: Option<i64>,
-    /// What it ran before the rollout's first grant to it.
+    /// The rollout that has granted it last, and how.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub granted: Option<Granted>,
+    /// What it ran before that rollout's first grant to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<Previous>,
     /// How a target ended, where the bridge could not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
+    /// The last value of the annotation `fettle.dev/retry-at` that was acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub retried_at: Option<String>,
     /// The generation that the decisions speak of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
@@ -104,6 +120,7 @@ pub struct DeviceStatus {
 /// A connection. It counts only while the Lease of its bridge holds and names the same incarnation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct Session {
     /// The bridge that holds it; also the name of that bridge's Lease.
     #[schemars(length(max = 253))]
@@ -127,6 +144,7 @@ pub struct Session {
 /// A bridge that a MAC called while another held it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct Contender {
     /// The bridge.
     #[schemars(length(max = 253))]
@@ -144,6 +162,7 @@ pub struct Contender {
 /// What a device said of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct Reported {
     /// Datum 2.
     #[schemars(length(max = 256))]
@@ -170,6 +189,7 @@ pub struct Reported {
 /// A configuration that was put into force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct Applied {
     /// Its identity, `version+hash8`.
     #[schemars(length(max = 80))]
@@ -181,13 +201,24 @@ pub struct Applied {
     pub reason: Option<Verdict>,
 }
 
+/// Connections that a device has lost by itself: not told to close, not in its restart, and not with its bridge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
+pub struct Drops {
+    /// The id of the target since whose end they are counted.
+    pub target: i64,
+    /// How many.
+    pub count: i64,
+}
+
 /// How far the bridge has come with a target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct Upgrade {
     /// The id of the target.
     pub target: i64,
-    /// Where it is: written before the first message 6 or 8 of the target.
+    /// Where it is: `Restarting` and `Applying` are written before the first message 6 or 8 of the target.
     pub phase: Phase,
     /// Since when.
     pub since: Timestamp,
@@ -206,6 +237,10 @@ pub struct Upgrade {
 /// Where an upgrade is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Phase {
+    /// The device has fetched what it is to run, and waits to be told to go on.
+    Downloaded,
+    /// The device has been told to put the profile into force at a time, and waits for it.
+    Scheduled,
     /// The device was, or is just being, told to restart into what it downloaded.
     Restarting,
     /// The device was, or is just being, told to put the profile into force.
@@ -270,6 +305,7 @@ impl Verdict {
 /// A permission with an end: one try of one device, planned on what it ran.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct Target {
     /// Counts up for each device.
     pub id: i64,
@@ -296,20 +332,49 @@ pub struct Target {
     pub transfer: WireTransfer,
     /// When it is asked for its log.
     pub logs: UploadLogs,
+    /// How far it may go.
+    #[serde(default)]
+    pub stage: Stage,
     /// When the try began.
     pub granted_at: Timestamp,
     /// No first command after this.
     pub start_by: Timestamp,
     /// The end of the try.
     pub until: Timestamp,
+    /// The values that the device's labels had then, of the labels that limits are set by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub spread: BTreeMap<String, String>,
     /// The device is current, and its group wants connections closed.
     #[serde(default)]
     pub done: bool,
 }
 
+/// How far a target lets a device go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+pub enum Stage {
+    /// It may fetch what it is to run, and no more.
+    Download,
+    /// All the way.
+    #[default]
+    Activate,
+}
+
+/// A time at which a device puts a profile into force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Scheduled {
+    /// When.
+    pub at: Timestamp,
+    /// What the device's clock says then, as datum 12 has it: `2026-11-21 03:00:00`.
+    #[schemars(length(max = 19))]
+    pub local: String,
+}
+
 /// The firmware of a target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct TargetFirmware {
     /// The version of the release.
     #[schemars(length(max = 128))]
@@ -328,6 +393,7 @@ pub struct TargetFirmware {
 /// The configuration of a target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct TargetConfig {
     /// Its identity, `version+hash8`.
     #[schemars(length(max = 80))]
@@ -335,11 +401,33 @@ pub struct TargetConfig {
     /// The Secret that keeps its text.
     #[schemars(length(max = 64))]
     pub content: String,
+    /// When it is put into force; at once, without this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduled: Option<Scheduled>,
+}
+
+/// What a rollout has done with a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
+pub struct Granted {
+    /// The uid of the rollout.
+    #[schemars(length(max = 64))]
+    pub rollout_uid: String,
+    /// The step in which it granted the device first, from 1.
+    pub step: u32,
+    /// Tries that were used up before a target was taken back.
+    #[serde(default)]
+    pub tries: u32,
+    /// Failures of targets up to this id do not keep the device from being tried again: a person said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forgiven: Option<i64>,
 }
 
 /// What a device ran before a rollout's first grant to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct Previous {
     /// The rollout.
     #[schemars(length(max = 64))]
@@ -354,6 +442,7 @@ pub struct Previous {
 /// The firmware that a device ran.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct PreviousFirmware {
     /// What it reported.
     #[schemars(length(max = 256))]
@@ -371,6 +460,7 @@ pub struct PreviousFirmware {
 /// How a target ended, in the words of the controller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct Outcome {
     /// The id of the target.
     pub target: i64,

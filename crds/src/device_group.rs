@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::device_rollout::Counts;
-use crate::{Condition, Duration, IntOrPercent, LabelSelector, schema};
+use crate::strategy::{Freeze, Strategy, Window};
+use crate::{Condition, LabelSelector, schema};
 
 /// What the devices of a group should run, and how they get there.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -26,26 +27,49 @@ use crate::{Condition, Duration, IntOrPercent, LabelSelector, schema};
     printcolumn(name = "Current", type_ = "integer", json_path = ".status.counts.current"),
     printcolumn(name = "Updating", type_ = "integer", json_path = ".status.counts.updating"),
     printcolumn(name = "Failed", type_ = "integer", json_path = ".status.counts.failed"),
+    printcolumn(name = "Step", type_ = "string", json_path = ".status.step"),
     printcolumn(name = "Offline", type_ = "integer", json_path = ".status.counts.offline", priority = 1),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
-#[x_kube(validation = ("has(self.firmware) || has(self.config)", "give firmware or config or both: the group says nothing that its devices should run"))]
+#[x_kube(
+    validation = ("has(self.firmware) || has(self.config)", "give firmware or config or both: the group says nothing that its devices should run"),
+    validation = ("!has(self.windows) || self.windows.all(w, duration(w.duration) >= duration(self.rollout.deviceTimeout))", "windows: a window must not be shorter than rollout.deviceTimeout, or no device could ever begin in it")
+)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceGroupSpec {
     /// Which devices, by their labels. An empty selector selects nothing.
     pub selector: LabelSelector,
     /// The firmware that they should run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub firmware: Option<Reference>,
+    pub firmware: Option<DesiredFirmware>,
     /// The configuration that they should run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub config: Option<Reference>,
+    pub config: Option<DesiredConfig>,
     /// How they get there.
     #[serde(default)]
     pub rollout: Strategy,
+    /// When devices may begin. Always, where this is empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub windows: Vec<Window>,
+    /// When no device may begin, whatever the windows say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub freezes: Vec<Freeze>,
+    /// The IANA time zone of windows without one, of freezes that are dates, and of times of day for devices without one.
+    #[serde(default = "schema::default_time_zone")]
+    #[schemars(schema_with = "schema::time_zone_or_utc")]
+    pub time_zone: String,
+    /// Nobody begins while this is set. What runs, finishes.
+    #[serde(default)]
+    pub paused: bool,
+    /// How many rollouts are kept, besides the newest.
+    #[serde(default = "DeviceGroupSpec::default_revision_history_limit")]
+    #[schemars(range(min = 0, max = 100))]
+    pub revision_history_limit: u32,
     /// How devices fetch their files. `Auto` is FTP.
     #[serde(default)]
     pub transfer: Transfer,
@@ -57,63 +81,68 @@ pub struct DeviceGroupSpec {
     pub logs: Logs,
 }
 
-/// An object in the same namespace, by name.
+impl DeviceGroupSpec {
+    /// What a Deployment keeps too.
+    fn default_revision_history_limit() -> u32 {
+        10
+    }
+}
+
+/// The firmware that a group should run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Reference {
-    /// Its name.
+pub struct DesiredFirmware {
+    /// The name of the Firmware.
     #[schemars(length(min = 1, max = schema::NAME_MAX))]
     pub name: String,
+    /// Whether devices that run something newer are taken back to it.
+    #[serde(default)]
+    pub policy: FirmwarePolicy,
 }
 
-/// How a group gets from one revision to the next.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Strategy {
-    /// How many devices of the group may be away at once: a number, or a percentage of the group, rounded down, at
-    /// least 1.
-    #[serde(default = "Strategy::default_max_unavailable")]
-    pub max_unavailable: IntOrPercent,
-    /// How long one try may take, from its grant until the device reports what it was to run.
-    #[serde(default = "Strategy::default_device_timeout")]
-    #[schemars(schema_with = "schema::duration_from_1s")]
-    pub device_timeout: Duration,
-    /// How many further tries a device gets after the first.
-    #[serde(default = "Strategy::default_retries")]
-    #[schemars(range(min = 0, max = 100))]
-    pub retries: u32,
-    /// How long a device must have reported what it was to run before it counts as current.
-    #[serde(default = "Strategy::default_min_ready")]
-    #[schemars(schema_with = "schema::duration_from_0s")]
-    pub min_ready: Duration,
+/// What becomes of devices that run something newer than their group wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub enum FirmwarePolicy {
+    /// They stay as they are.
+    #[default]
+    UpgradeOnly,
+    /// They are taken to exactly the version that the group names.
+    Exact,
 }
 
-impl Strategy {
-    fn default_max_unavailable() -> IntOrPercent {
-        IntOrPercent::Int(1)
-    }
-
-    fn default_device_timeout() -> Duration {
-        Duration::from_secs(15 * 60)
-    }
-
-    fn default_retries() -> u32 {
-        2
-    }
-
-    fn default_min_ready() -> Duration {
-        Duration::from_secs(0)
-    }
+/// The configuration that a group should run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DesiredConfig {
+    /// The name of the ConfigProfile.
+    #[schemars(length(min = 1, max = schema::NAME_MAX))]
+    pub name: String,
+    /// When devices put it into force.
+    #[serde(default)]
+    pub apply: Apply,
 }
 
-impl Default for Strategy {
-    fn default() -> Self {
-        Self {
-            max_unavailable: Self::default_max_unavailable(),
-            device_timeout: Self::default_device_timeout(),
-            retries: Self::default_retries(),
-            min_ready: Self::default_min_ready(),
-        }
-    }
+/// When devices put a configuration into force.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, KubeSchema)]
+#[x_kube(
+    validation = ("self.mode != 'Scheduled' || has(self.at)", "config.apply: mode Scheduled needs at, a time of day such as 03:00"),
+    validation = ("self.mode == 'Scheduled' || !has(self.at)", "config.apply: at is for mode Scheduled")
+)]
+pub struct Apply {
+    /// At once, or at a time of day.
+    #[serde(default)]
+    pub mode: ApplyMode,
+    /// That time, in the device's time zone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^([01][0-9]|2[0-3]):[0-5][0-9]$"), length(max = 5))]
+    pub at: Option<String>,
+}
+
+/// Whether a configuration is put into force at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub enum ApplyMode {
+    #[default]
+    Immediate,
+    /// Devices are told ahead, and do it by themselves at the time.
+    Scheduled,
 }
 
 /// How devices fetch their files, as people say it.
@@ -172,7 +201,7 @@ pub struct DeviceGroupStatus {
     /// The generation that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`, `Reconciling`, `Stalled` (kstatus), and `Progressing`.
+    /// `Ready`, `Reconciling`, `Stalled` (kstatus); `Progressing`, `WindowOpen`, `BudgetHolds`.
     #[serde(default)]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
@@ -187,7 +216,7 @@ pub struct DeviceGroupStatus {
     /// The number of the newest rollout: numbers only count up.
     #[serde(default)]
     pub last_rollout: i64,
-    /// In a word: `Complete`, `Progressing`, `Waiting`, `Stalled`, `Empty`.
+    /// In a word: `Complete`, `Progressing`, `Waiting`, `Paused`, `RollingBack`, `RolledBack`, `Stalled`, `Empty`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub phase: Option<String>,
@@ -195,6 +224,10 @@ pub struct DeviceGroupStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub message: Option<String>,
+    /// The step that the newest rollout is at, of how many: `2/3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub step: Option<String>,
     /// How many devices are in which state.
     #[serde(default)]
     pub counts: Counts,

@@ -7,7 +7,14 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::strategy::Step;
 use crate::{Condition, schema};
+
+/// What was rolled out does not change.
+const RECORD_RULE: &str = "self.group == oldSelf.group && self.number == oldSelf.number && self.revision == oldSelf.revision \
+    && has(self.firmware) == has(oldSelf.firmware) && (!has(self.firmware) || self.firmware == oldSelf.firmware) \
+    && has(self.config) == has(oldSelf.config) && (!has(self.config) || self.config == oldSelf.config) \
+    && has(self.steps) == has(oldSelf.steps) && (!has(self.steps) || self.steps == oldSelf.steps)";
 
 /// One attempt to bring one group to one revision. Made by the controller, numbered, kept as history.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -25,13 +32,17 @@ use crate::{Condition, schema};
     printcolumn(name = "Firmware", type_ = "string", json_path = ".spec.firmware.version"),
     printcolumn(name = "Config", type_ = "string", json_path = ".spec.config.identity"),
     printcolumn(name = "Progress", type_ = "string", json_path = ".status.progress"),
+    printcolumn(name = "Step", type_ = "string", json_path = ".status.step.progress"),
     printcolumn(name = "Failed", type_ = "integer", json_path = ".status.counts.failed"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
-#[x_kube(validation = ("self == oldSelf", "the spec of a DeviceRollout is what was rolled out: change the DeviceGroup instead"))]
+#[x_kube(
+    validation = (RECORD_RULE, "only paused, approvedStep, abort, retryAt and acceptFailures of a DeviceRollout can be changed: the rest is what was rolled out, so change the DeviceGroup instead"),
+    validation = ("!has(self.approvedStep) || self.approvedStep <= (has(self.steps) ? self.steps.size() : 0)", "approvedStep: the rollout has not that many steps")
+)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceRolloutSpec {
     /// The DeviceGroup.
@@ -49,6 +60,37 @@ pub struct DeviceRolloutSpec {
     /// The configuration, as it was when the rollout began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<RolloutConfig>,
+    /// Its steps, as the group had them when the rollout began.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub steps: Vec<Step>,
+
+    /// A person's: nobody begins while this is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<bool>,
+    /// A person's: the rollout may go past this step, and those before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 16))]
+    pub approved_step: Option<u32>,
+    /// A person's: the rollout ends here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub abort: Option<Abort>,
+    /// A person's: devices that had failed by then get a fresh set of tries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_at: Option<Timestamp>,
+    /// A person's: so many failed devices, in all, do not stop the rollout, whatever the budget says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub accept_failures: Option<u32>,
+}
+
+/// How a person ends a rollout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Abort {
+    /// Nobody else begins.
+    Stop,
+    /// The devices that it has touched go back to what they ran before.
+    Rollback,
 }
 
 /// The firmware of a revision.
@@ -114,7 +156,7 @@ pub struct DeviceRolloutStatus {
     #[serde(default)]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
-    /// In a word: `Complete`, `Progressing`, `Waiting`, `Stalled`, `Superseded`.
+    /// In a word: `Complete`, `Progressing`, `Waiting`, `Paused`, `RollingBack`, `RolledBack`, `Stalled`, `Superseded`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub phase: Option<String>,
@@ -137,12 +179,79 @@ pub struct DeviceRolloutStatus {
     #[serde(default)]
     #[schemars(length(max = 10))]
     pub failures: Vec<Failure>,
+    /// The step that it is at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<StepStatus>,
+    /// What it waits for, where no device moves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
+    /// The way back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<RollbackStatus>,
     /// When the first device was granted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
+    /// When it will be complete if it goes on as it went so far; windows, soaks and people apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimated_end: Option<Timestamp>,
     /// When it was complete for the first time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<Timestamp>,
+}
+
+/// The step that a rollout is at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
+pub struct StepStatus {
+    /// Its number, from 1. One more than there are steps: all devices that are left.
+    pub number: u32,
+    /// `2/3`.
+    #[schemars(length(max = 16))]
+    pub progress: String,
+    /// How many devices the rollout is to have taken on when it is done.
+    pub size: i64,
+    /// How many of them it has.
+    pub granted: i64,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When all of them were current or failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Timestamp>,
+    /// Until then the rollout rests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soak_until: Option<Timestamp>,
+}
+
+/// What a rollout waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
+pub struct Waiting {
+    /// In a word: `Approval`, `Soak`, `Window`, `Freeze`, `Paused` and others.
+    #[serde(rename = "for")]
+    #[schemars(length(max = 64))]
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// Until when, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}
+
+/// The way back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
+pub struct RollbackStatus {
+    /// Why: `BudgetExceeded` or `Aborted`.
+    #[schemars(length(max = 64))]
+    pub reason: String,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When nobody was left that could be brought back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Timestamp>,
 }
 
 /// How many devices are in which state. A device is in exactly one of `current`, `updating`, `waiting`, `failed` and
@@ -168,6 +277,12 @@ pub struct Counts {
     /// They are away, and were before we touched them.
     #[serde(default)]
     pub offline: i64,
+    /// Of all of these, those that the rollout has granted a try.
+    #[serde(default)]
+    pub granted: i64,
+    /// Of all of these, those that it has brought back to what they ran before.
+    #[serde(default)]
+    pub rolled_back: i64,
 }
 
 /// A device that failed.

@@ -57,6 +57,11 @@ pub struct Image {
     /// The SHA-256 of the image, in lower-case hexadecimal.
     #[schemars(regex(pattern = "^[0-9a-f]{64}$"), length(max = 64))]
     pub sha256: String,
+    /// The versions that a device may run to get this image. One that runs another goes over a release that it may
+    /// get. Any, where this is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub upgradable_from: Option<String>,
     /// What a device on this release reports as its version, where that is not `version`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = schema::TEXT_MAX))]

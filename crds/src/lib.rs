@@ -13,24 +13,26 @@ mod device_rollout;
 mod firmware;
 pub mod schema;
 mod selector;
+mod strategy;
 
 pub use config_profile::{ConfigProfile, ConfigProfileSpec, ConfigProfileStatus, KeyRef};
 pub use device::{
-    Applied, Contender, Device, DeviceSpec, DeviceStatus, Outcome, Phase, Previous, PreviousFirmware, Reported,
-    Session, Target, TargetConfig, TargetFirmware, TryResult, Upgrade, Verdict,
+    Applied, Contender, Device, DeviceSpec, DeviceStatus, Drops, Granted, Outcome, Phase, Previous, PreviousFirmware,
+    Reported, Scheduled, Session, Stage, Target, TargetConfig, TargetFirmware, TryResult, Upgrade, Verdict,
 };
 pub use device_group::{
-    DeviceGroup, DeviceGroupSpec, DeviceGroupStatus, Logs, Reference, SessionPolicy, Strategy, Transfer, UploadLogs,
-    WireTransfer,
+    Apply, ApplyMode, DesiredConfig, DesiredFirmware, DeviceGroup, DeviceGroupSpec, DeviceGroupStatus, FirmwarePolicy,
+    Logs, SessionPolicy, Transfer, UploadLogs, WireTransfer,
 };
 pub use device_rollout::{
-    Counts, DeviceRollout, DeviceRolloutSpec, DeviceRolloutStatus, Failure, RolloutConfig, RolloutFirmware,
-    RolloutImage,
+    Abort, Counts, DeviceRollout, DeviceRolloutSpec, DeviceRolloutStatus, Failure, RollbackStatus, RolloutConfig,
+    RolloutFirmware, RolloutImage, StepStatus, Waiting,
 };
 pub use firmware::{FileSource, Firmware, FirmwareSpec, FirmwareStatus, HttpSource, Image, ImageStatus, Source};
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 pub use schema::{Duration, IntOrPercent};
 pub use selector::{LabelSelector, Operator, Requirement};
+pub use strategy::{Approval, DownloadWhen, Freeze, OnFailure, Spread, Step, Strategy, Window};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 

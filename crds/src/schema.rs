@@ -104,12 +104,56 @@ pub fn duration_from_0s(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// The name of a time zone.
+pub fn time_zone(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "maxLength": 64,
+        "pattern": "^[A-Z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$"
+    })
+}
+
+/// The name of a time zone, UTC where it is left out.
+pub fn time_zone_or_utc(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = time_zone(generator);
+    schema.insert("default".to_owned(), default_time_zone().into());
+    schema
+}
+
+pub(crate) fn default_time_zone() -> String {
+    "UTC".to_owned()
+}
+
+/// A date, or an instant as RFC 3339 has it.
+pub fn date_or_instant(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "maxLength": 40,
+        "x-kubernetes-validations": [{
+            "rule": "self.matches('^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])(T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\\\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2}))?$')",
+            "message": "must be a date such as 2026-12-20, or an instant such as 2026-12-20T18:00:00+01:00"
+        }]
+    })
+}
+
+/// Limits by label, each label once.
+pub fn spreads(generator: &mut SchemaGenerator) -> Schema {
+    let item = generator.subschema_for::<crate::Spread>();
+    json_schema!({
+        "type": "array",
+        "maxItems": 8,
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["label"],
+        "items": item
+    })
+}
+
 /// A number of devices, or a percentage of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IntOrPercent {
-    /// That many devices, at least 1.
+    /// That many devices.
     Int(u32),
-    /// 1–100 percent.
+    /// 0–100 percent.
     Percent(u8),
 }
 
@@ -121,6 +165,31 @@ impl IntOrPercent {
             Self::Percent(percent) => total * usize::from(percent) / 100,
         }
         .max(1)
+    }
+
+    /// How many of `total` that is at most; a percentage rounds down, and it may be none.
+    pub fn at_most_of(self, total: usize) -> usize {
+        match self {
+            Self::Int(number) => number as usize,
+            Self::Percent(percent) => total * usize::from(percent) / 100,
+        }
+    }
+
+    /// How many of `total` that is; a percentage rounds up, and it is never more than `total`.
+    pub fn of_rounded_up(self, total: usize) -> usize {
+        match self {
+            Self::Int(number) => (number as usize).min(total),
+            Self::Percent(percent) => (total * usize::from(percent)).div_ceil(100),
+        }
+    }
+}
+
+impl fmt::Display for IntOrPercent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Int(number) => number.fmt(f),
+            Self::Percent(percent) => write!(f, "{percent}%"),
+        }
     }
 }
 
@@ -142,14 +211,13 @@ impl<'de> Deserialize<'de> for IntOrPercent {
             Text(String),
         }
         match Raw::deserialize(deserializer)? {
-            Raw::Int(number) if number >= 1 => Ok(Self::Int(number)),
-            Raw::Int(_) => Err(serde::de::Error::custom("must be at least 1")),
+            Raw::Int(number) => Ok(Self::Int(number)),
             Raw::Text(text) => text
                 .strip_suffix('%')
                 .and_then(|number| number.parse().ok())
-                .filter(|percent| (1..=100).contains(percent))
+                .filter(|percent| *percent <= 100)
                 .map(Self::Percent)
-                .ok_or_else(|| serde::de::Error::custom("must be a number from 1 up or a percentage from 1% to 100%")),
+                .ok_or_else(|| serde::de::Error::custom("must be a number or a percentage up to 100%")),
         }
     }
 }
@@ -174,6 +242,20 @@ impl JsonSchema for IntOrPercent {
             }]
         })
     }
+}
+
+/// A number of devices, or a percentage of a group, from nothing up.
+pub fn int_or_percent_from_0(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "x-kubernetes-int-or-string": true,
+        "anyOf": [{"type": "integer"}, {"type": "string"}],
+        "maxLength": 10,
+        "default": 0,
+        "x-kubernetes-validations": [{
+            "rule": "type(self) == int ? self >= 0 && self <= 1000000 : self.matches('^(100|[1-9]?[0-9])%$')",
+            "message": "must be a number from 0 up or a percentage from 0% to 100%"
+        }]
+    })
 }
 
 /// Conditions, as a list that is merged by type.
@@ -258,6 +340,16 @@ mod tests {
         assert_eq!(IntOrPercent::Percent(5).of_rounded_down(40), 2);
         assert_eq!(IntOrPercent::Percent(5).of_rounded_down(1), 1);
         assert_eq!(IntOrPercent::Int(7).of_rounded_down(3), 7);
+    }
+
+    #[test]
+    fn a_budget_rounds_down_to_nothing_and_a_step_rounds_up_to_all() {
+        assert_eq!(IntOrPercent::Percent(2).at_most_of(49), 0);
+        assert_eq!(IntOrPercent::Percent(2).at_most_of(50), 1);
+        assert_eq!(IntOrPercent::Percent(10).of_rounded_up(11), 2);
+        assert_eq!(IntOrPercent::Percent(100).of_rounded_up(11), 11);
+        assert_eq!(IntOrPercent::Int(20).of_rounded_up(11), 11);
+        assert_eq!(IntOrPercent::Percent(10).of_rounded_up(0), 0);
     }
 
     #[test]

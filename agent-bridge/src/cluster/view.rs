@@ -54,13 +54,14 @@ pub fn view(device: &Device, standing: Standing, us: &Identity, bridges: &Bridge
             done: target.done,
             ended: ended == Some(target.id),
         }),
-        progress: status.upgrade.map(|upgrade| Progress {
-            target: upgrade.target,
-            phase: match upgrade.phase {
+        progress: status.upgrade.and_then(|upgrade| {
+            let phase = match upgrade.phase {
+                RecordedPhase::Downloaded | RecordedPhase::Scheduled => return None,
                 RecordedPhase::Restarting => Phase::Restarting,
                 RecordedPhase::Applying => Phase::Applying,
                 RecordedPhase::Done => Phase::Done,
-            },
+            };
+            Some(Progress { target: upgrade.target, phase })
         }),
     }
 }

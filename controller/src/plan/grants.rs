@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fettle_crds::{Outcome, TargetConfig, TargetFirmware, Transfer, TryResult, Verdict, WireTransfer};
+use fettle_crds::{Outcome, Stage, TargetConfig, TargetFirmware, Transfer, TryResult, Verdict, WireTransfer};
 use jiff::{SignedDuration, Timestamp};
 
 use super::availability::Presence;
@@ -110,9 +110,11 @@ impl Granter {
             config,
             transfer: transfer(device, group),
             logs: group.logs,
+            stage: Stage::Activate,
             granted_at: now,
             start_by: until.min(now + START_WITHIN),
             until,
+            spread: Arc::default(),
             done: false,
         })
     }

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use fettle_crds::content::{ConfigContent, ImageContent};
 use fettle_crds::{
-    ConfigProfileStatus, DeviceGroupStatus, DeviceRolloutSpec, DeviceRolloutStatus, IntOrPercent, LabelSelector, Phase,
-    SessionPolicy, TargetConfig, TargetFirmware, Transfer, TryResult, UploadLogs, Verdict, WireTransfer,
+    ConfigProfileStatus, DeviceGroupStatus, DeviceRolloutSpec, DeviceRolloutStatus, DownloadWhen, Drops,
+    FirmwarePolicy, IntOrPercent, LabelSelector, OnFailure, Phase, SessionPolicy, Spread, Stage, Step, TargetConfig,
+    TargetFirmware, Transfer, TryResult, UploadLogs, Verdict, WireTransfer,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -64,6 +65,10 @@ pub struct Device {
     pub approved: bool,
     pub held: bool,
     pub transfer: Option<Transfer>,
+    /// Of its clock.
+    pub time_zone: Option<Text>,
+    /// A person's wish that it be tried again: the value of the annotation `fettle.dev/retry-at`.
+    pub retry_at: Option<Text>,
     pub facts: Facts,
     pub decisions: Decisions,
 }
@@ -102,6 +107,7 @@ pub struct Facts {
     pub reported: Option<Reported>,
     pub applied: Option<Applied>,
     pub upgrade: Option<Upgrade>,
+    pub drops: Option<Drops>,
 }
 
 /// A connection, as the bridge wrote it.
@@ -147,10 +153,25 @@ pub struct Upgrade {
 pub struct Decisions {
     pub target: Option<Target>,
     pub last_target: i64,
+    pub granted: Option<Granted>,
     pub previous: Option<Arc<fettle_crds::Previous>>,
     pub outcome: Option<fettle_crds::Outcome>,
+    /// The last value of the annotation that was acted on.
+    pub retried_at: Option<Text>,
     pub observed_generation: Option<i64>,
     pub acceptance: Option<Acceptance>,
+}
+
+/// What a rollout has done with a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Granted {
+    pub rollout_uid: Text,
+    /// In which it was granted first.
+    pub step: u32,
+    /// Tries that were used up before a target was taken back.
+    pub tries: u32,
+    /// Failures of targets up to this id are forgiven.
+    pub forgiven: Option<i64>,
 }
 
 /// The condition `Ready` of a device: whether it is accepted.
@@ -176,9 +197,12 @@ pub struct Target {
     pub config: Option<Arc<TargetConfig>>,
     pub transfer: WireTransfer,
     pub logs: UploadLogs,
+    pub stage: Stage,
     pub granted_at: Timestamp,
     pub start_by: Timestamp,
     pub until: Timestamp,
+    /// The values of the labels that limits are set by, as they were at the grant.
+    pub spread: Arc<BTreeMap<String, String>>,
     pub done: bool,
 }
 
@@ -190,8 +214,15 @@ pub struct Group {
     pub generation: i64,
     pub selector: LabelSelector,
     pub firmware: Option<Text>,
+    pub policy: FirmwarePolicy,
     pub config: Option<Text>,
+    /// The time of day at which devices put the configuration into force; at once, without it.
+    pub apply_at: Option<Text>,
     pub strategy: Strategy,
+    pub time_zone: Text,
+    pub paused: bool,
+    /// So many rollouts are kept besides the newest.
+    pub history_limit: usize,
     pub transfer: Transfer,
     pub session: SessionPolicy,
     pub logs: UploadLogs,
@@ -200,12 +231,34 @@ pub struct Group {
 }
 
 /// How a group gets from one revision to the next.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Strategy {
+    pub steps: Vec<Step>,
     pub max_unavailable: IntOrPercent,
+    pub spread: Vec<Spread>,
+    pub failure_budget: IntOrPercent,
+    pub on_failure: OnFailure,
     pub device_timeout: SignedDuration,
     pub retries: u32,
     pub min_ready: SignedDuration,
+    pub download: DownloadWhen,
+}
+
+impl Default for Strategy {
+    /// As the API defaults it.
+    fn default() -> Self {
+        Self {
+            steps: Vec::new(),
+            max_unavailable: IntOrPercent::Int(1),
+            spread: Vec::new(),
+            failure_budget: IntOrPercent::Int(0),
+            on_failure: OnFailure::Pause,
+            device_timeout: SignedDuration::from_mins(15),
+            retries: 2,
+            min_ready: SignedDuration::ZERO,
+            download: DownloadWhen::InWindow,
+        }
+    }
 }
 
 /// One rollout.
@@ -238,6 +291,8 @@ pub struct Image {
     pub models: Vec<String>,
     /// What a device on it reports.
     pub reports: Text,
+    /// What a device may run to get it, as it is written.
+    pub upgradable_from: Option<Text>,
     /// The Secret that keeps what it is.
     pub name: Text,
     pub content: Arc<ImageContent>,
@@ -331,8 +386,10 @@ impl Device {
             }),
             _ => match self.decisions.outcome.as_ref().filter(|outcome| outcome.target == target.id) {
                 Some(outcome) => Progress::Ended(End { result: outcome.result, reason: outcome.reason, at: None }),
-                None if upgrade.is_some() => Progress::Begun,
-                None => Progress::Granted,
+                None => match upgrade.map(|upgrade| upgrade.phase) {
+                    Some(Phase::Restarting | Phase::Applying | Phase::Scheduled) => Progress::Begun,
+                    Some(Phase::Downloaded | Phase::Done) | None => Progress::Granted,
+                },
             },
         };
         Some((target, progress))

@@ -108,7 +108,7 @@ impl<'a> Pass<'a> {
             Some(index) => {
                 let scope = &mut self.scopes[index];
                 let goal = scope.goal(device).and_then(Result::ok);
-                Standing::of(device, goal.as_ref(), scope.rollout, scope.group.strategy, presence, self.now)
+                Standing::of(device, goal.as_ref(), scope.rollout, &scope.group.strategy, presence, self.now)
             }
         };
         if let Standing::Settling { until } = standing {

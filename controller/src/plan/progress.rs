@@ -81,7 +81,7 @@ impl Standing {
         device: &Device,
         goal: Option<&Goal<'_>>,
         rollout: Option<&Rollout>,
-        strategy: Strategy,
+        strategy: &Strategy,
         presence: Presence,
         now: Timestamp,
     ) -> Self {

@@ -148,6 +148,12 @@ impl<'a> Revision<'a> {
                 revision: self.digest.clone(),
                 firmware,
                 config,
+                steps: group.strategy.steps.clone(),
+                paused: None,
+                approved_step: None,
+                abort: None,
+                retry_at: None,
+                accept_failures: None,
             },
         }
     }
@@ -189,7 +195,7 @@ impl Image {
 impl Config {
     /// As a target names it.
     pub fn in_target(&self) -> TargetConfig {
-        TargetConfig { identity: self.identity.to_string(), content: self.name.to_string() }
+        TargetConfig { identity: self.identity.to_string(), content: self.name.to_string(), scheduled: None }
     }
 }
 
@@ -348,7 +354,8 @@ impl<'a> Known<'a> {
         let kept = snapshot.rollouts.values().filter_map(|rollout| rollout.spec.config.as_ref());
         let mut configs: HashMap<&str, _> = kept
             .map(|config| {
-                let target = TargetConfig { identity: config.identity.clone(), content: config.content.clone() };
+                let (identity, content) = (config.identity.clone(), config.content.clone());
+                let target = TargetConfig { identity, content, scheduled: None };
                 (config.identity.as_str(), (target, None))
             })
             .collect();

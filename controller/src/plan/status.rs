@@ -273,6 +273,7 @@ impl GroupView<'_> {
             last_rollout: self.last_rollout,
             phase: Some(verdict.phase.as_str().to_owned()),
             message: Some(cut(&*verdict.message)),
+            step: None,
             counts: tally.counts,
             reasons: tally.reasons(),
         };
@@ -307,6 +308,10 @@ impl GroupView<'_> {
             counts: self.tally.counts,
             reasons: self.tally.reasons(),
             failures: failures.collect(),
+            step: None,
+            waiting: None,
+            rollback: None,
+            estimated_end: None,
             started_at: before.started_at.or(self.tally.started),
             completed_at,
         };

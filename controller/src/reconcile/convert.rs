@@ -10,12 +10,15 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::ObjectMeta;
 
 use crate::plan::model::{
-    Acceptance, Applied, Bridge, Decisions, Device, Facts, Firmware, Group, Image, Mac, Origin, Readiness, Reported,
-    Rollout, Session, Strategy, Target, Text, Upgrade,
+    Acceptance, Applied, Bridge, Decisions, Device, Facts, Firmware, Granted, Group, Image, Mac, Origin, Readiness,
+    Reported, Rollout, Session, Strategy, Target, Text, Upgrade,
 };
 
 /// The name of the capability with which a device says that it reports its configuration.
 const TELLS_CONFIG: &str = "ConfigVersion";
+
+/// With this a person wants a device to be tried again.
+const RETRY_AT: &str = "fettle.dev/retry-at";
 
 /// Shares the texts that many objects have.
 #[derive(Default)]
@@ -24,6 +27,7 @@ pub struct Interner {
     firmwares: HashMap<String, Arc<api::TargetFirmware>>,
     configs: HashMap<String, Arc<api::TargetConfig>>,
     previous: HashMap<String, Arc<api::Previous>>,
+    spreads: HashMap<String, Arc<BTreeMap<String, String>>>,
 }
 
 /// So many texts are kept before those that nobody uses any more are dropped.
@@ -50,6 +54,11 @@ impl Interner {
         share(&mut self.configs, config.content.clone(), config)
     }
 
+    fn spread(&mut self, spread: BTreeMap<String, String>) -> Arc<BTreeMap<String, String>> {
+        let key = spread.iter().map(|(label, value)| format!("{label}={value},")).collect();
+        share(&mut self.spreads, key, spread)
+    }
+
     fn previous(&mut self, previous: api::Previous) -> Arc<api::Previous> {
         let config = previous.config.as_ref().map_or("", |config| &*config.content);
         let key = format!("{} {} {config}", previous.rollout_uid, previous.firmware.version);
@@ -73,6 +82,8 @@ impl Interner {
             approved: spec.approved,
             held: spec.held,
             transfer: spec.transfer,
+            time_zone: spec.time_zone.map(|zone| self.text(&zone)),
+            retry_at: metadata.annotations.as_ref().and_then(|all| all.get(RETRY_AT)).map(|at| self.text(at)),
             facts: self.facts(&status),
             decisions: self.decisions(status),
             labels: metadata.labels.unwrap_or_default(),
@@ -107,6 +118,7 @@ impl Interner {
                 reason: upgrade.reason,
                 message: upgrade.message.as_deref().map(|message| self.text(message)),
             }),
+            drops: status.drops,
         }
     }
 
@@ -115,8 +127,15 @@ impl Interner {
         Decisions {
             target: status.target.map(|target| self.target(target)),
             last_target: status.last_target.unwrap_or_default(),
+            granted: status.granted.map(|granted| Granted {
+                rollout_uid: self.text(&granted.rollout_uid),
+                step: granted.step,
+                tries: granted.tries,
+                forgiven: granted.forgiven,
+            }),
             previous: status.previous.map(|previous| self.previous(previous)),
             outcome: status.outcome,
+            retried_at: status.retried_at.map(|at| self.text(&at)),
             observed_generation: status.observed_generation,
             acceptance: ready.map(|ready| Acceptance {
                 accepted: ready.status == "True",
@@ -139,9 +158,11 @@ impl Interner {
             config,
             transfer,
             logs,
+            stage,
             granted_at,
             start_by,
             until,
+            spread,
             done,
         } = target;
         Target {
@@ -154,9 +175,11 @@ impl Interner {
             config: config.map(|config| self.config(config)),
             transfer,
             logs,
+            stage,
             granted_at,
             start_by,
             until,
+            spread: self.spread(spread),
             done,
         }
     }
@@ -193,21 +216,55 @@ fn uid(metadata: &ObjectMeta) -> Option<Text> {
 pub fn group(group: api::DeviceGroup) -> Option<Group> {
     let api::DeviceGroup { metadata, spec, status } = group;
     let (name, _) = identity(&metadata)?;
-    let api::DeviceGroupSpec { selector, firmware, config, rollout, transfer, session, logs } = spec;
-    let api::Strategy { max_unavailable, device_timeout, retries, min_ready } = rollout;
+    let api::DeviceGroupSpec {
+        selector,
+        firmware,
+        config,
+        rollout,
+        windows: _,
+        freezes: _,
+        time_zone,
+        paused,
+        revision_history_limit,
+        transfer,
+        session,
+        logs,
+    } = spec;
+    let api::Strategy {
+        steps,
+        max_unavailable,
+        spread,
+        failure_budget,
+        on_failure,
+        device_timeout,
+        retries,
+        min_ready,
+        download,
+    } = rollout;
+    let apply = config.as_ref().and_then(|config| config.apply.at.as_deref());
     Some(Group {
         name,
         uid: uid(&metadata)?,
         generation: metadata.generation.unwrap_or_default(),
         selector,
-        firmware: firmware.map(|reference| reference.name.into()),
-        config: config.map(|reference| reference.name.into()),
+        policy: firmware.as_ref().map_or_else(Default::default, |desired| desired.policy),
+        firmware: firmware.map(|desired| desired.name.into()),
+        apply_at: apply.map(Text::from),
+        config: config.map(|desired| desired.name.into()),
         strategy: Strategy {
+            steps,
             max_unavailable,
+            spread,
+            failure_budget,
+            on_failure,
             device_timeout: signed(device_timeout),
             retries,
             min_ready: signed(min_ready),
+            download,
         },
+        time_zone: time_zone.into(),
+        paused,
+        history_limit: revision_history_limit as usize,
         transfer,
         session,
         logs: logs.upload,
@@ -248,7 +305,13 @@ pub fn firmware(firmware: api::Firmware) -> Option<Firmware> {
             source: image.source,
             sha256: image.sha256,
         };
-        Image { models: image.models, reports: reports.into(), name: content.name().into(), content: Arc::new(content) }
+        Image {
+            models: image.models,
+            reports: reports.into(),
+            upgradable_from: image.upgradable_from.map(Text::from),
+            name: content.name().into(),
+            content: Arc::new(content),
+        }
     });
     let images = images.collect();
     let status = status.unwrap_or_default();
@@ -286,13 +349,21 @@ pub fn bridge(lease: Lease) -> Option<(Text, Bridge)> {
 
 /// The decisions on a device, as they are applied: all of them, so that what is left out is taken away.
 pub fn decisions_patch(name: &str, resource_version: u64, decisions: &Decisions) -> serde_json::Value {
-    let Decisions { target, last_target, previous, outcome, observed_generation, acceptance } = decisions;
+    let Decisions { target, last_target, granted, previous, outcome, retried_at, observed_generation, acceptance } =
+        decisions;
     let conditions: Vec<api::Condition> = acceptance.iter().map(condition).collect();
     let status = api::DeviceStatus {
         target: target.as_ref().map(api_target),
         last_target: (*last_target > 0).then_some(*last_target),
+        granted: granted.as_ref().map(|Granted { rollout_uid, step, tries, forgiven }| api::Granted {
+            rollout_uid: rollout_uid.to_string(),
+            step: *step,
+            tries: *tries,
+            forgiven: *forgiven,
+        }),
         previous: previous.as_deref().cloned(),
         outcome: outcome.clone(),
+        retried_at: retried_at.as_deref().map(str::to_owned),
         observed_generation: *observed_generation,
         conditions,
         ..api::DeviceStatus::default()
@@ -328,9 +399,11 @@ fn api_target(target: &Target) -> api::Target {
         config,
         transfer,
         logs,
+        stage,
         granted_at,
         start_by,
         until,
+        spread,
         done,
     } = target;
     api::Target {
@@ -343,9 +416,11 @@ fn api_target(target: &Target) -> api::Target {
         config: config.as_deref().cloned(),
         transfer: *transfer,
         logs: *logs,
+        stage: *stage,
         granted_at: *granted_at,
         start_by: *start_by,
         until: *until,
+        spread: BTreeMap::clone(spread),
         done: *done,
     }
 }

@@ -8,8 +8,8 @@ use fettle_controller::plan::model as m;
 use fettle_controller::plan::revision::Wanted;
 use fettle_crds::content::{ConfigContent, ImageContent};
 use fettle_crds::{
-    Condition, DeviceGroupStatus, DeviceRolloutStatus, FileSource, IntOrPercent, LabelSelector, Outcome, Phase,
-    SessionPolicy, Source, Transfer, TryResult, UploadLogs, Verdict,
+    Condition, DeviceGroupStatus, DeviceRolloutStatus, DownloadWhen, FileSource, FirmwarePolicy, IntOrPercent,
+    LabelSelector, OnFailure, Outcome, Phase, SessionPolicy, Source, Stage, Transfer, TryResult, UploadLogs, Verdict,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -320,6 +320,7 @@ impl Firmware {
         let image = m::Image {
             models: self.models.clone(),
             reports: reports.as_str().into(),
+            upgradable_from: None,
             name: content.name().into(),
             content: Arc::new(content),
         };
@@ -383,11 +384,21 @@ impl Group {
             selector: LabelSelector { match_labels: self.labels.clone(), match_expressions: Vec::new() },
             firmware: self.firmware.as_deref().map(Into::into),
             config: self.config.as_deref().map(Into::into),
+            policy: FirmwarePolicy::default(),
+            apply_at: None,
+            time_zone: "UTC".into(),
+            paused: false,
+            history_limit: 10,
             strategy: m::Strategy {
+                steps: Vec::new(),
                 max_unavailable: self.max_unavailable,
+                spread: Vec::new(),
+                failure_budget: IntOrPercent::Int(0),
+                on_failure: OnFailure::Pause,
                 device_timeout: SignedDuration::try_from(DEVICE_TIMEOUT).unwrap(),
                 retries: self.retries,
                 min_ready: self.min_ready.0,
+                download: DownloadWhen::InWindow,
             },
             transfer: self.transfer,
             session: self.session,
@@ -469,7 +480,16 @@ impl Device {
             approved: self.approved && !self.pending,
             held: self.held,
             transfer: self.transfer,
-            facts: m::Facts { session, last_seen: self.lost.map(|ago| now - ago.0), reported, applied, upgrade: None },
+            time_zone: None,
+            retry_at: None,
+            facts: m::Facts {
+                session,
+                last_seen: self.lost.map(|ago| now - ago.0),
+                reported,
+                applied,
+                upgrade: None,
+                drops: None,
+            },
             decisions: m::Decisions::default(),
         };
         if let Some(target) = &self.target {
@@ -513,9 +533,11 @@ impl Target {
             config,
             transfer: fettle_crds::WireTransfer::Ftp,
             logs: UploadLogs::OnFailure,
+            stage: Stage::Activate,
             granted_at,
             start_by: granted_at + SignedDuration::from_secs(60),
             until: granted_at + SignedDuration::try_from(DEVICE_TIMEOUT).unwrap(),
+            spread: Arc::default(),
             done: self.done,
         });
         device.decisions.last_target = self.id;
