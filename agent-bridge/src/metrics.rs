@@ -33,6 +33,8 @@ pub struct Metrics {
     pub unknown_messages: IntCounter,
     /// Second connections with one MAC.
     pub contentions: IntCounter,
+    /// Devices of the namespace that the watch has brought.
+    pub devices_known: IntGauge,
     /// Unknown devices that were recorded.
     pub enrolled: IntCounter,
     /// Calls of devices that may not be served.
@@ -297,6 +299,7 @@ impl Metrics {
             unasked: make.counter("unasked_results_total", "results that nothing asked for")?,
             unknown_messages: make.counter("unknown_messages_total", "messages of unknown type, skipped")?,
             contentions: make.counter("contentions_total", "second connections with one MAC")?,
+            devices_known: make.gauge("devices_known", "Devices of the namespace that this bridge knows of")?,
             enrolled: make.counter("enrolled_total", "unknown devices that were recorded")?,
             illegal: make.counter("illegal_calls_total", "calls of devices that may not be served")?,
             malformed: make.counter("malformed_objects_total", "objects of the API that could not be read")?,

@@ -2,7 +2,6 @@
 
 mod hub_support;
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fettle_bridge::cluster::enrolment::Enrolment;
@@ -42,10 +41,11 @@ async fn a_storm_of_unknown_devices_is_sent_away_at_once_and_recorded_a_few_at_a
             }
         }
     }
-    assert!(rig.requests.load(Ordering::SeqCst) <= 8);
+    rig.requests.until(|requests| requests.count() >= 8).await;
     // What waits for the API server is not waited for at the end.
     rig.shutdown.cancel();
     rig.task.await.unwrap();
+    assert_eq!(rig.requests.count(), 8);
 }
 
 #[tokio::test]
@@ -59,17 +59,46 @@ async fn no_more_devices_are_recorded_than_people_can_look_through() {
     };
     rig.listed((1..=1000).map(recorded).collect()).await;
     rig.call(2000).await.is_sent_away_after(0).await;
-    assert_eq!(rig.requests.load(Ordering::SeqCst), 0);
     // Somebody has approved one, or deleted it.
     rig.deleted(declared("recorded-1", 1, 11));
-    for number in 2001.. {
-        rig.call(number).await.is_sent_away_after(0).await;
-        if rig.requests.load(Ordering::SeqCst) > 0 {
-            break;
-        }
+    rig.until("fettle_bridge_devices_known", 999).await;
+    rig.call(2001).await.is_sent_away_after(0).await;
+    rig.call(2002).await.is_sent_away_after(0).await;
+    rig.deleted(declared("recorded-2", 2, 12));
+    rig.until("fettle_bridge_devices_known", 998).await;
+    rig.call(2003).await.is_sent_away_after(0).await;
+    rig.requests.until(|requests| requests.record(2003)).await;
+    let recorded: Vec<_> = (2000..=2003).filter(|number| rig.requests.record(*number)).collect();
+    assert_eq!(recorded, [2001, 2003], "there was room for one, and then for another");
+}
+
+#[tokio::test]
+async fn a_device_that_is_declared_right_after_it_called_is_not_recorded_besides() {
+    for enrolment in [Enrolment::Approve, Enrolment::Auto] {
+        let mut rig = Rig::start(ApiServer::Hangs, enrolment).await;
+        rig.listed(Vec::new()).await;
+        let mut early = rig.call(1).await;
+        let _again = match enrolment {
+            // The one that replaces it waits when it hears of that.
+            Enrolment::Auto => {
+                let again = rig.call(1).await;
+                assert_eq!(early.next().await, Order::Close(Closed::Session(Reason::Replaced)));
+                Some(again)
+            }
+            Enrolment::Approve | Enrolment::Deny => {
+                early.is_sent_away_after(0).await;
+                None
+            }
+        };
+        rig.changed(declared("sw-1", 1, 10));
+        rig.until("fettle_bridge_devices_known", 1).await;
+        let served = if enrolment == Enrolment::Auto { 1 } else { 0 };
+        assert_eq!(rig.metric("fettle_bridge_sessions"), served, "who waits is served at once");
+        // When this one is recorded, that of the other would have been.
+        let _unknown = rig.call(2).await;
+        rig.requests.until(|requests| requests.record(2)).await;
+        assert!(!rig.requests.record(1), "{enrolment:?}");
     }
-    rig.call(1).await.is_sent_away_after(0).await;
-    assert_eq!(rig.requests.load(Ordering::SeqCst), 1, "there was room for one");
 }
 
 #[tokio::test]
@@ -79,13 +108,14 @@ async fn a_device_that_is_taken_in_unasked_waits_until_it_is_recorded() {
     let mut first = rig.call(1).await;
     let mut again = rig.call(1).await;
     assert_eq!(first.next().await, Order::Close(Closed::Session(Reason::Replaced)));
+    rig.requests.until(|requests| requests.record(1)).await;
     // Another bridge was faster.
     rig.changed(connected(declared("02-00-5e-00-00-01", 1, 20), "b-0", "ours"));
     rig.until("fettle_bridge_sessions{state=\"Idle\"}", 1).await;
     // It is served on the connection that it has.
     rig.deleted(declared("02-00-5e-00-00-01", 1, 21));
     again.is_sent_away_after(0).await;
-    assert_eq!(rig.requests.load(Ordering::SeqCst), 1, "one MAC is recorded once");
+    assert_eq!(rig.requests.count(), 1, "one MAC is recorded once");
 }
 
 #[tokio::test]
@@ -109,7 +139,7 @@ async fn a_legal_device_whose_object_is_still_to_be_read_is_not_sent_away() {
     rig.until("fettle_bridge_sessions{state=\"Idle\"}", 1).await;
     rig.deleted(declared("sw-1", 1, 13));
     moved.is_sent_away_after(0).await;
-    assert_eq!(rig.requests.load(Ordering::SeqCst), 2, "each is read once");
+    assert_eq!(rig.requests.count(), 2, "each is read once");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fettle_protocol::message::DeviceInformation;
 use fettle_protocol::session::{ConnectionId, Event, Reason};
@@ -20,6 +21,10 @@ use crate::tcp::Order;
 const PENDING_MAX: usize = 1000;
 /// Devices of a namespace in all, above which none is taken in unasked: more than a bridge has connections for.
 const TAKEN_IN_MAX: usize = 100_000;
+/// A Device that is applied at the moment when its device calls is on its way here: the watch is behind by milliseconds, on
+/// a busy machine by a second. Recorded at once, the device would be there twice; taken in unasked, it would be served no
+/// more. Nobody who has to approve it notices this long.
+const ON_ITS_WAY: Duration = Duration::from_secs(2);
 
 impl Hub {
     /// A device has said who it is.
@@ -104,6 +109,25 @@ impl Hub {
             return;
         }
         self.recording.insert(mac);
+        self.spawn(async move {
+            tokio::time::sleep(ON_ITS_WAY).await;
+            Outcome::Overdue(Box::new(info), address)
+        });
+    }
+
+    /// A caller was unknown a moment ago: if it still is, it is recorded.
+    pub(super) fn record(&mut self, info: DeviceInformation, address: IpAddr) {
+        let mac = info.mac;
+        if self.index.lookup(mac) != Lookup::Unknown {
+            // Whoever waits for it was judged when it came.
+            self.recording.remove(&mac);
+            return;
+        }
+        let approved = match self.parts.enrolment {
+            Enrolment::Deny => return,
+            Enrolment::Approve => false,
+            Enrolment::Auto => true,
+        };
         let (devices, places) = (self.parts.devices.clone(), Arc::clone(&self.recording_places));
         self.spawn(async move {
             // Never closed. Boxed: a storm of unknown devices waits here.

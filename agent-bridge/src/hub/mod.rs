@@ -80,7 +80,7 @@ pub struct Hub {
     awaiting: HashMap<Mac, Waiting>,
     /// Whose Device is being read.
     reading: HashSet<Mac>,
-    /// Whose Device is being made.
+    /// Whose Device is being made, or will be unless it comes by itself.
     recording: HashSet<Mac>,
     recording_places: Arc<Semaphore>,
     timers: BTreeSet<(Timestamp, Mac)>,
@@ -153,6 +153,8 @@ enum Outcome {
     Read(Mac, Written),
     Prepared(Mac, Command, Result<(File, Permission), SourceError>),
     Checked(Mac, Command, Transferred),
+    /// The Device of an unknown caller has had the time to come by itself.
+    Overdue(Box<DeviceInformation>, IpAddr),
     Recorded(Mac, Result<Recorded, ApiError>),
     /// A connection that was let go.
     Lost(Mac, ConnectionId),
@@ -218,6 +220,7 @@ impl Hub {
             while let Some(outcome) = self.at_once.pop_front() {
                 self.outcome(outcome);
             }
+            self.parts.metrics.devices_known.set(i64::try_from(self.index.len()).unwrap_or(i64::MAX));
             if devices_listed && leases_listed && self.grace == Grace::NotBegun {
                 self.grace = Grace::Until(self.grace_from(Timestamp::now()));
                 synced.send_replace(true);
@@ -323,6 +326,7 @@ impl Hub {
                 self.feed(mac, Event::Prepared(command, prepared));
             }
             Outcome::Checked(mac, command, transferred) => self.feed(mac, Event::Checked(command, transferred)),
+            Outcome::Overdue(info, address) => self.record(*info, address),
             Outcome::Recorded(mac, recorded) => self.has_recorded(mac, recorded),
             // Whatever it still had to send will not go out.
             Outcome::Lost(mac, connection) => self.feed(mac, Event::Dropped { connection, acknowledged: false }),

@@ -4,7 +4,6 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -64,7 +63,7 @@ pub struct Rig {
     pub shutdown: CancellationToken,
     pub task: JoinHandle<()>,
     /// Requests to the API server, where it hangs.
-    pub requests: Arc<AtomicUsize>,
+    pub requests: Requests,
     devices: UnboundedSender<watcher::Result<Event<DeserializeGuard<Device>>>>,
     leases: UnboundedSender<watcher::Result<Event<Lease>>>,
     connections: mpsc::Sender<FromConnection>,
@@ -81,8 +80,8 @@ impl Rig {
 
     pub async fn start_with(api_server: ApiServer, enrolment: Enrolment, reconnect_grace: SignedDuration) -> Self {
         fettle_runtime::install_crypto();
-        let requests = Arc::<AtomicUsize>::default();
-        let client = client(api_server, Arc::clone(&requests)).await;
+        let requests = Requests::default();
+        let client = client(api_server, requests.clone()).await;
         let folder = tempfile::tempdir().unwrap();
         let us = Identity { name: "b-0".into(), incarnation: "ours".into() };
         let store = Store::open(&folder.path().join("cache"), folder.path(), 1 << 20, 1 << 24).unwrap();
@@ -195,6 +194,34 @@ impl Rig {
     }
 }
 
+/// The requests that came, as text. None is answered, so each has a connection of its own.
+#[derive(Clone, Default)]
+pub struct Requests(Arc<Mutex<Vec<String>>>);
+
+impl Requests {
+    pub fn count(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
+    /// Whether one of them records device `number`.
+    pub fn record(&self, number: u16) -> bool {
+        let name = format!("\"{}\"", mac(number).dns_label());
+        self.0.lock().unwrap().iter().any(|request| request.starts_with("POST") && request.contains(&name))
+    }
+
+    /// Waits until they are so.
+    pub async fn until(&self, are_so: impl Fn(&Self) -> bool) {
+        let come = async {
+            while !are_so(self) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, come).await.is_err() {
+            panic!("the requests are never so: {:#?}", self.0.lock().unwrap());
+        }
+    }
+}
+
 /// The end of a connection that the hub orders about.
 pub struct Caller {
     pub id: ConnectionId,
@@ -238,8 +265,8 @@ fn information(number: u16) -> DeviceInformation {
 
 /// A declared Device with the MAC of device `number`, as of `version`.
 pub fn declared(name: &str, number: u16, version: u64) -> Device {
-    let mac = mac(number).to_string();
-    let mut device = Device::new(name, DeviceSpec { mac, model: None, approved: true, held: false, transfer: None });
+    let spec: DeviceSpec = serde_json::from_value(serde_json::json!({"mac": mac(number).to_string()})).unwrap();
+    let mut device = Device::new(name, spec);
     device.metadata.uid = Some(format!("uid-{name}"));
     device.metadata.resource_version = Some(version.to_string());
     device
@@ -279,7 +306,7 @@ pub fn lease(name: &str, holder: &str) -> Lease {
     lease
 }
 
-async fn client(api_server: ApiServer, requests: Arc<AtomicUsize>) -> Client {
+async fn client(api_server: ApiServer, requests: Requests) -> Client {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     match api_server {
@@ -288,13 +315,17 @@ async fn client(api_server: ApiServer, requests: Arc<AtomicUsize>) -> Client {
             tokio::spawn(async move {
                 let mut open = Vec::new();
                 while let Ok((mut stream, _)) = listener.accept().await {
-                    let requests = Arc::clone(&requests);
+                    let requests = requests.clone();
                     open.push(tokio::spawn(async move {
-                        let mut head = [0; 1024];
-                        if stream.read(&mut head).await.is_ok_and(|count| count > 0) {
-                            requests.fetch_add(1, Ordering::SeqCst);
+                        let (mut text, mut place) = (Vec::new(), None);
+                        while stream.read_buf(&mut text).await.is_ok_and(|count| count > 0) {
+                            let mut all = requests.0.lock().unwrap();
+                            let place = *place.get_or_insert_with(|| {
+                                all.push(String::new());
+                                all.len() - 1
+                            });
+                            all[place] = String::from_utf8_lossy(&text).into_owned();
                         }
-                        while stream.read(&mut head).await.is_ok_and(|count| count > 0) {}
                     }));
                 }
             });
