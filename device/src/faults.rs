@@ -119,6 +119,8 @@ pub enum FaultKind {
     Silent,
     /// Stops reading and saying anything; the connection stays until the handle ends it.
     HalfOpen,
+    /// Stops before the step as `DeviceHandle::freeze` makes it stop, and goes on when it is thawed.
+    Freeze,
     /// Sends the first half of a message 1, and as `Silent` from then on.
     Stall,
     /// Sends so many messages 1 at once.
@@ -308,6 +310,7 @@ fn parse(text: &str) -> Option<Fault> {
         "loseResult" => plain(FaultKind::LoseResult)?,
         "silent" => plain(FaultKind::Silent)?,
         "halfOpen" => plain(FaultKind::HalfOpen)?,
+        "freeze" => plain(FaultKind::Freeze)?,
         "stall" => plain(FaultKind::Stall)?,
         "garbage" => plain(FaultKind::Garbage)?,
         "lyingLength" => plain(FaultKind::LyingLength)?,

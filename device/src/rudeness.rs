@@ -59,6 +59,7 @@ pub(crate) fn bytes(fault: &FaultKind, information: &DeviceInformation) -> Vec<V
         FaultKind::DropConnection(_)
         | FaultKind::ResetConnection(_)
         | FaultKind::Vanish
+        | FaultKind::Freeze
         | FaultKind::Slow(_)
         | FaultKind::Throttle(_)
         | FaultKind::Corrupt

@@ -12,6 +12,7 @@ use crate::agent::{Effect, HangUp, Input};
 use crate::checked::Mishap;
 use crate::device::{Device, Wake};
 use crate::faults::{FaultKind, Moment, Step, Strike};
+use crate::handle::Order;
 use crate::hardware::Hardware;
 use crate::journal::{Disconnect, Event, FileKind};
 use crate::link::{Closing, Link, Manners, Reading};
@@ -394,6 +395,11 @@ impl<H: Hardware> Device<H> {
             FaultKind::Vanish => return Mercy::End(ending(End::Vanished, Disconnect::LetGo)),
             FaultKind::Silent => link.manners = Manners::Mute,
             FaultKind::HalfOpen => link.manners = Manners::Deaf,
+            FaultKind::Freeze => {
+                if let Some(ending) = self.freeze().await {
+                    return Mercy::End(ending);
+                }
+            }
             FaultKind::Stall
             | FaultKind::Flood(_)
             | FaultKind::Garbage
@@ -425,6 +431,12 @@ impl<H: Hardware> Device<H> {
             | FaultKind::LoseResult => {}
         }
         Mercy::Go
+    }
+
+    /// Until somebody thaws it: nothing elapses for a device that is frozen.
+    async fn freeze(&mut self) -> Option<Ending> {
+        self.obey_online(Order::Freeze);
+        self.pause(Duration::from_nanos(1)).await
     }
 
     /// A fault's wait on a connection. What happens meanwhile is done afterwards.

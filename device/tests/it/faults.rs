@@ -261,6 +261,26 @@ async fn a_half_open_device_reads_nothing_until_its_connection_is_taken_from_it(
 }
 
 #[tokio::test]
+async fn a_device_freezes_before_a_step_and_goes_on_when_it_is_thawed() {
+    let scene = scene(&["result5=freeze", "restart6=freeze"]).await;
+    let (mut talk, _) = scene.bridge.greet().await;
+    scene.say_image(&mut talk).await;
+    within("the first", scene.device.wait_until(|record| record.journal().counters().faults == 1)).await;
+    let counters = scene.device.journal().counters().clone();
+    assert_eq!((counters.downloads, counters.sent(5)), (1, 0));
+    scene.device.thaw();
+    assert_eq!(talk.result(5).await, 0);
+    talk.say(ServerMessage::Restart).await;
+    within("the second", scene.device.wait_until(|record| record.journal().counters().faults == 2)).await;
+    assert_eq!(scene.device.journal().counters().restarts, 0);
+    scene.device.thaw();
+    assert_eq!(talk.end().await, Ended::Finished);
+    let (_talk, information) = scene.bridge.greet().await;
+    assert_eq!(information.version, "5.2.1");
+    scene.close().await;
+}
+
+#[tokio::test]
 async fn a_device_stalls_in_the_middle_of_a_message() {
     let scene = scene(&["connect=stall"]).await;
     let mut talk = scene.bridge.accept().await;
