@@ -194,7 +194,7 @@ async fn curl_is_told_why_it_gets_nothing() {
         assert_eq!(output.stdout, b"");
     }
     assert_eq!(servers.stored_logs("sw-1").len(), 0);
-    assert!(!servers.is_complete(&ours).await);
+    assert!(servers.stays_incomplete(&ours).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -275,7 +275,7 @@ async fn data_ports_come_from_the_range() {
 
 #[tokio::test]
 async fn a_download_is_complete_only_when_the_client_took_it_to_its_end() {
-    let servers = Servers::start_with(deadlines(|d| d.stall = 10 * SOON));
+    let servers = Servers::start_with(deadlines(|d| d.stall = 30 * SOON));
     let image = bytes(20_000_000);
     let content = servers.content(&image).await;
 
@@ -317,7 +317,7 @@ async fn a_download_is_complete_only_when_the_client_took_it_to_its_end() {
 async fn a_download_ends_with_its_credential() {
     let servers = Servers::start();
     let content = servers.content(&bytes(20_000_000)).await;
-    let soon = jiff::Timestamp::now() + Duration::from_secs(3);
+    let soon = jiff::Timestamp::now() + Duration::from_secs(5);
     let command = servers.order_download_until("uid-1", &content, soon);
     let mut client = Client::logged_in(&servers, &command).await;
     let mut data = client.data().await;

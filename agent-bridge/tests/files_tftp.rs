@@ -135,6 +135,20 @@ impl Client {
         Some(packet)
     }
 
+    /// Waits for a packet that begins so; what the server repeats meanwhile is passed over.
+    async fn hears(&mut self, head: [u8; 4]) {
+        let heard = async {
+            loop {
+                match self.receive().await {
+                    Some(packet) if packet.starts_with(&head) => return,
+                    Some(packet) if packet[1] == ERROR => panic!("{:?} instead of {head:?}", refused(&packet)),
+                    Some(_) | None => {}
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, heard).await.expect("the packet does not come");
+    }
+
     fn request(&self, opcode: u8, path: &str, options: &[(&str, &str)]) -> Vec<u8> {
         let mut packet = vec![0, opcode];
         for text in [path, "octet"].into_iter().chain(options.iter().flat_map(|(name, value)| [*name, *value])) {
@@ -299,7 +313,8 @@ async fn where_every_acknowledgement_comes_twice_no_block_is_sent_twice() {
     let servers = Servers::start();
     let image = bytes(100_000);
     let content = servers.content(&image).await;
-    for options in [&[][..], &[("windowsize", "4")]] {
+    // With a time-out that a busy machine does not reach either.
+    for (options, lockstep) in [(&[("timeout", "20")][..], true), (&[("timeout", "20"), ("windowsize", "4")], false)] {
         let command = servers.order_download("uid-1", &content);
         let twice = |way, packet: &[u8]| match (way, packet[1]) {
             (Way::ToServer, ACK) => Fate::ComesTwice,
@@ -312,10 +327,7 @@ async fn where_every_acknowledgement_comes_twice_no_block_is_sent_twice() {
         assert_eq!(blocks.len(), 196);
         let repeated = blocks.iter().filter(|count| **count > 1).count();
         // In lockstep none. With a window, a doubled acknowledgement may look like the report of a loss.
-        assert!(
-            repeated == 0 || (!options.is_empty() && blocks.iter().all(|count| *count <= 2)),
-            "{options:?}: {repeated}"
-        );
+        assert!(repeated == 0 || (!lockstep && blocks.iter().all(|count| *count <= 2)), "{options:?}: {repeated}");
     }
 }
 
@@ -380,7 +392,7 @@ async fn a_large_file_needs_larger_blocks() {
     let command = servers.order_download("uid-1", &content);
     let refused = Client::new(servers.tftp()).await.read(&command.path(), &[]).await.unwrap_err();
     assert!(refused.0 == 0 && refused.1.contains("blksize"), "{refused:?}");
-    assert_eq!(servers.metric("fettle_bridge_transfers_total", &["download", "tftp", "too_large"]), 1.0);
+    servers.ended("download", "tftp", "too_large").await;
     let options = [("blksize", "8192"), ("windowsize", "500")];
     let read = Client::new(servers.tftp()).await.read(&command.path(), &options).await.unwrap();
     assert_eq!(read.len(), 32 * 1024 * 1024);
@@ -407,7 +419,7 @@ async fn what_was_not_minted_is_not_found_and_what_has_no_room_is_error_3() {
     let refused = Client::new(servers.tftp()).await.write(&upload.path(), &[], &large).await.unwrap_err();
     assert_eq!(refused.0, 3);
     assert_eq!(servers.stored_logs("sw-1").len(), 0);
-    assert!(!servers.is_complete(&upload).await);
+    assert!(servers.stays_incomplete(&upload).await);
     Client::new(servers.tftp()).await.write(&upload.path(), &[], b"log").await.unwrap();
     assert!(servers.is_complete(&upload).await);
 }
@@ -419,7 +431,7 @@ async fn an_error_packet_ends_the_transfer_at_once_and_it_is_not_complete() {
     let command = servers.order_download("uid-1", &content);
     let mut client = Client::new(servers.tftp()).await;
     client.send(&client.request(RRQ, &command.path(), &[])).await;
-    client.receive().await.unwrap();
+    client.hears([0, DATA, 0, 1]).await;
     client.send(&[0, ERROR, 0, 3, b'f', b'u', b'l', b'l', 0]).await;
     servers.ended("download", "tftp", "aborted").await;
     assert!(!servers.transfers.progress(&command.permission).unwrap().complete);
@@ -439,9 +451,9 @@ async fn a_client_that_begins_again_from_the_same_port_is_served_anew() {
         let command = servers.order_download("uid-1", &content);
         let mut client = Client::new(servers.tftp()).await;
         client.send(&client.request(RRQ, &command.path(), &[])).await;
-        client.receive().await.unwrap();
+        client.hears([0, DATA, 0, 1]).await;
         client.send(&[0, ACK, 0, 1]).await;
-        assert_eq!(client.receive().await.unwrap()[..4], [0, DATA, 0, 2]);
+        client.hears([0, DATA, 0, 2]).await;
         client.transfer = None;
         let read = client.read(&command.path(), &[]).await.unwrap();
         assert_same(&read, &image);
@@ -457,14 +469,13 @@ async fn packets_of_strangers_do_not_disturb_a_transfer() {
     let command = servers.order_download("uid-1", &content);
     let mut client = Client::new(servers.tftp()).await;
     client.send(&client.request(RRQ, &command.path(), &[])).await;
-    let first = client.receive().await.unwrap();
-    assert_eq!(first[..4], [0, DATA, 0, 1]);
+    client.hears([0, DATA, 0, 1]).await;
     let stranger = UdpSocket::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await.unwrap();
     for packet in [&[0, ACK, 0, 1][..], &[0, ERROR, 0, 0, 0], &[0, DATA, 0, 1, 9], &[], &[0], &[9; 600]] {
         stranger.send_to(packet, servers.tftp()).await.unwrap();
     }
     client.send(&[0, ACK, 0, 1]).await;
-    assert_eq!(client.receive().await.unwrap()[..4], [0, DATA, 0, 2]);
+    client.hears([0, DATA, 0, 2]).await;
     client.send(&[0, ERROR, 0, 0, 0]).await;
     servers.ended("download", "tftp", "aborted").await;
 }
@@ -477,7 +488,7 @@ async fn over_a_limit_a_request_is_not_answered_until_there_is_room() {
     let (first, second) = (servers.order_download("uid-1", &content), servers.order_download("uid-2", &content));
     let mut holder = Client::new(servers.tftp()).await;
     holder.send(&holder.request(RRQ, &first.path(), &[])).await;
-    holder.receive().await.unwrap();
+    holder.hears([0, DATA, 0, 1]).await;
     let mut waiting = Client::new(servers.tftp()).await;
     waiting.send(&waiting.request(RRQ, &second.path(), &[])).await;
     assert_eq!(waiting.receive().await, None);
@@ -493,12 +504,12 @@ async fn a_silent_client_is_given_up() {
     let command = servers.order_download("uid-1", &content);
     let mut client = Client::new(servers.tftp()).await;
     client.send(&client.request(RRQ, &command.path(), &[])).await;
-    client.receive().await.unwrap();
+    client.hears([0, DATA, 0, 1]).await;
     servers.ended("download", "tftp", "timeout").await;
     let upload = servers.order_upload("uid-1", "sw-1");
     let mut client = Client::new(servers.tftp()).await;
     client.send(&client.request(WRQ, &upload.path(), &[])).await;
-    client.receive().await.unwrap();
+    client.hears([0, ACK, 0, 0]).await;
     servers.ended("upload", "tftp", "timeout").await;
     assert_eq!(servers.stored_logs("sw-1").len(), 0);
 }
@@ -507,11 +518,11 @@ async fn a_silent_client_is_given_up() {
 async fn a_download_ends_with_its_credential() {
     let servers = Servers::start();
     let content = servers.content(&bytes(2_000)).await;
-    let soon = jiff::Timestamp::now() + Duration::from_secs(1);
+    let soon = jiff::Timestamp::now() + Duration::from_secs(5);
     let command = servers.order_download_until("uid-1", &content, soon);
     let mut client = Client::new(servers.tftp()).await;
     client.send(&client.request(RRQ, &command.path(), &[])).await;
-    client.receive().await.unwrap();
+    client.hears([0, DATA, 0, 1]).await;
     servers.ended("download", "tftp", "aborted").await;
     let refused = Client::new(servers.tftp()).await.read(&command.path(), &[]).await.unwrap_err();
     assert_eq!(refused, Refused(1, "file not found".into()));
@@ -524,7 +535,7 @@ async fn a_stop_ends_transfers() {
     let command = servers.order_download("uid-1", &content);
     let mut client = Client::new(servers.tftp()).await;
     client.send(&client.request(RRQ, &command.path(), &[])).await;
-    client.receive().await.unwrap();
+    client.hears([0, DATA, 0, 1]).await;
     servers.stop().await;
     assert_eq!(servers.metric("fettle_bridge_transfers_active", &["download", "tftp"]), 0.0);
 }

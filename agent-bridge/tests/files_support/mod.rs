@@ -132,7 +132,12 @@ impl Servers {
 
     /// Whether the ledger says so, now or soon.
     pub async fn is_complete(&self, command: &Command) -> bool {
-        self.transfers.wait_complete(&command.permission, Duration::from_secs(2)).await
+        self.transfers.wait_complete(&command.permission, PATIENCE).await
+    }
+
+    /// Whether the ledger does not say so, for a while.
+    pub async fn stays_incomplete(&self, command: &Command) -> bool {
+        !self.transfers.wait_complete(&command.permission, Duration::from_secs(2)).await
     }
 
     /// The logs that are stored for a device, oldest first.

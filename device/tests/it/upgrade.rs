@@ -168,10 +168,12 @@ async fn a_lost_connection_is_made_again_and_a_transfer_on_it_is_over() {
 async fn a_device_told_to_be_late_tells_the_result_on_the_next_connection() {
     let scene = Scene::set(|spec| spec.late_results = true).await;
     let (mut talk, _) = scene.bridge.greet().await;
-    scene.device.set_faults(vec!["download3=slow:200ms".parse().unwrap()]);
+    scene.device.set_faults(vec!["download3=freeze".parse().unwrap()]);
     talk.say(ServerMessage::DownloadVersion(scene.files.put(Transfer::Ftp, "image.bin", &image("5.2.1")))).await;
-    within("the command", scene.device.wait_until(|record| record.journal().counters().received(3) == 1)).await;
+    within("the fault", scene.device.wait_until(|record| record.journal().counters().faults == 1)).await;
+    // It begins, and notices that nobody is there to be told.
     drop(talk);
+    scene.device.thaw();
     let (mut talk, _) = scene.bridge.greet().await;
     assert_eq!(talk.result(5).await, 0);
     scene.close().await;
@@ -179,12 +181,14 @@ async fn a_device_told_to_be_late_tells_the_result_on_the_next_connection() {
 
 #[tokio::test]
 async fn a_profile_is_applied_though_the_connection_is_lost_and_9_follows_message_1() {
-    let scene = Scene::set(|spec| spec.timings.apply = Duration::from_millis(100)).await;
+    let scene = Scene::set(|spec| spec.faults = vec!["apply8=freeze".parse().unwrap()]).await;
     let (mut talk, _) = scene.bridge.greet().await;
     assert_eq!(talk.order_profile(scene.files.put(Transfer::Ftp, "profile.cfg", PROFILE)).await, 0);
     talk.say(ServerMessage::UpgradeProfile(UpgradeAt::Immediately)).await;
-    within("the command", scene.device.wait_until(|record| record.journal().counters().received(8) == 1)).await;
+    within("the fault", scene.device.wait_until(|record| record.journal().counters().faults == 1)).await;
+    // It begins, and notices that nobody is there to be told.
     drop(talk);
+    scene.device.thaw();
     let (mut talk, _) = scene.bridge.greet().await;
     assert_eq!(talk.result(9).await, 0);
     assert_eq!(&scene.device.config().unwrap().content[..], PROFILE);
@@ -243,7 +247,10 @@ async fn a_device_that_is_sent_away_calls_again() {
 
 #[tokio::test]
 async fn a_device_calls_the_next_bridge_where_one_does_not_answer() {
-    let gone = Bridge::bind().await.address();
+    // Taken, so that nobody else listens there, and nobody does.
+    let taken = tokio::net::TcpSocket::new_v4().unwrap();
+    taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let gone = taken.local_addr().unwrap();
     let scene = Scene::set(|_| {}).await;
     let there = scene.bridge.address();
     let spec = fettle_device::DeviceSpec {
