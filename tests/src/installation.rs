@@ -8,8 +8,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use fettle_crds::Device;
+use kube::api::ListParams;
 
 use crate::chart::{Pod, Rendered};
 use crate::control_plane::LOGS;
@@ -20,6 +23,9 @@ use crate::program::Program;
 /// FTP transfers at a time, for each bridge. The chart's default is more; blocks for many installations in one test
 /// program have to fit into the range of ports.
 const PASSIVE_PORTS: u16 = 64;
+
+/// A watch tells within milliseconds; on a machine that compiles beside it, within seconds.
+const KNOWN_WITHIN: Duration = Duration::from_secs(60);
 
 /// How often a start is tried, each time on other ports.
 const STARTS: usize = 3;
@@ -107,6 +113,27 @@ impl Installation {
         let bridge = self.settings.start_bridge(namespace, &self.rendered, ordinal).await?;
         self.bridges.push(bridge);
         Ok(&self.bridges[ordinal])
+    }
+
+    /// Returns when every bridge that runs knows of as many Devices as the namespace has: a device that calls earlier is
+    /// told that it is not declared.
+    pub async fn devices_known(&self, namespace: &TestNamespace) -> Result<()> {
+        let devices = namespace.api::<Device>();
+        for bridge in &self.bridges {
+            let program = &bridge.program;
+            let what = format!("{} knows of all Devices", program.name);
+            let knows = || async {
+                if program.pid().is_none() || program.has_ended() {
+                    return Some(());
+                }
+                // Counted anew each time: a bridge may record a device meanwhile.
+                let declared = devices.list_metadata(&ListParams::default()).await.ok()?.items.len();
+                let known = program.metric("fettle_bridge_devices_known", &[]).await.ok()?;
+                (known == declared as f64).then_some(())
+            };
+            namespace.eventually(&what, KNOWN_WITHIN, knows).await?;
+        }
+        Ok(())
     }
 
     /// What `source.file.path` of a Firmware is relative to, for all bridges.

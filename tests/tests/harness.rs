@@ -17,7 +17,8 @@ fn runs(pid: u32) -> bool {
 }
 
 async fn gone(what: &str, check: impl Fn() -> bool) {
-    for _ in 0..400 {
+    // A minute: the machine may be busy.
+    for _ in 0..2400 {
         if check() {
             return;
         }
@@ -95,7 +96,9 @@ data: {text: hello}
     namespace.kubeconfig_for_service_account("reader", &path).await?;
     let client = fettle_tests::kubeconfig::client(&path).await?;
     let configmaps: Api<ConfigMap> = Api::default_namespaced(client.clone());
-    configmaps.get("greeting").await?;
+    // The API server hears of roles as everybody does, by a watch.
+    let may_read = || async { configmaps.get("greeting").await.ok() };
+    namespace.eventually("the reader may read", Duration::from_secs(30), may_read).await?;
     let refused = configmaps.list(&Default::default()).await.unwrap_err();
     assert!(refused.to_string().contains("forbidden"), "{refused}");
     Ok(())

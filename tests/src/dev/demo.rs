@@ -78,6 +78,7 @@ async fn run(folder: &Path) -> Result<()> {
     for manifest in &manifests {
         manifest::apply(&namespace.client, &namespace.name, manifest).await?;
     }
+    fettle.devices_known(&namespace).await?;
     let mut fleet = start_fleet(&examples, folder, fettle.bridge())?;
 
     let started = Instant::now();

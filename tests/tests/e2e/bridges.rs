@@ -84,6 +84,16 @@ async fn a_permission_that_is_missing_is_seen_in_metrics_and_log_and_its_return_
     }
     let without = roles.replace(&role.name_any(), &PostParams::default(), &without).await?;
 
+    let account = format!("--as=system:serviceaccount:{}:fettle-bridge", world.namespace.name);
+    let may_write = ["auth", "can-i", "patch", "devices.fettle.dev", "--subresource=status", &account];
+    world
+        .namespace
+        .eventually("the API server has learned of it", PATIENCE, || async {
+            // "no" is an error, too.
+            world.namespace.kubectl(&may_write).await.is_err().then_some(())
+        })
+        .await?;
+
     let device = world.device("sw-1", strict(1)).await?;
     let bridge = world.fettle.bridge().program();
     world

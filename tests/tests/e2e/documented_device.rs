@@ -62,6 +62,7 @@ async fn the_device_of_the_protocol_page_is_taken_to_the_declared_firmware_and_c
     world.firmware(NEW).await?;
     world.config("17", "hostname page").await?;
     world.declare("sw-1", strict(1).mac, "{role: access}").await?;
+    world.devices_known().await?;
     let folder = world.fettle.folder().join("page");
     std::fs::create_dir_all(&folder)?;
     std::fs::write(folder.join("running"), fettle_device::image::build(MODEL, OLD, 100))?;

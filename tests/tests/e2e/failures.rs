@@ -1,7 +1,5 @@
 //! Devices that fail, in every way that the simulator knows: each try ends with its reason, and nothing is done twice.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use fettle_crds::{TryResult, Verdict};
 use fettle_device::{DeviceHandle, Fault, FaultKind, Moment, Step};
@@ -47,6 +45,9 @@ async fn a_download_that_always_fails_uses_up_the_tries_and_stops_the_rollout() 
     spec.faults = vec![Fault::always(Step::Download3, FaultKind::FailDownload)];
     let device = world.device("sw-1", spec).await?;
     let untouched = world.device("sw-2", strict(2)).await?;
+    // One at a time: of those that are connected, the first by name.
+    world.connected("sw-1").await?;
+    world.connected("sw-2").await?;
     world.group(&[FIRMWARE, "rollout: {retries: 1}", "logs: {upload: Never}"]).await?;
     world.try_ended("sw-1", 2, TryResult::Failed, Verdict::DownloadFailed).await?;
     let group = world.namespace.wait_for::<fettle_crds::DeviceGroup>("access", "is Stalled", PATIENCE, |group| {
@@ -127,7 +128,7 @@ async fn a_connection_that_is_lost_at_any_step_is_no_failure_by_itself_and_nothi
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_result_of_the_profile_that_is_lost_is_asked_for_once_more_and_then_assumed() -> Result<()> {
-    let mut world = World::start_with("result-lost", |builder| builder.env("FETTLE_APPLY_DEADLINE", "2s")).await?;
+    let mut world = World::start_with("result-lost", |builder| builder.env("FETTLE_APPLY_DEADLINE", "5s")).await?;
     world.config("17", "vlan 7").await?;
     let mut once = strict(1);
     once.faults = vec![Fault::once(Step::Result9, FaultKind::LoseResult)];
@@ -161,12 +162,12 @@ async fn a_device_that_claims_a_download_which_never_happened_is_not_believed() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_result_of_a_former_command_answers_nothing() -> Result<()> {
-    // Long enough for the device to finish the transfer that it was at when it lost its connection.
-    let mut world = World::start_with("late-result", |builder| builder.env("FETTLE_SETTLE", "4s")).await?;
+    // Much longer than the device needs to finish the transfer that it was at when it lost its connection.
+    let mut world = World::start_with("late-result", |builder| builder.env("FETTLE_SETTLE", "12s")).await?;
     world.firmware(NEW).await?;
     let mut spec = strict(1);
     spec.late_results = true;
-    spec.faults = vec![Fault::once(Step::Download3, FaultKind::Throttle(40 * 1024))];
+    spec.faults = vec![Fault::once(Step::Download3, FaultKind::Throttle(24 * 1024))];
     let device = world.device("sw-1", spec).await?;
     world.group(&[FIRMWARE, "logs: {upload: Never}"]).await?;
     device_does(&device, "gets its first 3", |record| record.journal().counters().received(3) == 1).await?;
@@ -185,11 +186,17 @@ async fn a_target_that_is_superseded_while_its_download_runs_is_never_installed(
     world.firmware("5.0.0").await?;
     world.firmware(NEW).await?;
     let mut spec = strict(1);
-    spec.faults = vec![Fault::once(Step::Download3, FaultKind::Throttle(16 * 1024))];
+    spec.faults = vec![Fault::once(Step::Result5, FaultKind::Freeze)];
     let device = world.device("sw-1", spec).await?;
     world.group(&["firmware: {name: access-5.0.0}", "logs: {upload: Never}"]).await?;
-    device_does(&device, "gets its first 3", |record| record.journal().counters().received(3) == 1).await?;
+    device_does(&device, "has the first image", |record| record.journal().counters().faults == 1).await?;
     world.group(&[FIRMWARE, "logs: {upload: Never}"]).await?;
+    let superseded = |status: &fettle_crds::DeviceStatus| {
+        let firmware = status.target.as_ref().and_then(|target| target.firmware.as_ref());
+        firmware.is_some_and(|firmware| firmware.reports == NEW)
+    };
+    world.device_until("sw-1", "has its second target", superseded).await?;
+    device.thaw();
     world.all_current(1).await?;
     let boots: Vec<_> = device.journal().boots().into_iter().map(|(_, version)| version.to_owned()).collect();
     assert_eq!(boots, [NEW], "{}", device.journal());
@@ -229,7 +236,7 @@ async fn devices_that_break_the_protocol_are_cut_off_with_a_counted_reason_and_o
     for (_, reason) in broken {
         world
             .namespace
-            .eventually(&format!("a connection is closed for {reason}"), Duration::from_secs(30), || async {
+            .eventually(&format!("a connection is closed for {reason}"), PATIENCE, || async {
                 let closed =
                     bridge.metric("fettle_bridge_connections_closed_total", &[&format!("reason=\"{reason}\"")]).await;
                 closed.ok().filter(|count| *count >= 1.0)

@@ -33,8 +33,9 @@ async fn strict_devices_fetch_over_tftp_where_the_group_or_the_device_says_so() 
     let mut world = World::start("strict-tftp").await?;
     world.firmware(NEW).await?;
     let by_group = world.device("sw-1", strict(1)).await?;
-    let by_itself = world.device("sw-2", strict(2)).await?;
-    world.namespace.kubectl(&["patch", "dev", "sw-2", "--type=merge", "-p", r#"{"spec":{"transfer":"FTP"}}"#]).await?;
+    let mac = strict(2).mac;
+    world.apply(&format!("apiVersion: fettle.dev/v1alpha1\nkind: Device\nmetadata: {{name: sw-2, labels: {{role: access}}}}\nspec: {{mac: \"{mac}\", transfer: FTP}}\n")).await?;
+    let by_itself = world.switch_on(vec![strict(2)]).await?.remove(0);
     world.group(&["firmware: {name: access-5.2.1}", "transfer: TFTP", "rollout: {maxUnavailable: 100%}"]).await?;
     world.all_current(2).await?;
     let transfers = |device: &fettle_device::DeviceHandle| {

@@ -38,15 +38,16 @@ async fn what_a_device_fetched_for_a_device_object_that_is_no_more_is_never_inst
     world.firmware("5.0.0").await?;
     world.firmware(NEW).await?;
     let mut spec = strict(1);
-    spec.faults = vec![Fault::once(Step::Download3, FaultKind::Throttle(16 * 1024))];
+    spec.faults = vec![Fault::once(Step::Result5, FaultKind::Freeze)];
     let mac = spec.mac;
     let device = world.device("sw-1", spec).await?;
     world.group(&["firmware: {name: access-5.0.0}", NO_LOGS]).await?;
-    device_does(&device, "gets its first 3", |record| record.journal().counters().received(3) == 1).await?;
+    device_does(&device, "has the first image", |record| record.journal().counters().faults == 1).await?;
     // The ids of targets begin anew with the object: the first target of the new one has the id of the old one's.
     world.namespace.kubectl(&["delete", "dev", "sw-1"]).await?;
     world.group(&[FIRMWARE, NO_LOGS]).await?;
     world.declare("sw-1", mac, "{role: access}").await?;
+    device.thaw();
     world.all_current(1).await?;
     let boots: Vec<_> = device.journal().boots().into_iter().map(|(_, version)| version.to_owned()).collect();
     assert_eq!(boots, [NEW], "{}", device.journal());

@@ -52,8 +52,9 @@ impl World {
         Ok(Self { namespace, fettle, fleets: Vec::new() })
     }
 
-    /// Switches devices on; they call the first bridge.
+    /// Switches devices on, as soon as the bridges know of all that are declared; they call the first bridge.
     pub async fn switch_on(&mut self, devices: Vec<DeviceSpec>) -> Result<Vec<DeviceHandle>> {
+        self.devices_known().await?;
         let bridge = self.fettle.bridge();
         let ports = FilePorts { ftp: bridge.ftp_port(), tftp: bridge.tftp_port() };
         let devices = devices.into_iter().map(|device| DeviceSpec { file_ports: ports, ..device }).collect();
@@ -68,6 +69,11 @@ impl World {
         self.declare(name, spec.mac, "{role: access}").await?;
         let mut handles = self.switch_on(vec![spec]).await?;
         handles.pop().context("a fleet of one has one device")
+    }
+
+    /// Waits until the bridges know of all devices that are declared: a device that is switched on now is no stranger.
+    pub async fn devices_known(&self) -> Result<()> {
+        self.fettle.devices_known(&self.namespace).await
     }
 
     /// Declares a device.

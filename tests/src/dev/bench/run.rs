@@ -128,6 +128,7 @@ pub(super) async fn run(devices: usize, folder: &Path) -> Result<Figures> {
 
     say!("{devices} devices: declaring them, and switching them on");
     bench.declare().await?;
+    fettle.devices_known(&namespace).await?;
     let mut fleet = Fleet::start(devices, fettle.bridge(), folder)?;
     bench.connected(&mut fleet).await?;
     bench.settled().await?;
