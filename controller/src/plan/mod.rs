@@ -20,6 +20,7 @@ pub mod reason;
 pub mod revision;
 mod scope;
 pub mod status;
+pub mod windows;
 
 pub use output::Plan;
 pub use pass::plan;
