@@ -1,6 +1,6 @@
 //! Windows where the clock changes. All times that are expected are UTC's.
 
-use super::{openings, window, windows};
+use super::{at, openings, window, windows};
 
 /// When a window is open in the days around a change.
 fn opened(schedule: &str, duration: &str, zone: &str, from: &str, to: &str) -> Vec<String> {
@@ -108,6 +108,9 @@ fn a_window_of_tomorrow_that_was_before_the_clock_went_back_past_midnight_is_sti
         opened("0 0 29 * *", "PT2H", "America/St_Johns", "2006-10-29T00:00Z", "2006-10-30T00:00Z"),
         ["10-29 02:30 – 10-29 04:30"]
     );
+    // asked when the clock shows the 28th again
+    let first_nights = windows([window("0 0 29 * *", "PT2H", "America/St_Johns")]);
+    assert!(first_nights.at(at("2006-10-29T02:45Z")).gate.is_open());
 }
 
 #[test]
