@@ -15,11 +15,13 @@ pub mod membership;
 pub mod model;
 pub mod output;
 mod pass;
+pub mod paths;
 pub mod progress;
 pub mod reason;
 pub mod revision;
 mod scope;
 pub mod status;
+pub mod versions;
 pub mod windows;
 
 pub use output::Plan;
