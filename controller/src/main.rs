@@ -46,6 +46,9 @@ struct Args {
     /// How long a device or a bridge may be gone before it counts as gone. The bridges must be told the same.
     #[arg(long, env = "FETTLE_RECONNECT_GRACE", default_value = "60s", value_parser = fettle_runtime::duration)]
     reconnect_grace: Duration,
+    /// The pause before a device's second try. It doubles with each further one, up to 10 minutes.
+    #[arg(long, env = "FETTLE_RETRY_BACKOFF", default_value = "10s", value_parser = fettle_runtime::duration)]
+    retry_backoff: Duration,
     /// Once all listens, write METRICS=host:port into this file.
     #[arg(long, env = "FETTLE_PORTS_FILE")]
     ports_file: Option<PathBuf>,
@@ -97,7 +100,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let elector =
         Elector::new(Api::namespaced(client.clone(), &namespace), args.lease_name, &identity, args.lease_duration);
     let events = Events::new(client.clone(), PROGRAM, &identity);
-    let context = Context { client, namespace, reconnect_grace: args.reconnect_grace, events, metrics };
+    let Args { reconnect_grace, retry_backoff, .. } = args;
+    let context = Context { client, namespace, reconnect_grace, retry_backoff, events, metrics };
 
     while let Some(leadership) = elector.lead(&stop, || health.ready()).await {
         tracing::info!("leading");

@@ -125,7 +125,7 @@ fn release(version: &str) -> Firmware {
 impl World {
     fn new(devices: usize) -> Self {
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        let settings = Settings { reconnect_grace: GRACE, watching_since: now };
+        let settings = Settings { reconnect_grace: GRACE, watching_since: now, ..Settings::default() };
         let mut snapshot = Snapshot { settings, ..Snapshot::default() };
         for version in ["2", "3"] {
             let firmware = release(version);
@@ -147,9 +147,9 @@ impl World {
                     min_ready: SignedDuration::ZERO,
                     ..model::Strategy::default()
                 },
-                policy: Default::default(),
-                apply_at: None,
-                time_zone: "UTC".into(),
+                // Groups of this test change their minds in both directions.
+                policy: fettle_crds::FirmwarePolicy::Exact,
+                times: Ok(Default::default()),
                 paused: false,
                 history_limit: 10,
                 transfer: Transfer::Auto,
@@ -172,7 +172,6 @@ impl World {
                 approved: true,
                 held: false,
                 transfer: None,
-                time_zone: None,
                 retry_at: None,
                 facts: Facts::default(),
                 decisions: Decisions::default(),

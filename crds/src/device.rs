@@ -53,10 +53,6 @@ pub struct DeviceSpec {
     /// How it fetches its files, where that is not what its group says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transfer: Option<Transfer>,
-    /// The IANA time zone of its clock, for upgrades at a time of day. That of the group, without one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::time_zone")]
-    pub time_zone: Option<String>,
 }
 
 impl DeviceSpec {

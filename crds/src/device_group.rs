@@ -59,7 +59,7 @@ pub struct DeviceGroupSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub freezes: Vec<Freeze>,
-    /// The IANA time zone of windows without one, of freezes that are dates, and of times of day for devices without one.
+    /// The IANA time zone of windows without one, and of freezes that are dates.
     #[serde(default = "schema::default_time_zone")]
     #[schemars(schema_with = "schema::time_zone_or_utc")]
     pub time_zone: String,
@@ -115,34 +115,6 @@ pub struct DesiredConfig {
     /// The name of the ConfigProfile.
     #[schemars(length(min = 1, max = schema::NAME_MAX))]
     pub name: String,
-    /// When devices put it into force.
-    #[serde(default)]
-    pub apply: Apply,
-}
-
-/// When devices put a configuration into force.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, KubeSchema)]
-#[x_kube(
-    validation = ("self.mode != 'Scheduled' || has(self.at)", "config.apply: mode Scheduled needs at, a time of day such as 03:00"),
-    validation = ("self.mode == 'Scheduled' || !has(self.at)", "config.apply: at is for mode Scheduled")
-)]
-pub struct Apply {
-    /// At once, or at a time of day.
-    #[serde(default)]
-    pub mode: ApplyMode,
-    /// That time, in the device's time zone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = "^([01][0-9]|2[0-3]):[0-5][0-9]$"), length(max = 5))]
-    pub at: Option<String>,
-}
-
-/// Whether a configuration is put into force at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-pub enum ApplyMode {
-    #[default]
-    Immediate,
-    /// Devices are told ahead, and do it by themselves at the time.
-    Scheduled,
 }
 
 /// How devices fetch their files, as people say it.

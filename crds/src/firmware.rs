@@ -60,7 +60,7 @@ pub struct Image {
     /// The versions that a device may run to get this image. One that runs another goes over a release that it may
     /// get. Any, where this is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 256))]
+    #[schemars(schema_with = "schema::requirement")]
     pub upgradable_from: Option<String>,
     /// What a device on this release reports as its version, where that is not `version`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -136,6 +136,26 @@ pub fn date_or_instant(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// The versions that an image may be installed over: the grammar that the controller reads, which a test of it holds
+/// against this.
+pub const REQUIREMENT_PATTERN: &str = concat!(
+    r"^ *(?:\*|(?:>=|<=|!=|[<>=])? *(?:[0-9]|[A-Za-z][A-Za-z._()/:-]*[0-9])[A-Za-z0-9._()/:+-]*)",
+    r"(?: *(?:,|\|\|) *(?:\*|(?:>=|<=|!=|[<>=])? *(?:[0-9]|[A-Za-z][A-Za-z._()/:-]*[0-9])[A-Za-z0-9._()/:+-]*))* *$",
+);
+
+/// Versions that may be upgraded, such as `>=4.8.0, <6 || 3.9.1`.
+pub fn requirement(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "minLength": 1,
+        "maxLength": 256,
+        "x-kubernetes-validations": [{
+            "rule": format!("self.matches({REQUIREMENT_PATTERN:?})"),
+            "message": "must compare versions, such as >=4.8.0 or >=4.8.0, <6 || 3.9.1"
+        }]
+    })
+}
+
 /// Limits by label, each label once.
 pub fn spreads(generator: &mut SchemaGenerator) -> Schema {
     let item = generator.subschema_for::<crate::Spread>();

@@ -43,9 +43,6 @@ pub struct Strategy {
     #[serde(default = "Strategy::default_min_ready")]
     #[schemars(schema_with = "schema::duration_from_0s")]
     pub min_ready: Duration,
-    /// When devices fetch what they are to run.
-    #[serde(default)]
-    pub download: DownloadWhen,
 }
 
 impl Strategy {
@@ -81,7 +78,6 @@ impl Default for Strategy {
             device_timeout: Self::default_device_timeout(),
             retries: Self::default_retries(),
             min_ready: Self::default_min_ready(),
-            download: DownloadWhen::default(),
         }
     }
 }
@@ -133,16 +129,6 @@ pub enum OnFailure {
     Pause,
     /// The devices that the rollout has touched go back to what they ran before.
     Rollback,
-}
-
-/// When devices fetch what they are to run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-pub enum DownloadWhen {
-    /// When they begin.
-    #[default]
-    InWindow,
-    /// Before the window opens; they restart and apply inside it.
-    Ahead,
 }
 
 /// A time at which devices may begin, again and again.

@@ -187,7 +187,10 @@ impl Builder<'_> {
 
     /// Timings for tests that do not test the timings: what takes a minute in production takes seconds.
     pub fn quick(self) -> Self {
-        self.env("FETTLE_LEASE_DURATION", "3s").env("FETTLE_RECONNECT_GRACE", "3s").env("FETTLE_SETTLE", "300ms")
+        self.env("FETTLE_LEASE_DURATION", "3s")
+            .env("FETTLE_RECONNECT_GRACE", "3s")
+            .env("FETTLE_SETTLE", "300ms")
+            .env("FETTLE_RETRY_BACKOFF", "200ms")
     }
 
     /// How many bridges, instead of one.

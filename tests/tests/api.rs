@@ -120,8 +120,62 @@ async fn a_bad_manifest_is_refused_with_a_sentence_that_names_the_field() -> Res
         ),
         (group(&format!("{{{selector}, config: {{name: cp}}, rollout: {{minReady: soon}}}}")), "spec.rollout.minReady"),
         (group(&format!("{{{selector}, config: {{name: cp}}, rollout: {{retries: -1}}}}")), "spec.rollout.retries"),
-        (group(&format!("{{{selector}, config: {{name: cp}}, rollout: {{steps: [{{devices: 1}}]}}}}")), "steps"),
-        (group(&format!("{{{selector}, config: {{name: cp}}, windows: []}}")), "windows"),
+        (
+            group(&format!("{{{selector}, config: {{name: cp}}, rollout: {{steps: [{{devices: 0}}]}}}}")),
+            "must be a number from 1 up",
+        ),
+        (
+            group(&format!("{{{selector}, config: {{name: cp}}, rollout: {{steps: [{{devices: 1, soak: long}}]}}}}")),
+            "spec.rollout.steps[0].soak",
+        ),
+        (
+            group(&format!(
+                "{{{selector}, config: {{name: cp}}, rollout: {{steps: [{{devices: 1, approval: Mine}}]}}}}"
+            )),
+            "spec.rollout.steps[0].approval",
+        ),
+        (
+            group(&format!("{{{selector}, config: {{name: cp}}, rollout: {{failureBudget: -1}}}}")),
+            "must be a number from 0 up",
+        ),
+        (
+            group(&format!("{{{selector}, config: {{name: cp}}, rollout: {{onFailure: Panic}}}}")),
+            "spec.rollout.onFailure",
+        ),
+        (
+            group(&format!(
+                "{{{selector}, config: {{name: cp}}, rollout: {{spread: [{{label: site, maxUnavailable: 0}}]}}}}"
+            )),
+            "spec.rollout.spread[0].maxUnavailable",
+        ),
+        (group(&format!("{{{selector}, config: {{name: cp}}, rollout: {{download: Ahead}}}}")), "download"),
+        (group(&format!("{{{selector}, config: {{name: cp, apply: {{mode: Scheduled}}}}}}")), "apply"),
+        (group(&format!("{{{selector}, firmware: {{name: fw, policy: Newest}}}}")), "spec.firmware.policy"),
+        (
+            group(&format!("{{{selector}, config: {{name: cp}}, windows: [{{schedule: often, duration: 4h}}]}}")),
+            "spec.windows[0].schedule",
+        ),
+        (
+            group(&format!("{{{selector}, config: {{name: cp}}, windows: [{{schedule: 0 2 * * 6, duration: 10m}}]}}")),
+            "must not be shorter than rollout.deviceTimeout",
+        ),
+        (
+            group(&format!("{{{selector}, config: {{name: cp}}, freezes: [{{from: soon, to: 2027-01-04}}]}}")),
+            "must be a date such as 2026-12-20",
+        ),
+        (
+            group(&format!("{{{selector}, config: {{name: cp}}, freezes: [{{from: 2027-01-05, to: 2027-01-04}}]}}")),
+            "to must not be before from",
+        ),
+        (group(&format!("{{{selector}, config: {{name: cp}}, timeZone: europe/berlin}}")), "spec.timeZone"),
+        (
+            group(&format!("{{{selector}, config: {{name: cp}}, revisionHistoryLimit: -1}}")),
+            "spec.revisionHistoryLimit",
+        ),
+        (
+            firmware(&format!("{{version: 5.2.1, images: [{}]}}", image(", upgradableFrom: newer"))),
+            "must compare versions, such as >=4.8.0",
+        ),
         (group(&format!("{{{selector}, config: {{name: cp}}, transfer: SCP}}")), "spec.transfer"),
         (group(&format!("{{{selector}, config: {{name: cp}}, session: Drop}}")), "spec.session"),
         (group(&format!("{{{selector}, config: {{name: cp}}, logs: {{upload: Sometimes}}}}")), "spec.logs.upload"),

@@ -1,13 +1,14 @@
 //! Targets: which are given, taken back, and judged.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fettle_crds::{Outcome, Stage, TargetConfig, TargetFirmware, Transfer, TryResult, Verdict, WireTransfer};
+use fettle_crds::{Outcome, Stage, Transfer, TryResult, Verdict, WireTransfer};
 use jiff::{SignedDuration, Timestamp};
 
 use super::availability::Presence;
-use super::model::{Device, Group, Progress, Rollout, Settings, Target};
-use super::progress::Goal;
+use super::model::{Decisions, Device, Group, Progress, Rollout, Settings, Target};
+use super::scope::Move;
 
 /// No first command later than this after the grant: a decision that old may no longer hold.
 pub const START_WITHIN: SignedDuration = SignedDuration::from_secs(60);
@@ -74,50 +75,54 @@ fn still_applies(device: &Device, target: &Target) -> bool {
     })
 }
 
-/// The targets of one rollout, with the parts that its devices share.
-#[derive(Default)]
-pub struct Granter {
-    firmwares: std::collections::HashMap<super::model::Text, Arc<TargetFirmware>>,
-    configs: std::collections::HashMap<super::model::Text, Arc<TargetConfig>>,
+/// The target for one try.
+#[expect(clippy::too_many_arguments, reason = "they are what a target is made of")]
+pub fn target(
+    device: &Device,
+    to: Move,
+    group: &Group,
+    rollout: &Rollout,
+    attempt: u32,
+    spread: Arc<BTreeMap<String, String>>,
+    start_by: Option<Timestamp>,
+    now: Timestamp,
+) -> Option<Target> {
+    let reported = device.facts.reported.as_ref()?;
+    let until = now + group.strategy.device_timeout;
+    let start_by = start_by.unwrap_or(until).min(until).min(now + START_WITHIN);
+    Some(Target {
+        id: next_id(device),
+        rollout: rollout.name.clone(),
+        rollout_uid: rollout.uid.clone(),
+        attempt,
+        from: reported.version.clone(),
+        firmware: to.firmware,
+        config: to.config,
+        transfer: transfer(device, group),
+        logs: group.logs,
+        stage: Stage::Activate,
+        granted_at: now,
+        start_by,
+        until,
+        spread,
+        done: false,
+    })
 }
 
-impl Granter {
-    /// The target for one try.
-    pub fn target(
-        &mut self,
-        device: &Device,
-        goal: &Goal<'_>,
-        group: &Group,
-        rollout: &Rollout,
-        attempt: u32,
-        now: Timestamp,
-    ) -> Option<Target> {
-        let reported = device.facts.reported.as_ref()?;
-        let firmware = goal.image.map(|image| {
-            self.firmwares.entry(image.name.clone()).or_insert_with(|| Arc::new(image.in_target())).clone()
-        });
-        let config = goal.config.map(|config| {
-            self.configs.entry(config.name.clone()).or_insert_with(|| Arc::new(config.in_target())).clone()
-        });
-        let until = now + group.strategy.device_timeout;
-        Some(Target {
-            id: next_id(device),
-            rollout: rollout.name.clone(),
-            rollout_uid: rollout.uid.clone(),
-            attempt,
-            from: reported.version.clone(),
-            firmware,
-            config,
-            transfer: transfer(device, group),
-            logs: group.logs,
-            stage: Stage::Activate,
-            granted_at: now,
-            start_by: until.min(now + START_WITHIN),
-            until,
-            spread: Arc::default(),
-            done: false,
-        })
+/// The decisions on a device whose target is taken back. What the rollout has done with it stays, unless that is nothing:
+/// then another may have its place in the step.
+pub fn withdrawn(device: &Device, target: &Target) -> Decisions {
+    let mut decisions = Decisions { target: None, ..device.decisions.clone() };
+    let ours = decisions.granted.as_mut().filter(|granted| granted.rollout_uid == target.rollout_uid);
+    let Some(granted) = ours else { return decisions };
+    let before = decisions.previous.as_ref().map(|previous| previous.firmware.version.as_str());
+    let has_moved = before != Some(&*target.from);
+    if target.attempt == 1 && granted.forgiven.is_none() && !has_moved {
+        (decisions.granted, decisions.previous) = (None, None);
+    } else {
+        granted.tries = target.attempt - 1;
     }
+    decisions
 }
 
 /// Ids only count up, also where somebody has lost the count.

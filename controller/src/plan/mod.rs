@@ -5,10 +5,15 @@
 //! because limits span groups.
 //!
 //! The rules, by file: who belongs to what ([`membership`]), who is there ([`availability`]), what a group wants
-//! ([`revision`]), where a device stands with that ([`progress`]), how many may be away ([`limits`]), which targets are
-//! given and taken back ([`grants`]), and how it is all told ([`status`]).
+//! ([`revision`]) and what that is for a device ([`goal`]), where a device stands with it ([`progress`]), which way a rollout
+//! goes and whether anybody may begin ([`course`], [`windows`]), whom a step takes on ([`steps`]), how many may be away
+//! ([`limits`], [`spread`]), over which releases a device gets there ([`paths`], [`versions`]), which targets are given and
+//! taken back ([`grants`]), and how it is all told ([`status`]).
 
 pub mod availability;
+pub mod course;
+mod decide;
+pub mod goal;
 pub mod grants;
 pub mod limits;
 pub mod membership;
@@ -20,7 +25,9 @@ pub mod progress;
 pub mod reason;
 pub mod revision;
 mod scope;
+pub mod spread;
 pub mod status;
+pub mod steps;
 pub mod versions;
 pub mod windows;
 

@@ -8,11 +8,14 @@ use std::sync::Arc;
 
 use fettle_crds::content::{ConfigContent, ImageContent};
 use fettle_crds::{
-    ConfigProfileStatus, DeviceGroupStatus, DeviceRolloutSpec, DeviceRolloutStatus, DownloadWhen, Drops,
-    FirmwarePolicy, IntOrPercent, LabelSelector, OnFailure, Phase, SessionPolicy, Spread, Stage, Step, TargetConfig,
-    TargetFirmware, Transfer, TryResult, UploadLogs, Verdict, WireTransfer,
+    ConfigProfileStatus, DeviceGroupStatus, DeviceRolloutSpec, DeviceRolloutStatus, Drops, FirmwarePolicy,
+    IntOrPercent, LabelSelector, OnFailure, Phase, SessionPolicy, Spread, Stage, Step, TargetConfig, TargetFirmware,
+    Transfer, TryResult, UploadLogs, Verdict, WireTransfer,
 };
 use jiff::{SignedDuration, Timestamp};
+
+use super::versions::Requirement;
+use super::windows::Calendar;
 
 /// A text that many share.
 pub type Text = Arc<str>;
@@ -39,6 +42,8 @@ pub struct Snapshot {
 pub struct Settings {
     /// How long a device, or a bridge, may be gone before it counts as gone.
     pub reconnect_grace: SignedDuration,
+    /// The pause after a first try that failed; it doubles with each.
+    pub retry_backoff: SignedDuration,
     /// Since when this controller has looked. What was true before is known from what was written, and no verdict rests
     /// on an absence that nobody watched.
     pub watching_since: Timestamp,
@@ -46,7 +51,11 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { reconnect_grace: SignedDuration::from_secs(60), watching_since: Timestamp::UNIX_EPOCH }
+        Self {
+            reconnect_grace: SignedDuration::from_secs(60),
+            retry_backoff: SignedDuration::from_secs(10),
+            watching_since: Timestamp::UNIX_EPOCH,
+        }
     }
 }
 
@@ -65,8 +74,6 @@ pub struct Device {
     pub approved: bool,
     pub held: bool,
     pub transfer: Option<Transfer>,
-    /// Of its clock.
-    pub time_zone: Option<Text>,
     /// A person's wish that it be tried again: the value of the annotation `fettle.dev/retry-at`.
     pub retry_at: Option<Text>,
     pub facts: Facts,
@@ -216,10 +223,9 @@ pub struct Group {
     pub firmware: Option<Text>,
     pub policy: FirmwarePolicy,
     pub config: Option<Text>,
-    /// The time of day at which devices put the configuration into force; at once, without it.
-    pub apply_at: Option<Text>,
     pub strategy: Strategy,
-    pub time_zone: Text,
+    /// When devices may begin; or what is wrong with what was written of that.
+    pub times: Result<Arc<Times>, Text>,
     pub paused: bool,
     /// So many rollouts are kept besides the newest.
     pub history_limit: usize,
@@ -228,6 +234,12 @@ pub struct Group {
     pub logs: UploadLogs,
     /// As it is written now.
     pub status: DeviceGroupStatus,
+}
+
+/// When the devices of a group may begin.
+#[derive(Debug, Clone, Default)]
+pub struct Times {
+    pub calendar: Calendar,
 }
 
 /// How a group gets from one revision to the next.
@@ -241,7 +253,6 @@ pub struct Strategy {
     pub device_timeout: SignedDuration,
     pub retries: u32,
     pub min_ready: SignedDuration,
-    pub download: DownloadWhen,
 }
 
 impl Default for Strategy {
@@ -256,7 +267,6 @@ impl Default for Strategy {
             device_timeout: SignedDuration::from_mins(15),
             retries: 2,
             min_ready: SignedDuration::ZERO,
-            download: DownloadWhen::InWindow,
         }
     }
 }
@@ -291,8 +301,8 @@ pub struct Image {
     pub models: Vec<String>,
     /// What a device on it reports.
     pub reports: Text,
-    /// What a device may run to get it, as it is written.
-    pub upgradable_from: Option<Text>,
+    /// What a device may run to get it.
+    pub upgradable_from: Option<Arc<Requirement>>,
     /// The Secret that keeps what it is.
     pub name: Text,
     pub content: Arc<ImageContent>,

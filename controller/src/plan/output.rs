@@ -46,6 +46,8 @@ pub enum Change {
     Judged,
     /// It gets a target, perhaps in place of one that is taken back.
     Granted,
+    /// A person wants it to be tried again.
+    Retried,
     /// Its connection may be closed, or may no longer.
     Done,
     /// Whether it is accepted.
@@ -79,6 +81,13 @@ pub enum NoticeKind {
     /// It names what does not exist or cannot be read.
     GroupInvalid,
     OverlappingGroups,
+    /// A device runs a version that has no order with the one wanted.
+    VersionsNotComparable,
+    /// A step is done, and a person has to let the rollout go past it.
+    ApprovalWanted,
+    RolloutAborted,
+    RolloutRollingBack,
+    RolloutRolledBack,
     /// What had stalled goes on.
     Resumed,
 }

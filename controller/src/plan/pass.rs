@@ -1,21 +1,23 @@
-//! One pass over the namespace: facts first, then limits, then what follows for each device.
+//! One pass over the namespace: facts first, then limits and steps, then what follows for each device.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use fettle_crds::SessionPolicy;
+use fettle_crds::TryResult;
 use jiff::Timestamp;
 
 use super::availability::Presence;
-use super::grants::{self, Backing, Fate};
-use super::limits;
+use super::course::{Clock, Course};
+use super::limits::Budget;
 use super::membership::{Macs, Membership, Selectors, Standing as MacStanding};
-use super::model::{Decisions, Device, Group, Snapshot, Target, Text};
+use super::model::{Device, End, Group, Progress, Snapshot, Text};
 use super::output::{Change, DeviceWrite, Plan};
-use super::progress::Standing;
+use super::progress::{Standing, Terms, Way};
 use super::reason::Reason;
 use super::revision::{self, Content, Known, Rollouts, Wanted};
-use super::scope::{Candidate, Scope, Seen};
+use super::scope::{Scope, Seen};
+use super::spread::{self, Domains};
 use super::status::{self, GroupView};
+use super::steps::{self, Census, Counted, State};
 
 /// A pass writes to no more devices than this, so that no decision is old when it is carried out; the rest follows in the
 /// next pass at once. At the 1,000 writes a second that an API server takes from one client this is a quarter second.
@@ -28,6 +30,7 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let rollouts = Rollouts::of_all(snapshot, &groups);
     let mut pass = Pass::new(snapshot, now, &groups, &wanted, &rollouts);
     pass.take_stock();
+    pass.steer();
     pass.decide();
     pass.accept();
     pass.keep_house();
@@ -35,28 +38,29 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     pass.finish()
 }
 
-struct Pass<'a> {
-    snapshot: &'a Snapshot,
-    now: Timestamp,
-    scopes: Vec<Scope<'a>>,
-    seen: Vec<Seen<'a>>,
+pub(super) struct Pass<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) now: Timestamp,
+    pub(super) scopes: Vec<Scope<'a>>,
+    pub(super) seen: Vec<Seen<'a>>,
     wanted: &'a [Wanted<'a>],
-    known: Option<Known<'a>>,
+    pub(super) domains: Domains<'a>,
+    pub(super) known: Option<Known<'a>>,
     /// Content that grants of this pass name, and that is not kept yet.
-    contents: BTreeMap<Text, Content>,
-    writes: usize,
-    wake: Wake,
-    plan: Plan,
+    pub(super) contents: BTreeMap<Text, Content>,
+    pub(super) writes: usize,
+    pub(super) wake: Wake,
+    pub(super) plan: Plan,
 }
 
 /// The earliest instant at which time alone changes the plan.
-struct Wake {
+pub(super) struct Wake {
     now: Timestamp,
     at: Option<Timestamp>,
 }
 
 impl Wake {
-    fn at(&mut self, at: impl IntoIterator<Item = Timestamp>) {
+    pub(super) fn at(&mut self, at: impl IntoIterator<Item = Timestamp>) {
         for at in at {
             if at > self.now && self.at.is_none_or(|earliest| at < earliest) {
                 self.at = Some(at);
@@ -64,7 +68,7 @@ impl Wake {
         }
     }
 
-    fn at_once(&mut self) {
+    pub(super) fn at_once(&mut self) {
         self.at = Some(self.now);
     }
 }
@@ -86,6 +90,7 @@ impl<'a> Pass<'a> {
             scopes,
             seen: Vec::with_capacity(snapshot.devices.len()),
             wanted,
+            domains: Domains::new(groups),
             known: None,
             contents: BTreeMap::new(),
             writes: 0,
@@ -93,8 +98,11 @@ impl<'a> Pass<'a> {
             plan: Plan::default(),
         };
         let (selectors, macs) = (Selectors::new(groups), Macs::new(snapshot));
-        for device in snapshot.devices.values() {
+        for (index, device) in snapshot.devices.values().enumerate() {
             let seen = pass.look_at(device, selectors.of(device), macs.standing(device));
+            if let Some(scope) = seen.membership.only() {
+                pass.scopes[scope].members.push(index);
+            }
             pass.seen.push(seen);
         }
         pass
@@ -103,21 +111,67 @@ impl<'a> Pass<'a> {
     fn look_at(&mut self, device: &'a Device, membership: Membership, mac: MacStanding) -> Seen<'a> {
         let presence = Presence::of(device, self.snapshot, self.now);
         self.wake.at(presence.changes_at());
-        let standing = match membership.only() {
-            None => Standing::Untried,
-            Some(index) => {
-                let scope = &mut self.scopes[index];
-                let goal = scope.goal(device).and_then(Result::ok);
-                Standing::of(device, goal.as_ref(), scope.rollout, &scope.group.strategy, presence, self.now)
-            }
-        };
-        if let Standing::Settling { until } = standing {
-            self.wake.at([until]);
-        }
         let doubt = self.snapshot.in_doubt.get(&device.name).copied().filter(|until| *until > self.now);
         self.wake.at(doubt);
-        let (open, is_in_doubt) = (device.open_target(), doubt.is_some());
-        Seen { device, membership, mac, presence, standing, open, is_in_doubt, write: None }
+        let mut seen = Seen {
+            device,
+            membership,
+            mac,
+            presence,
+            standing: Standing::Untried,
+            obstacle: None,
+            open: device.open_target(),
+            is_in_doubt: doubt.is_some(),
+            granted_in: None,
+            is_retried: false,
+            write: None,
+        };
+        if let Some(index) = seen.membership.only() {
+            self.judge(index, &mut seen);
+        }
+        seen
+    }
+
+    /// Where a device stands with what its group wants, or with what it goes back to.
+    fn judge(&mut self, index: usize, seen: &mut Seen<'a>) {
+        let (snapshot, device) = (self.snapshot, seen.device);
+        let scope = &mut self.scopes[index];
+        let of_rollout = |uid: &Text| scope.rollout.is_some_and(|rollout| rollout.uid == *uid);
+        let granted = device.decisions.granted.as_ref().filter(|granted| of_rollout(&granted.rollout_uid));
+        seen.granted_in = granted.map(|granted| granted.step);
+        let way = if granted.is_some() { scope.way } else { Way::Forward };
+        let terms = Terms {
+            way,
+            rollout: scope.rollout,
+            granted,
+            in_soak: scope.is_in_soak(seen.granted_in),
+            strategy: &scope.group.strategy,
+            presence: seen.presence,
+            settings: &snapshot.settings,
+            now: self.now,
+        };
+        seen.standing = match way {
+            Way::Forward => match scope.goal(snapshot, device) {
+                Some(Ok(goal)) => Standing::of(device, goal, &terms),
+                Some(Err(_)) | None => Standing::Untried,
+            },
+            Way::Back => {
+                let way_back = scope.way_back(device);
+                way_back.map_or(Standing::Untried, |way_back| Standing::of(device, &way_back.goal, &terms))
+            }
+        };
+        self.wake.at(terms.changes_at(device, seen.standing));
+        seen.is_retried = matches!(seen.standing, Standing::Forgiven { .. })
+            || granted.is_some_and(|granted| granted.forgiven.is_some());
+        if !matches!(seen.standing, Standing::Current) {
+            seen.obstacle = obstacle(scope, seen, way, snapshot);
+        }
+        if let Some((target, Progress::Ended(End { result: TryResult::Succeeded, at: Some(at), .. }))) =
+            device.attempt()
+            && scope.rollouts.all().any(|rollout| rollout.uid == target.rollout_uid)
+        {
+            scope.longest = scope.longest.max(Some(at.duration_since(target.granted_at)));
+        }
     }
 
     /// Counts who is away and who has failed, before anything is decided.
@@ -135,211 +189,69 @@ impl<'a> Pass<'a> {
             if let Some(index) = elsewhere {
                 self.scopes[index].usage.updating += 1;
             }
+            let presence = match (seen.is_updating(), seen.device.held, seen.is_away()) {
+                (true, ..) => spread::Presence::Updating,
+                (false, true, _) => spread::Presence::LeftOut,
+                (false, false, true) => spread::Presence::Away,
+                (false, false, false) => spread::Presence::Available,
+            };
             for index in seen.membership.all() {
                 let scope = &mut self.scopes[*index];
                 let usage = &mut scope.usage;
                 usage.total += usize::from(!seen.device.held);
-                if seen.open.is_some() || seen.is_in_doubt {
-                    usage.updating += 1;
-                } else if !seen.device.held && seen.is_away() {
-                    usage.away += 1;
-                    scope.tally.away(&seen.device.name);
+                match presence {
+                    spread::Presence::Updating => usage.updating += 1,
+                    spread::Presence::Away => {
+                        usage.away += 1;
+                        usage.lost += usize::from(seen.granted_in.is_some());
+                        scope.tally.away(&seen.device.name);
+                    }
+                    spread::Presence::LeftOut | spread::Presence::Available => {}
                 }
                 scope.failed += usize::from(seen.has_failed());
             }
+            let groups = seen.membership.all().iter().map(|index| self.scopes[*index].group);
+            self.domains.count(seen.device, groups, presence);
         }
     }
 
-    /// Open targets first, then who is granted: in the order of names, until the room is used up.
-    fn decide(&mut self) {
-        let mut room: Vec<usize> =
-            self.scopes.iter().map(|scope| scope.usage.room(scope.group.strategy.max_unavailable)).collect();
-        for index in 0..self.seen.len() {
-            self.judge_open_target(index);
-            let reason = match self.reason(index) {
-                Ok(reason) => reason,
-                Err(candidate) => {
-                    let reason = self.grant(index, &candidate, &mut room);
-                    // Who is current anyway need not wait for it.
-                    Some(reason).filter(|reason| !candidate.is_farewell || *reason == Reason::Updating)
+    /// Which way each rollout goes, at which step it is, and whether the clock lets anybody begin.
+    fn steer(&mut self) {
+        let now = self.now;
+        for scope in &mut self.scopes {
+            if let Ok(times) = &scope.group.times {
+                let (clock, changes_at) = Clock::read(&times.calendar, now, scope.expected());
+                self.wake.at(changes_at);
+                scope.clock = clock;
+            }
+            let Some(rollout) = scope.rollout else { continue };
+            self.wake.at(rollout.spec.retry_at);
+            let accepted = rollout.spec.accept_failures;
+            let (seen, members) = (&self.seen, &scope.members);
+            let all_accepted = accepted.is_some_and(|accepted| scope.failed <= accepted as usize);
+            let stage = steps::find(rollout, all_accepted, now, |number, step| {
+                let mut census = Census::default();
+                for seen in members.iter().map(|index| &seen[*index]) {
+                    let is_served = seen.mac == MacStanding::Accepted && !seen.device.held;
+                    if is_served && steps::is_about(step, seen.device) {
+                        census.count(counted(seen), number);
+                    }
                 }
-            };
-            self.mark_done(index, reason);
-            let seen = &self.seen[index];
-            for scope in seen.membership.all() {
-                let Scope { rollout, tally, .. } = &mut self.scopes[*scope];
-                tally.device(seen.device, reason, *rollout);
-            }
-            if let (Membership::Overlap(groups), Some(_)) = (&seen.membership, reason) {
-                for scope in groups {
-                    let others = groups.iter().filter(|other| *other != scope).map(|other| self.scopes[*other].group);
-                    let others: Vec<Text> = others.map(|group| group.name.clone()).collect();
-                    self.scopes[*scope].tally.overlap(&seen.device.name, others);
-                }
-            }
-            match reason {
-                None if matches!(seen.membership, Membership::None) => {}
-                None => self.plan.current += 1,
-                Some(reason) => self.plan.waits.push((seen.device.name.clone(), reason)),
-            }
-        }
-    }
-
-    fn judge_open_target(&mut self, index: usize) {
-        let seen = &self.seen[index];
-        let Some((target, progress)) = seen.open.filter(|_| !seen.is_in_doubt) else { return };
-        let backed = seen.mac == MacStanding::Accepted
-            && !seen.device.held
-            && !seen.has_wrong_model()
-            && seen.membership.only().is_some_and(|scope| self.scopes[scope].backs(target));
-        let backing = if backed { Backing::Stands } else { Backing::Gone };
-        let settings = &self.snapshot.settings;
-        let fate = Fate::of(seen.device, target, progress, backing, seen.presence, settings, self.now);
-        let before = &seen.device.decisions;
-        let write = match fate {
-            Fate::Stays { look_again } => return self.wake.at(look_again),
-            Fate::Withdrawn => (Change::Withdrawn, Decisions { target: None, ..before.clone() }),
-            Fate::TimedOut => {
-                (Change::Judged, Decisions { outcome: Some(grants::timed_out(target)), ..before.clone() })
-            }
-        };
-        if self.may_write() {
-            self.seen[index].write = Some(Box::new(write));
-        }
-    }
-
-    /// Why a device is not current (`None`: it is, or belongs to no group), or that it may be granted.
-    fn reason(&self, index: usize) -> Result<Option<Reason>, Candidate<'a>> {
-        let seen = &self.seen[index];
-        if seen.is_in_doubt {
-            return Ok(Some(Reason::Updating));
-        }
-        if seen.open.is_some() && !matches!(seen.write.as_deref(), Some((Change::Withdrawn, _))) {
-            return Ok(Some(Reason::Updating));
-        }
-        match seen.mac {
-            MacStanding::Accepted => {}
-            MacStanding::NotApproved | MacStanding::Yields => return Ok(Some(Reason::NotApproved)),
-            MacStanding::DuplicateMac(_) => return Ok(Some(Reason::DuplicateMac)),
-        }
-        let scope = match &seen.membership {
-            Membership::None => return Ok(None),
-            Membership::Overlap(_) => return Ok(Some(Reason::Overlap)),
-            Membership::One(scope) => *scope,
-        };
-        let attempt = match seen.standing {
-            Standing::Current => return self.farewell(seen, scope).map_or(Ok(None), Err),
-            Standing::Settling { .. } if seen.presence.is_offline() => return Ok(Some(Reason::Offline)),
-            Standing::Settling { .. } => return Ok(Some(Reason::Settling)),
-            Standing::Failed(failure) if !seen.device.held => return Ok(Some(Reason::Failed(failure))),
-            Standing::BetweenTries { attempt } => attempt + 1,
-            Standing::Failed(_) | Standing::Untried => self.interrupted_try(seen, scope).unwrap_or(1),
-        };
-        if seen.device.held {
-            return Ok(Some(Reason::Held));
-        }
-        if seen.has_wrong_model() {
-            return Ok(Some(Reason::WrongModel));
-        }
-        match seen.presence {
-            Presence::Connected { .. } => {}
-            Presence::Dismissed => return Ok(Some(Reason::Dismissed)),
-            Presence::BridgeStarting { .. } => return Ok(Some(Reason::BridgeStarting)),
-            Presence::Reconnecting { .. } => return Ok(Some(Reason::Reconnecting)),
-            Presence::Offline { .. } => return Ok(Some(Reason::Offline)),
-            Presence::Never => return Ok(Some(Reason::NeverConnected)),
-        }
-        match self.scopes[scope].eligible(seen.device) {
-            Ok(goal) => Err(Candidate { scope, goal, attempt, is_farewell: false }),
-            Err(reason) => Ok(Some(reason)),
-        }
-    }
-
-    /// A device that was current before it ever had a target needs one to be sent away with: `done` stands in there.
-    fn farewell(&self, seen: &Seen<'a>, index: usize) -> Option<Candidate<'a>> {
-        let scope = &self.scopes[index];
-        let closes = scope.group.session == SessionPolicy::Close && !seen.device.held;
-        if !closes || !seen.presence.is_connected() || seen.device.decisions.target.is_some() {
-            return None;
-        }
-        let goal = scope.eligible(seen.device).ok()?;
-        Some(Candidate { scope: index, goal, attempt: 1, is_farewell: true })
-    }
-
-    /// The try that a target of the same rollout, taken back in this pass, was for: it was not used up.
-    fn interrupted_try(&self, seen: &Seen<'_>, scope: usize) -> Option<u32> {
-        let (target, _) = seen.open?;
-        let rollout = self.scopes[scope].rollout?;
-        (target.rollout_uid == rollout.uid).then_some(target.attempt)
-    }
-
-    /// Grants a try, if there is room; else says what it waits for.
-    fn grant(&mut self, index: usize, candidate: &Candidate<'a>, room: &mut [usize]) -> Reason {
-        let Candidate { scope, goal, attempt, is_farewell } = *candidate;
-        let Scope { group, rollout, usage, granter, tally, .. } = &mut self.scopes[scope];
-        let limit = group.strategy.max_unavailable;
-        let device = self.seen[index].device;
-        // What is withdrawn in this pass keeps its place until that is written: it may only be taken by the same device.
-        let replaces = self.seen[index].open.is_some();
-        let fits = if replaces { usage.unavailable() <= limit.of_rounded_down(usage.total) } else { room[scope] > 0 };
-        if !fits {
-            return match attempt {
-                _ if usage.is_blocked(limit) => Reason::BlockedByUnavailable,
-                1 => Reason::WaitingForSlot,
-                _ => Reason::Retrying,
-            };
-        }
-        let Some(rollout) = rollout else { return Reason::RolloutStarting };
-        if !replaces && self.writes >= WRITES_PER_PASS {
-            self.wake.at_once();
-            return Reason::NextPass;
-        }
-        let Some(target) = granter.target(device, &goal, group, rollout, attempt, self.now) else {
-            return Reason::NeverConnected;
-        };
-        let mut decisions = device.decisions.clone();
-        if decisions.previous.as_ref().is_none_or(|previous| *previous.rollout_uid != *rollout.uid) {
-            let known = self.known.get_or_insert_with(|| Known::new(self.snapshot));
-            let (previous, contents) = known.previous(device, rollout);
-            decisions.previous = Some(previous.into());
-            self.contents.extend(contents.into_iter().map(|content| (content.name().clone(), content)));
-        }
-        tally.started(self.now);
-        decisions.last_target = target.id;
-        decisions.outcome = None;
-        decisions.target = Some(Target { done: is_farewell, ..target });
-        if !replaces {
-            room[scope] -= 1;
-            self.writes += 1;
-        }
-        self.seen[index].write = Some(Box::new((Change::Granted, decisions)));
-        Reason::Updating
-    }
-
-    /// A connection may be closed when its device is current and its group wants that.
-    fn mark_done(&mut self, index: usize, reason: Option<Reason>) {
-        let seen = &self.seen[index];
-        if seen.open.is_some() || seen.write.is_some() || seen.is_in_doubt {
-            return;
-        }
-        let Some(target) = &seen.device.decisions.target else { return };
-        let scope = seen.membership.only().map(|scope| &self.scopes[scope]);
-        if scope.is_some_and(|scope| matches!(scope.wanted, Wanted::Invalid(_))) {
-            return;
-        }
-        let done = reason.is_none() && scope.is_some_and(|scope| scope.group.session == SessionPolicy::Close);
-        // It is only said to a device that is there; taken back at once, or the device would be sent away again.
-        if target.done != done && (!done || seen.presence.is_connected()) && self.may_write() {
-            let mut decisions = self.seen[index].device.decisions.clone();
-            if let Some(target) = &mut decisions.target {
-                target.done = done;
-            }
-            self.seen[index].write = Some(Box::new((Change::Done, decisions)));
+                census
+            });
+            self.wake.at(stage.soak_until);
+            let judged = if stage.is_last() { scope.usage.total } else { stage.size };
+            let is_open = rollout.status.completed_at.is_none() && scope.way == Way::Forward;
+            let wholly = is_open && stage.census.has_failed_wholly(stage.size);
+            scope.budget = Budget::new(scope.group.strategy.failure_budget, judged, accepted, scope.failed, wholly);
+            scope.course = Course::of(scope.group, rollout, scope.budget);
+            scope.places = stage.places();
+            scope.stage = Some(stage);
         }
     }
 
     /// Whether one more device may be written to in this pass; counts it.
-    fn may_write(&mut self) -> bool {
+    pub(super) fn may_write(&mut self) -> bool {
         if self.writes >= WRITES_PER_PASS {
             self.wake.at_once();
             return false;
@@ -383,7 +295,8 @@ impl<'a> Pass<'a> {
             }
         }
         let busy: BTreeSet<&str> = self.seen.iter().filter_map(|seen| Some(&*seen.open?.0.rollout_uid)).collect();
-        for rollout in self.scopes.iter().flat_map(|scope| scope.rollouts.surplus(&busy)) {
+        let surplus = |scope: &Scope<'a>| scope.rollouts.surplus(scope.group.history_limit, &busy).collect::<Vec<_>>();
+        for rollout in self.scopes.iter().flat_map(surplus) {
             self.plan.deletions.rollouts.push((rollout.name.clone(), rollout.uid.clone()));
         }
         // A write of this pass may name what nothing has named so far.
@@ -397,17 +310,7 @@ impl<'a> Pass<'a> {
     /// The statuses of groups, rollouts and profiles, where they change.
     fn report(&mut self) {
         for scope in &self.scopes {
-            let view = GroupView {
-                group: scope.group,
-                wanted: scope.wanted,
-                rollout: scope.rollout,
-                newest: scope.rollouts.newest(),
-                last_rollout: scope.rollouts.last_number(),
-                usage: scope.usage,
-                is_stopped: limits::is_stopped(scope.failed),
-                tally: &scope.tally,
-                now: self.now,
-            };
+            let view = GroupView { scope, now: self.now };
             let (group, rollout) = status::of_group(&view);
             self.plan.groups.extend(group);
             self.plan.rollout_statuses.extend(rollout);
@@ -428,4 +331,54 @@ impl<'a> Pass<'a> {
         self.plan.next = self.wake.at;
         self.plan
     }
+}
+
+/// What keeps a device from a try, whatever its rollout is at.
+fn obstacle<'a>(scope: &mut Scope<'a>, seen: &Seen<'a>, way: Way, snapshot: &Snapshot) -> Option<Reason> {
+    match seen.mac {
+        MacStanding::Accepted => {}
+        MacStanding::NotApproved | MacStanding::Yields => return Some(Reason::NotApproved),
+        MacStanding::DuplicateMac(_) => return Some(Reason::DuplicateMac),
+    }
+    if seen.device.held {
+        return Some(Reason::Held);
+    }
+    if seen.has_wrong_model() {
+        return Some(Reason::WrongModel);
+    }
+    match seen.presence {
+        Presence::Connected { .. } => {}
+        Presence::Dismissed => return Some(Reason::Dismissed),
+        Presence::BridgeStarting { .. } => return Some(Reason::BridgeStarting),
+        Presence::Reconnecting { .. } => return Some(Reason::Reconnecting),
+        Presence::Offline { .. } => return Some(Reason::Offline),
+        Presence::Never => return Some(Reason::NeverConnected),
+    }
+    match way {
+        Way::Forward => scope.next_move(snapshot, seen.device).err(),
+        Way::Back => {
+            let can_be_had = scope.way_back(seen.device).is_some_and(|way_back| way_back.can_be_had);
+            (!can_be_had).then_some(Reason::NoWayBack)
+        }
+    }
+}
+
+/// A device, for the census of a step.
+fn counted(seen: &Seen<'_>) -> Counted {
+    let state = if seen.is_updating() {
+        State::Open
+    } else {
+        match seen.standing {
+            Standing::Current => State::Current,
+            Standing::Failed(_) => State::Failed,
+            Standing::Settling { .. }
+            | Standing::BetweenTries { .. }
+            | Standing::Forgiven { .. }
+            | Standing::Untried => match seen.obstacle {
+                Some(obstacle) if obstacle.is_left_behind() => State::Impossible,
+                Some(_) | None => State::Open,
+            },
+        }
+    };
+    Counted { granted_in: seen.granted_in, state }
 }

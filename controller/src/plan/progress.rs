@@ -1,60 +1,18 @@
-//! Where a device stands with what its group wants: current, settling, failed, or neither.
+//! Where a device stands with what it is to run: current, settling, failed, or on its way.
 
 use fettle_crds::{TryResult, Verdict};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::availability::Presence;
-use super::model::{Config, Device, End, Image, Progress, Rollout, Strategy};
-use super::reason::{Failure, Reason};
-use super::revision::Revision;
+use super::goal::{self, Goal};
+use super::model::{Device, End, Granted, Progress, Rollout, Settings, Strategy, Target};
+use super::reason::Failure;
 
-/// What a device of one model should run: `None` where that stays as it is.
-#[derive(Debug, Clone, Copy)]
-pub struct Goal<'a> {
-    pub image: Option<&'a Image>,
-    pub config: Option<&'a Config>,
-}
-
-impl<'a> Goal<'a> {
-    /// What the revision means for a model.
-    ///
-    /// # Errors
-    /// The reason, where it means nothing for it.
-    pub fn of(revision: &Revision<'a>, model: &str) -> Result<Self, Reason> {
-        let image = revision.image(model).map_err(|_| Reason::NoImageForModel)?;
-        let config = revision.config(model).map_err(|_| Reason::ConfigNotForModel)?;
-        Ok(Self { image, config })
-    }
-
-    /// Since when the device has been known to run it, if it does.
-    fn met_since(&self, device: &Device) -> Option<Timestamp> {
-        let reported = device.facts.reported.as_ref()?;
-        let mut since = reported.at;
-        if self.image.is_some_and(|image| image.reports != reported.version) {
-            return None;
-        }
-        if let Some(config) = self.config {
-            if device.running_config() != Some(&config.identity) {
-                return None;
-            }
-            let applied = device.facts.applied.as_ref().filter(|applied| applied.config == config.identity);
-            since = applied.map_or(since, |applied| since.max(applied.at));
-        }
-        // A try that worked is over when the bridge says so, which may be later than the report.
-        let done = match device.attempt() {
-            Some((_, Progress::Ended(End { result: TryResult::Succeeded, at, .. }))) => at,
-            _ => None,
-        };
-        Some(done.map_or(since, |done| since.max(done)))
-    }
-
-    /// Whether this is what a target of the device said.
-    fn is_target(&self, target: &super::model::Target) -> bool {
-        let firmware = target.firmware.as_ref().map(|firmware| firmware.content.as_str());
-        let config = target.config.as_ref().map(|config| config.content.as_str());
-        firmware == self.image.map(|image| &*image.name) && config == self.config.map(|config| &*config.name)
-    }
-}
+/// A device that has lost its connection so often by itself, in the soak of its step, is not what was wanted.
+const DROPS_MAX: i64 = 2;
+/// The pause between two tries grows to this: a device that fails for a reason that passes is helped within the hour, and
+/// one that fails for ever does not fill the logs.
+const BACKOFF_MAX: SignedDuration = SignedDuration::from_mins(10);
 
 /// Where a device stands with a goal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,49 +23,170 @@ pub enum Standing {
         until: Timestamp,
     },
     Failed(Failure),
-    /// The last try failed, and there are more.
+    /// The last try failed, and there are more, the next no earlier than that.
     BetweenTries {
         attempt: u32,
+        at: Timestamp,
     },
-    /// Nothing has been tried in this rollout.
+    /// It failed, and a person wants it to be tried again.
+    Forgiven {
+        failed: i64,
+    },
+    /// Nothing has been tried, or the last thing that was brought it part of the way.
     Untried,
 }
 
+/// Which way devices are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Forward,
+    Back,
+}
+
+/// What a device is judged by, besides its goal.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms<'a> {
+    pub way: Way,
+    /// The one that stands for the goal, where it exists already.
+    pub rollout: Option<&'a Rollout>,
+    /// What that has done with the device.
+    pub granted: Option<&'a Granted>,
+    /// The step in which it was granted, with its soak, is not over.
+    pub in_soak: bool,
+    pub strategy: &'a Strategy,
+    pub presence: Presence,
+    pub settings: &'a Settings,
+    pub now: Timestamp,
+}
+
 impl Standing {
-    /// Judges a device. `rollout` is the one that stands for the goal, where it exists already.
+    /// Judges a device.
     ///
     /// A target whose outcome is open is not looked at here: while it is, the device is updating.
-    pub fn of(
-        device: &Device,
-        goal: Option<&Goal<'_>>,
-        rollout: Option<&Rollout>,
-        strategy: &Strategy,
-        presence: Presence,
-        now: Timestamp,
-    ) -> Self {
-        let Some(goal) = goal else { return Self::Untried };
+    pub fn of(device: &Device, goal: &Goal, terms: &Terms<'_>) -> Self {
         if let Some(since) = goal.met_since(device) {
-            let until = since + strategy.min_ready;
-            // Time counts while it is connected: up to now, or to when it was lost.
-            let seen = presence.lost_at().map_or(now, |lost| lost.max(since).min(now));
-            return if until <= seen { Self::Current } else { Self::Settling { until } };
+            return terms.of_arrived(device, since);
         }
-        let Some((target, Progress::Ended(end))) = device.attempt() else { return Self::Untried };
-        if rollout.is_none_or(|rollout| rollout.uid != target.rollout_uid) || !goal.is_target(target) {
-            return Self::Untried;
-        }
-        match end.result {
-            TryResult::Succeeded => Self::Failed(Failure::FellBack),
-            TryResult::Failed if end.reason == Verdict::UnexpectedVersion || target.attempt > strategy.retries => {
-                Self::Failed(Failure::Try(end.reason))
-            }
-            // It vanished in its try. Whether it still lives, only its return can tell: until then it has failed.
-            TryResult::Failed if end.reason == Verdict::TimedOut && is_lost(presence) => {
-                Self::Failed(Failure::Try(end.reason))
-            }
-            TryResult::Failed => Self::BetweenTries { attempt: target.attempt },
+        let standing = terms.of_ended(device, goal);
+        match standing {
+            // Granted, not there, and away for so long: the step would wait for it for ever.
+            Self::BetweenTries { .. } | Self::Untried if terms.is_lost_in_soak() => Self::Failed(Failure::Unstable),
+            other => other,
         }
     }
+}
+
+impl Terms<'_> {
+    fn of_arrived(&self, device: &Device, since: Timestamp) -> Standing {
+        let min_ready = match self.way {
+            Way::Forward => self.strategy.min_ready,
+            Way::Back => SignedDuration::ZERO,
+        };
+        let until = since + min_ready;
+        // Time counts while it is connected: up to now, or to when it was lost.
+        let seen = self.presence.lost_at().map_or(self.now, |lost| lost.max(since).min(self.now));
+        if self.is_lost_in_soak() || self.keeps_dropping(device) {
+            Standing::Failed(Failure::Unstable)
+        } else if until <= seen {
+            Standing::Current
+        } else {
+            Standing::Settling { until }
+        }
+    }
+
+    fn is_watched(&self) -> bool {
+        self.in_soak && self.granted.is_some() && self.way == Way::Forward
+    }
+
+    /// Away for longer than a try may take, before the soak of its step is over.
+    fn is_lost_in_soak(&self) -> bool {
+        self.is_watched() && self.presence.lost_at().is_some_and(|lost| lost + self.strategy.device_timeout <= self.now)
+    }
+
+    /// It reports what it should, and loses its connection again and again. Connected for as long as a try may take, it
+    /// counts as current after all.
+    fn keeps_dropping(&self, device: &Device) -> bool {
+        let target = device.decisions.target.as_ref().map(|target| target.id);
+        let drops = device.facts.drops.filter(|drops| Some(drops.target) == target).map_or(0, |drops| drops.count);
+        let is_forgiven = self.granted.and_then(|granted| granted.forgiven) >= target;
+        self.is_watched()
+            && !is_forgiven
+            && drops >= DROPS_MAX
+            && self.stable_from(device).is_none_or(|at| self.now < at)
+    }
+
+    /// When a device that is connected will have been so for as long as a try may take.
+    fn stable_from(&self, device: &Device) -> Option<Timestamp> {
+        let session = device.facts.session.as_ref().filter(|_| self.presence.is_connected())?;
+        Some(session.since + self.strategy.device_timeout)
+    }
+
+    /// When the judgement changes by the passing of time alone.
+    pub fn changes_at(&self, device: &Device, standing: Standing) -> Option<Timestamp> {
+        let lost = || self.presence.lost_at().map(|lost| lost + self.strategy.device_timeout);
+        match standing {
+            Standing::Settling { until } => Some(until),
+            Standing::BetweenTries { at, .. } => Some(at),
+            Standing::Failed(Failure::Unstable) => self.stable_from(device),
+            Standing::Current | Standing::Untried if self.is_watched() => lost(),
+            Standing::Current | Standing::Untried | Standing::Forgiven { .. } | Standing::Failed(_) => None,
+        }
+    }
+
+    /// By its last target, and by what is left of those that were taken back.
+    fn of_ended(&self, device: &Device, goal: &Goal) -> Standing {
+        let is_ours = |target: &Target| {
+            self.rollout.is_some_and(|rollout| rollout.uid == target.rollout_uid)
+                && (self.way == Way::Forward || goal.is_led_to_by(target))
+        };
+        let Some((target, Progress::Ended(end))) = device.attempt().filter(|(target, _)| is_ours(target)) else {
+            let tries = self.granted.filter(|_| self.way == Way::Forward).map_or(0, |granted| granted.tries);
+            let between = Standing::BetweenTries { attempt: tries, at: self.now };
+            return if tries > 0 { between } else { Standing::Untried };
+        };
+        let failed = |failure| {
+            if self.is_forgiven(target, &end) {
+                Standing::Forgiven { failed: target.id }
+            } else {
+                Standing::Failed(failure)
+            }
+        };
+        match end.result {
+            // Part of the way, and still there: the next hop is another matter.
+            TryResult::Succeeded if !goal.is_led_to_by(target) && goal::is_where_it_was_brought(device, target) => {
+                Standing::Untried
+            }
+            TryResult::Succeeded => failed(Failure::FellBack),
+            TryResult::Failed if end.reason == Verdict::UnexpectedVersion || target.attempt > self.strategy.retries => {
+                failed(Failure::Try(end.reason))
+            }
+            // It vanished in its try. Whether it still lives, only its return can tell: until then it has failed.
+            TryResult::Failed if end.reason == Verdict::TimedOut && is_lost(self.presence) => {
+                failed(Failure::Try(end.reason))
+            }
+            TryResult::Failed => Standing::BetweenTries {
+                attempt: target.attempt,
+                at: ended_at(target, &end) + backoff(self.settings.retry_backoff, target.attempt),
+            },
+        }
+    }
+
+    /// Whether a person has said that this failure is not the last word.
+    fn is_forgiven(&self, target: &Target, end: &End) -> bool {
+        let by_name = self.granted.and_then(|granted| granted.forgiven).is_some_and(|id| target.id <= id);
+        let of_all = self.rollout.and_then(|rollout| rollout.spec.retry_at);
+        by_name || of_all.is_some_and(|at| at <= self.now && ended_at(target, end) <= at)
+    }
+}
+
+/// When a try ended: the bridge says when; the controller judges at its end.
+fn ended_at(target: &Target, end: &End) -> Timestamp {
+    end.at.unwrap_or(target.until)
+}
+
+/// The pause after that many tries.
+fn backoff(first: SignedDuration, tries: u32) -> SignedDuration {
+    first.saturating_mul(1 << tries.saturating_sub(1).min(16)).min(BACKOFF_MAX.max(first))
 }
 
 fn is_lost(presence: Presence) -> bool {

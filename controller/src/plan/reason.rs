@@ -15,6 +15,18 @@ pub enum Reason {
     WaitingForSlot,
     /// Its last try failed; the next one waits for a slot.
     Retrying,
+    /// Its last try failed; there is a pause before the next.
+    BackingOff,
+    /// As many with its value of a label are away through us as may.
+    WaitingForSpread,
+    /// Others with its value of a label are away, and none of them through a try that runs.
+    BlockedBySpread,
+    /// The step takes on no more, or others.
+    WaitingForStep,
+    /// The rollout rests after a step.
+    Soaking,
+    /// The rollout is on the way back, and begins with it in the next pass.
+    RollbackStarting,
     /// `maxUnavailable` others are away, and none of them through a try that runs: `held` takes them out.
     BlockedByUnavailable,
     /// Its rollout is just being made.
@@ -26,6 +38,10 @@ pub enum Reason {
     FirmwareNotReady,
     /// The group cannot be acted on; its condition says why.
     GroupInvalid,
+    /// No window is open, or not for long enough.
+    WaitingForWindow,
+    /// A freeze holds.
+    Frozen,
     /// More devices failed than may: nothing is granted.
     Stopped,
     /// Its bridge has just started; the device has a while to call again.
@@ -39,6 +55,26 @@ pub enum Reason {
     /// It has never called.
     NeverConnected,
     // A person must do something, or wanted it so.
+    /// A person has to let the rollout go past a step.
+    WaitingForApproval,
+    /// The step has devices, but none of them can be granted, and none is current.
+    StepEmpty,
+    /// The rollout, or the group, is paused.
+    Paused,
+    /// A person has ended the rollout.
+    Aborted,
+    /// It runs what it ran before; the revision is refused.
+    RolledBack,
+    /// The revision was rolled back; it had not been granted it.
+    Refused,
+    /// What it ran before is not to be had: it stays where it is.
+    NoWayBack,
+    /// It runs something newer than its group wants.
+    NewerThanDesired,
+    /// What it runs and what its group wants have no order.
+    VersionsNotComparable,
+    /// No chain of releases leads from what it runs to what its group wants.
+    NoUpgradePath,
     Held,
     NotApproved,
     DuplicateMac,
@@ -61,6 +97,8 @@ pub enum Failure {
     Try(Verdict),
     /// It ran what it should, and does no longer.
     FellBack,
+    /// Before the soak of its step was over, it was away for long, or lost its connection again and again.
+    Unstable,
 }
 
 impl Failure {
@@ -69,6 +107,7 @@ impl Failure {
         match self {
             Self::Try(verdict) => verdict.as_str(),
             Self::FellBack => "FellBack",
+            Self::Unstable => "Unstable",
         }
     }
 }
@@ -81,6 +120,24 @@ impl Reason {
             Self::Settling => "Settling",
             Self::WaitingForSlot => "WaitingForSlot",
             Self::Retrying => "Retrying",
+            Self::BackingOff => "BackingOff",
+            Self::WaitingForSpread => "WaitingForSpread",
+            Self::BlockedBySpread => "BlockedBySpread",
+            Self::WaitingForStep => "WaitingForStep",
+            Self::Soaking => "Soaking",
+            Self::RollbackStarting => "RollbackStarting",
+            Self::WaitingForWindow => "WaitingForWindow",
+            Self::Frozen => "Frozen",
+            Self::WaitingForApproval => "WaitingForApproval",
+            Self::StepEmpty => "StepEmpty",
+            Self::Paused => "Paused",
+            Self::Aborted => "Aborted",
+            Self::RolledBack => "RolledBack",
+            Self::Refused => "Refused",
+            Self::NoWayBack => "NoWayBack",
+            Self::NewerThanDesired => "NewerThanDesired",
+            Self::VersionsNotComparable => "VersionsNotComparable",
+            Self::NoUpgradePath => "NoUpgradePath",
             Self::BlockedByUnavailable => "BlockedByUnavailable",
             Self::RolloutStarting => "RolloutStarting",
             Self::NextPass => "NextPass",
@@ -110,6 +167,24 @@ impl Reason {
             Self::Settling => "settling",
             Self::WaitingForSlot | Self::NextPass => "waiting for their turn",
             Self::Retrying => "waiting for their next try",
+            Self::BackingOff => "in the pause before their next try",
+            Self::WaitingForSpread => "waiting for others at the same place",
+            Self::BlockedBySpread => "blocked by others at the same place that are away",
+            Self::WaitingForStep => "waiting for their step",
+            Self::Soaking => "waiting for the soak to end",
+            Self::RollbackStarting => "about to go back",
+            Self::WaitingForWindow => "waiting for a window",
+            Self::Frozen => "frozen",
+            Self::WaitingForApproval => "waiting for approval",
+            Self::StepEmpty => "waiting for a step that nobody can begin",
+            Self::Paused => "paused",
+            Self::Aborted => "left by the aborted rollout",
+            Self::RolledBack => "rolled back",
+            Self::Refused => "not taken to the refused revision",
+            Self::NoWayBack => "with no way back",
+            Self::NewerThanDesired => "newer than desired",
+            Self::VersionsNotComparable => "on a version that cannot be ordered",
+            Self::NoUpgradePath => "without an upgrade path",
             Self::BlockedByUnavailable => "blocked by devices that are away",
             Self::RolloutStarting => "about to start",
             Self::FirmwareNotReady => "waiting for the firmware to be verified",
@@ -141,6 +216,24 @@ impl Reason {
             Self::Settling
             | Self::WaitingForSlot
             | Self::Retrying
+            | Self::BackingOff
+            | Self::WaitingForSpread
+            | Self::BlockedBySpread
+            | Self::WaitingForStep
+            | Self::Soaking
+            | Self::RollbackStarting
+            | Self::WaitingForWindow
+            | Self::Frozen
+            | Self::WaitingForApproval
+            | Self::StepEmpty
+            | Self::Paused
+            | Self::Aborted
+            | Self::RolledBack
+            | Self::Refused
+            | Self::NoWayBack
+            | Self::NewerThanDesired
+            | Self::VersionsNotComparable
+            | Self::NoUpgradePath
             | Self::BlockedByUnavailable
             | Self::RolloutStarting
             | Self::NextPass
@@ -173,11 +266,29 @@ impl Reason {
             | Self::WrongModel
             | Self::NoImageForModel
             | Self::ConfigNotForModel
+            | Self::NewerThanDesired
+            | Self::VersionsNotComparable
+            | Self::NoUpgradePath
+            | Self::RolledBack
+            | Self::Refused
+            | Self::NoWayBack
             | Self::Failed(_) => true,
             Self::Updating
             | Self::Settling
             | Self::WaitingForSlot
             | Self::Retrying
+            | Self::BackingOff
+            | Self::WaitingForSpread
+            | Self::BlockedBySpread
+            | Self::WaitingForStep
+            | Self::Soaking
+            | Self::RollbackStarting
+            | Self::WaitingForWindow
+            | Self::Frozen
+            | Self::WaitingForApproval
+            | Self::StepEmpty
+            | Self::Paused
+            | Self::Aborted
             | Self::BlockedByUnavailable
             | Self::RolloutStarting
             | Self::NextPass

@@ -13,9 +13,6 @@ use sha2::{Digest, Sha256};
 
 use super::model::{Config, Device, Firmware, Group, Image, Profile, Rollout, Snapshot, Source, Text};
 
-/// How many rollouts of a group are kept, the newest included. Ten revisions back is what a ReplicaSet history keeps too.
-pub const HISTORY: usize = 10;
-
 /// Content that nothing names is kept this long: it is made before the rollout that names it.
 pub const UNNAMED_CONTENT_AGE: SignedDuration = SignedDuration::from_mins(10);
 
@@ -40,6 +37,8 @@ pub enum InvalidReason {
     ConfigProfileNotFound,
     /// The profile is there, but the object or key that holds its text is not, or the text cannot be used.
     ConfigProfileNotReady,
+    /// A window, a freeze or a time zone says nothing that a clock could mean.
+    InvalidSchedule,
 }
 
 impl InvalidReason {
@@ -48,6 +47,7 @@ impl InvalidReason {
             Self::FirmwareNotFound => "FirmwareNotFound",
             Self::ConfigProfileNotFound => "ConfigProfileNotFound",
             Self::ConfigProfileNotReady => "ConfigProfileNotReady",
+            Self::InvalidSchedule => "InvalidSchedule",
         }
     }
 }
@@ -70,6 +70,9 @@ impl<'a> Wanted<'a> {
 
 impl<'a> Revision<'a> {
     fn of(group: &Group, snapshot: &'a Snapshot) -> Result<Self, Invalid> {
+        if let Err(wrong) = &group.times {
+            return Err(Invalid { reason: InvalidReason::InvalidSchedule, message: wrong.to_string() });
+        }
         let firmware = match &group.firmware {
             None => None,
             Some(name) => Some(snapshot.firmwares.get(name).ok_or_else(|| Invalid {
@@ -166,7 +169,7 @@ pub struct NoImage;
 pub struct NotForModel;
 
 impl Firmware {
-    fn image(&self, model: &str) -> Option<&Image> {
+    pub fn image(&self, model: &str) -> Option<&Image> {
         self.images.iter().find(|image| image.models.iter().any(|known| known == model))
     }
 }
@@ -323,9 +326,9 @@ impl<'a> Rollouts<'a> {
         self.last
     }
 
-    /// Those that the history has no place for; `busy` says which devices are still on the way to.
-    pub fn surplus(&self, busy: &BTreeSet<&str>) -> impl Iterator<Item = &'a Rollout> {
-        self.own.values().rev().skip(HISTORY).copied().filter(|rollout| !busy.contains(&*rollout.uid))
+    /// Those that the history of that length has no place for; `busy` says which devices are still on the way to.
+    pub fn surplus(&self, limit: usize, busy: &BTreeSet<&str>) -> impl Iterator<Item = &'a Rollout> {
+        self.own.values().rev().skip(1 + limit).copied().filter(|rollout| !busy.contains(&*rollout.uid))
     }
 }
 

@@ -1,17 +1,24 @@
 //! What a pass holds of each group and of each device while it goes on.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+
+use fettle_crds::{FirmwarePolicy, TargetConfig, TargetFirmware};
+use jiff::SignedDuration;
 
 use super::availability::Presence;
-use super::grants::Granter;
-use super::limits::{self, Usage};
+use super::course::{Clock, Course};
+use super::goal::{Goal, WayBack};
+use super::limits::{Budget, Usage};
 use super::membership::{Membership, Standing as MacStanding};
-use super::model::{Decisions, Device, Firmware, Group, Progress, Readiness, Rollout, Target, Text};
+use super::model::{Decisions, Device, Firmware, Group, Image, Progress, Readiness, Rollout, Snapshot, Target, Text};
 use super::output::Change;
-use super::progress::{Goal, Standing};
+use super::paths::{Hop, NoHop, Paths, Release};
+use super::progress::{Standing, Way};
 use super::reason::Reason;
-use super::revision::{Invalid, Rollouts, Wanted};
+use super::revision::{Revision, Rollouts, Wanted};
 use super::status::Tally;
+use super::steps::{self, Stage};
 
 /// A group with all that belongs to it.
 pub struct Scope<'a> {
@@ -20,12 +27,35 @@ pub struct Scope<'a> {
     pub rollouts: &'a Rollouts<'a>,
     /// The rollout that stands for what the group wants, where it exists already.
     pub rollout: Option<&'a Rollout>,
+    /// As it is written.
+    pub way: Way,
     /// What the revision means for each model.
-    pub goals: HashMap<Text, Result<Goal<'a>, Reason>>,
+    models: HashMap<Text, Result<Model, Reason>>,
+    /// The ways back, by where what a device ran is kept in memory.
+    ways_back: HashMap<usize, Arc<WayBack>>,
+    /// The devices that no other group selects.
+    pub members: Vec<usize>,
     pub usage: Usage,
+    /// Devices that count as failed.
     pub failed: usize,
-    pub granter: Granter,
+    /// The longest try that worked, of this group's rollouts.
+    pub longest: Option<SignedDuration>,
+    pub budget: Budget,
+    pub course: Course,
+    pub clock: Clock,
+    pub stage: Option<Stage>,
+    /// How many more devices the step may take on in this pass.
+    pub places: usize,
     pub tally: Tally,
+}
+
+/// What a revision means for a model.
+struct Model {
+    goal: Goal,
+    /// The ways to its firmware.
+    paths: Option<Paths>,
+    /// The releases on those, as targets name them.
+    stones: HashMap<Text, Arc<TargetFirmware>>,
 }
 
 /// A device with what was found of it.
@@ -35,20 +65,24 @@ pub struct Seen<'a> {
     pub mac: MacStanding,
     pub presence: Presence,
     pub standing: Standing,
+    /// What keeps it from a try, whatever its group is at.
+    pub obstacle: Option<Reason>,
     pub open: Option<(&'a Target, Progress)>,
     /// It may have been granted a try by a write that was not answered.
     pub is_in_doubt: bool,
+    /// The step in which the rollout of its group has granted it.
+    pub granted_in: Option<u32>,
+    /// A person had it tried again: it counts as failed until it is current.
+    pub is_retried: bool,
     /// Its decisions, where they change: for few devices of many.
     pub write: Option<Box<(Change, Decisions)>>,
 }
 
-/// A device that may be granted a try.
-pub struct Candidate<'a> {
-    pub scope: usize,
-    pub goal: Goal<'a>,
-    pub attempt: u32,
-    /// It is current already, and is granted that only to be sent away.
-    pub is_farewell: bool,
+/// What a device would be told in its next try.
+#[derive(Debug, Clone)]
+pub struct Move {
+    pub firmware: Option<Arc<TargetFirmware>>,
+    pub config: Option<Arc<TargetConfig>>,
 }
 
 impl<'a> Scope<'a> {
@@ -57,61 +91,154 @@ impl<'a> Scope<'a> {
             Wanted::Revision(revision) => newest.spec.revision == revision.digest,
             Wanted::Invalid(_) => false,
         };
+        let rollout = rollouts.newest().filter(stands_for);
+        let is_back = rollout.is_some_and(|rollout| rollout.status.rollback.is_some());
         Self {
             group,
             wanted,
             rollouts,
-            rollout: rollouts.newest().filter(stands_for),
-            goals: HashMap::new(),
+            rollout,
+            way: if is_back { Way::Back } else { Way::Forward },
+            models: HashMap::new(),
+            ways_back: HashMap::new(),
+            members: Vec::new(),
             usage: Usage::default(),
             failed: 0,
-            granter: Granter::default(),
+            longest: None,
+            budget: Budget::default(),
+            course: Course::Forward,
+            clock: Clock::Open { start_by: None },
+            stage: None,
+            places: 0,
             tally: Tally::default(),
         }
     }
 
+    fn revision(&self) -> Option<&'a Revision<'a>> {
+        match self.wanted {
+            Wanted::Revision(revision) => Some(revision),
+            Wanted::Invalid(_) => None,
+        }
+    }
+
+    fn model(&mut self, snapshot: &Snapshot, model: &Text) -> Option<&mut Result<Model, Reason>> {
+        let revision = self.revision()?;
+        if !self.models.contains_key(model) {
+            let found = Goal::of(revision, model).map(|goal| Model {
+                goal,
+                paths: revision.firmware.and_then(|goal| paths(goal, snapshot, model, self.group.policy)),
+                stones: HashMap::new(),
+            });
+            self.models.insert(model.clone(), found);
+        }
+        self.models.get_mut(model)
+    }
+
     /// What the revision means for the model that the device reports; `None` where either is not known.
-    pub fn goal(&mut self, device: &Device) -> Option<Result<Goal<'a>, Reason>> {
-        let Wanted::Revision(revision) = self.wanted else { return None };
+    pub fn goal(&mut self, snapshot: &Snapshot, device: &Device) -> Option<Result<&Goal, Reason>> {
         let model = &device.facts.reported.as_ref()?.model;
-        if let Some(goal) = self.goals.get(model) {
-            return Some(*goal);
+        self.model(snapshot, model).map(|model| model.as_ref().map(|model| &model.goal).map_err(|reason| *reason))
+    }
+
+    /// What a device would be told next, on its way to what the revision means for it.
+    ///
+    /// # Errors
+    /// Why it can be told nothing.
+    pub fn next_move(&mut self, snapshot: &Snapshot, device: &Device) -> Result<Move, Reason> {
+        if self.revision().is_none() {
+            return Err(Reason::GroupInvalid);
         }
-        let goal = Goal::of(revision, model);
-        self.goals.insert(model.clone(), goal);
-        Some(goal)
-    }
-
-    /// Whether an open target of a device of this group still stands.
-    pub fn backs(&self, target: &Target) -> bool {
-        self.rollout.is_some_and(|rollout| rollout.uid == target.rollout_uid) && !limits::is_stopped(self.failed)
-    }
-
-    /// What a device may be granted, as far as the group is concerned.
-    pub fn eligible(&self, device: &Device) -> Result<Goal<'a>, Reason> {
-        let revision = match self.wanted {
-            Wanted::Revision(revision) => revision,
-            Wanted::Invalid(Invalid { .. }) => return Err(Reason::GroupInvalid),
+        let reported = device.facts.reported.as_ref().ok_or(Reason::NeverConnected)?;
+        let found = self.model(snapshot, &reported.model).ok_or(Reason::NeverConnected)?;
+        let Model { goal, paths, stones } = found.as_mut().map_err(|reason| *reason)?;
+        let Some(paths) = paths else {
+            return Ok(Move { firmware: goal.firmware.clone(), config: goal.config.clone() });
         };
-        let model = device.facts.reported.as_ref().map(|reported| &reported.model);
-        let goal = *model.and_then(|model| self.goals.get(model)).unwrap_or(&Err(Reason::NeverConnected));
-        let goal = goal?;
-        if self.rollout.is_none() {
-            return Err(Reason::RolloutStarting);
+        match paths.next(&reported.version) {
+            Err(NoHop::AlreadyThere) | Ok(Hop { hops: 1, .. }) => {
+                Ok(Move { firmware: goal.firmware.clone(), config: goal.config.clone() })
+            }
+            Ok(hop) => {
+                let stone = match stones.get(&hop.release) {
+                    Some(stone) => Some(stone.clone()),
+                    None => {
+                        let release = snapshot.firmwares.get(&hop.release);
+                        let image = release.and_then(|release| release.image(&reported.model));
+                        let stone = image.map(|image| Arc::new(image.in_target()));
+                        stones.extend(stone.clone().map(|stone| (hop.release.clone(), stone)));
+                        stone
+                    }
+                };
+                stone.map(|stone| Move { firmware: Some(stone), config: None }).ok_or(Reason::NoUpgradePath)
+            }
+            Err(NoHop::Newer) => Err(Reason::NewerThanDesired),
+            Err(NoHop::NotComparable { .. }) => Err(Reason::VersionsNotComparable),
+            Err(NoHop::NoPath) => Err(Reason::NoUpgradePath),
+            Err(NoHop::NotVerified { .. }) => Err(Reason::FirmwareNotReady),
         }
-        if limits::is_stopped(self.failed) {
-            return Err(Reason::Stopped);
+    }
+
+    /// Two versions that have no order, and keep a device of that model from its next try.
+    pub fn not_comparable(&mut self, snapshot: &Snapshot, device: &Device) -> Option<(Text, Text)> {
+        let reported = device.facts.reported.as_ref()?;
+        let model = self.model(snapshot, &reported.model)?.as_mut().ok()?;
+        match model.paths.as_mut()?.next(&reported.version) {
+            Err(NoHop::NotComparable { a, b }) => Some((a.clone(), b.clone())),
+            _ => None,
         }
-        if revision.firmware.is_some_and(|firmware| !is_verified(firmware, &goal)) {
-            return Err(Reason::FirmwareNotReady);
+    }
+
+    /// What the device goes back to, where the rollout has granted it.
+    pub fn way_back(&mut self, device: &'a Device) -> Option<Arc<WayBack>> {
+        let rollout = self.rollout?;
+        let previous = device.decisions.previous.as_ref().filter(|previous| *previous.rollout_uid == *rollout.uid)?;
+        // Shared by all devices that ran the same, and not moved while the snapshot is looked at.
+        let key = Arc::as_ptr(previous) as usize;
+        Some(self.ways_back.entry(key).or_insert_with(|| Arc::new(WayBack::of(previous, &rollout.spec))).clone())
+    }
+
+    /// Whether a target that has not begun still stands: whether its device could be granted it now, steps and limits apart.
+    pub fn backs(&mut self, seen: &Seen<'a>, target: &Target) -> bool {
+        if self.rollout.is_none_or(|rollout| rollout.uid != target.rollout_uid) {
+            return false;
         }
-        Ok(goal)
+        match self.course {
+            Course::Forward => true,
+            Course::Stopped => seen.is_retried,
+            Course::Back => self.way_back(seen.device).is_some_and(|way| way.goal.is_led_to_by(target)),
+            Course::Paused | Course::Aborted | Course::Turning(_) | Course::BackHalted(_) => false,
+        }
+    }
+
+    /// Whether a device is in the step in which it was granted, or in the soak of that.
+    pub fn is_in_soak(&self, granted_in: Option<u32>) -> bool {
+        let Some(rollout) = self.rollout.filter(|rollout| rollout.status.completed_at.is_none()) else { return false };
+        granted_in.is_some_and(|step| step >= steps::written(rollout))
+    }
+
+    /// How long a try is expected to take: as long as the longest that worked, or as it may at most.
+    pub fn expected(&self) -> SignedDuration {
+        let most = self.group.strategy.device_timeout;
+        self.longest.map_or(most, |longest| longest.min(most))
     }
 }
 
-fn is_verified(firmware: &Firmware, goal: &Goal<'_>) -> bool {
-    firmware.readiness == Readiness::Ready
-        && goal.image.is_none_or(|image| firmware.verified.contains(image.content.sha256.as_str()))
+/// The ways to a release for a model, where the release has an image for it.
+fn paths(goal: &Firmware, snapshot: &Snapshot, model: &str, policy: FirmwarePolicy) -> Option<Paths> {
+    let release = |firmware: &Firmware, image: &Image| Release {
+        name: firmware.name.clone(),
+        version: firmware.version.clone(),
+        reports: image.reports.clone(),
+        verified: is_verified(firmware, image),
+        upgradable_from: image.upgradable_from.clone(),
+    };
+    let others = snapshot.firmwares.values().filter(|other| other.name != goal.name);
+    let others = others.filter_map(|other| Some(release(other, other.image(model)?)));
+    Some(Paths::new(release(goal, goal.image(model)?), others, policy))
+}
+
+fn is_verified(firmware: &Firmware, image: &Image) -> bool {
+    firmware.readiness == Readiness::Ready && firmware.verified.contains(image.content.sha256.as_str())
 }
 
 impl Seen<'_> {
@@ -121,10 +248,18 @@ impl Seen<'_> {
         self.presence.is_offline() || (lost && matches!(self.standing, Standing::Failed(_)))
     }
 
+    /// Whether a try of it runs, or may.
+    pub fn is_updating(&self) -> bool {
+        self.is_in_doubt || self.open.is_some()
+    }
+
     /// Whether it counts against the failure budget.
     pub fn has_failed(&self) -> bool {
-        let judged = self.open.is_none() && !self.device.held && self.mac == MacStanding::Accepted;
-        judged && matches!(self.standing, Standing::Failed(_))
+        if self.device.held || self.mac != MacStanding::Accepted {
+            return false;
+        }
+        let retried = self.is_retried && self.standing != Standing::Current;
+        retried || (self.open.is_none() && matches!(self.standing, Standing::Failed(_)))
     }
 
     pub fn has_wrong_model(&self) -> bool {

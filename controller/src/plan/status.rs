@@ -8,15 +8,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use fettle_crds::schema::message as cut;
 use fettle_crds::{
     Condition, ConfigProfileStatus, Counts, DeviceGroupStatus, DeviceRolloutStatus, Failure as ListedFailure,
+    RollbackStatus, Waiting,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::limits::Usage;
-use super::model::{Device, Group, Profile, Readiness, Rollout, Text};
+use super::course::{Clock, Course, Halt, Turn};
+use super::model::{Device, Profile, Readiness, Rollout, Text};
 use super::output::{GroupWrite, Notice, NoticeKind};
+use super::progress::Way;
 use super::reason::{Class, Failure, Reason};
 use super::revision::Wanted;
+use super::scope::Scope;
+use super::steps::{Rest, Stand};
 
 /// So many failed devices are listed in a rollout.
 const FAILURES_LISTED: usize = 10;
@@ -35,14 +39,26 @@ pub struct Tally {
     overlaps: usize,
     overlapping: Vec<Text>,
     overlapped_by: BTreeSet<Text>,
+    /// The first device on a version that has no order, and the two versions.
+    not_comparable: Option<(Text, Option<(Text, Text)>)>,
+    /// The first domain that is full of devices that are away, and its limit.
+    full_domain: Option<(Text, usize)>,
     /// When the first try of the rollout was granted.
     started: Option<Timestamp>,
 }
 
 impl Tally {
     /// A device of the group, and why it is not current.
-    pub fn device(&mut self, device: &Device, reason: Option<Reason>, rollout: Option<&Rollout>) {
+    pub fn device(
+        &mut self,
+        device: &Device,
+        reason: Option<Reason>,
+        rollout: Option<&Rollout>,
+        granted_in: Option<u32>,
+    ) {
         self.counts.total += 1;
+        self.counts.granted += i64::from(granted_in.is_some());
+        self.counts.rolled_back += i64::from(reason == Some(Reason::RolledBack));
         let Some(reason) = reason else {
             self.counts.current += 1;
             return self.granted(device, rollout);
@@ -89,6 +105,16 @@ impl Tally {
         self.overlapped_by.extend(others);
     }
 
+    /// A device runs a version that has no order with these.
+    pub fn not_comparable(&mut self, device: &Text, versions: Option<(Text, Text)>) {
+        self.not_comparable.get_or_insert_with(|| (device.clone(), versions));
+    }
+
+    /// A domain is full of devices that are away.
+    pub fn blocked(&mut self, domain: Option<(Text, usize)>) {
+        self.full_domain = self.full_domain.take().or(domain);
+    }
+
     fn count(&self, reason: Reason) -> i64 {
         self.reasons.get(&reason).copied().unwrap_or(0)
     }
@@ -119,17 +145,8 @@ impl Tally {
 }
 
 /// A group, with all that its status speaks of.
-pub struct GroupView<'a> {
-    pub group: &'a Group,
-    pub wanted: &'a Wanted<'a>,
-    /// The rollout that stands for what the group wants, where it exists already.
-    pub rollout: Option<&'a Rollout>,
-    /// The newest one, whatever it stands for.
-    pub newest: Option<&'a Rollout>,
-    pub last_rollout: i64,
-    pub usage: Usage,
-    pub is_stopped: bool,
-    pub tally: &'a Tally,
+pub struct GroupView<'a, 's> {
+    pub scope: &'s Scope<'a>,
     pub now: Timestamp,
 }
 
@@ -140,6 +157,22 @@ struct Verdict {
     reason: String,
     message: String,
     notice: Option<NoticeKind>,
+    /// What it waits for, and until when.
+    waits: Option<(&'static str, Option<Timestamp>)>,
+}
+
+impl Verdict {
+    fn new(phase: Phase, reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { phase, reason: reason.into(), message: message.into(), notice: None, waits: None }
+    }
+
+    fn told(self, notice: NoticeKind) -> Self {
+        Self { notice: Some(notice), ..self }
+    }
+
+    fn waiting(self, reason: &'static str, until: Option<Timestamp>) -> Self {
+        Self { waits: Some((reason, until)), ..self }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,6 +181,9 @@ enum Phase {
     Complete,
     Progressing,
     Waiting,
+    Paused,
+    RollingBack,
+    RolledBack,
     Stalled,
 }
 
@@ -158,64 +194,121 @@ impl Phase {
             Self::Complete => "Complete",
             Self::Progressing => "Progressing",
             Self::Waiting => "Waiting",
+            Self::Paused => "Paused",
+            Self::RollingBack => "RollingBack",
+            Self::RolledBack => "RolledBack",
             Self::Stalled => "Stalled",
         }
+    }
+
+    /// Whether nothing will move unless somebody changes something.
+    const fn is_stalled(self) -> bool {
+        matches!(self, Self::Stalled | Self::RolledBack)
     }
 }
 
 /// The status of a group and of the rollout that stands for what it wants, where they change.
-pub fn of_group(view: &GroupView<'_>) -> (Option<GroupWrite>, Option<(Text, DeviceRolloutStatus)>) {
+pub fn of_group(view: &GroupView<'_, '_>) -> (Option<GroupWrite>, Option<(Text, DeviceRolloutStatus)>) {
     let completed_at = view.completed_at();
     let verdict = view.verdict(completed_at);
-    let rollout = view.rollout.and_then(|rollout| view.rollout_status(rollout, completed_at));
+    let rollout = view.scope.rollout.and_then(|rollout| view.rollout_status(rollout, &verdict, completed_at));
     (view.group_status(&verdict), rollout)
 }
 
-impl GroupView<'_> {
-    /// When the rollout was complete for the first time. It is when somebody is current and nothing that Fettle could do
-    /// is left: devices that are offline, held or without a way are counted and do not hold it open.
+impl GroupView<'_, '_> {
+    /// When the rollout was complete for the first time. It is when its last step is finished and nothing that Fettle could
+    /// do is left: devices that are offline, held or without a way are counted and do not hold it open.
     fn completed_at(&self) -> Option<Timestamp> {
-        let rollout = self.rollout?;
-        let left_behind = self.tally.reasons.keys().all(|reason| reason.is_left_behind());
-        let is_complete = left_behind && self.tally.counts.current > 0 && !self.is_stopped;
-        rollout.status.completed_at.or_else(|| is_complete.then_some(self.now))
+        let Scope { rollout, tally, budget, stage, way, .. } = self.scope;
+        let rollout = (*rollout)?;
+        let is_last = stage
+            .as_ref()
+            .is_some_and(|stage| stage.is_last() && matches!(stage.stand, Stand::Finished | Stand::NothingToDo));
+        let is_complete = is_last && self.nobody_is_left() && tally.counts.current > 0 && !budget.is_exceeded();
+        rollout.status.completed_at.or_else(|| (is_complete && *way == Way::Forward).then_some(self.now))
+    }
+
+    /// Whether nothing that Fettle could do is left.
+    fn nobody_is_left(&self) -> bool {
+        self.scope.tally.reasons.keys().all(|reason| reason.is_left_behind())
     }
 
     fn verdict(&self, completed_at: Option<Timestamp>) -> Verdict {
-        let stalled = |reason: &str, message: String, notice: NoticeKind| Verdict {
-            phase: Phase::Stalled,
-            reason: reason.to_owned(),
-            message,
-            notice: Some(notice),
-        };
-        let revision = match self.wanted {
+        let Scope { wanted, tally, course, budget, rollout, .. } = self.scope;
+        let stalled =
+            |reason: &str, message: String, notice| Verdict::new(Phase::Stalled, reason, message).told(notice);
+        let revision = match wanted {
             Wanted::Revision(revision) => revision,
             Wanted::Invalid(invalid) => {
                 return stalled(invalid.reason.as_str(), invalid.message.clone(), NoticeKind::GroupInvalid);
             }
         };
-        let progress = self.tally.progress();
-        if !self.tally.overlapped_by.is_empty() {
-            let others = list(self.tally.overlapped_by.iter());
-            let devices = list(self.tally.overlapping.iter());
-            let count = self.tally.overlaps;
+        let progress = tally.progress();
+        if !tally.overlapped_by.is_empty() {
+            let others = list(tally.overlapped_by.iter());
+            let devices = list(tally.overlapping.iter());
+            let count = tally.overlaps;
             let message = format!(
                 "{progress}; DeviceGroup {others} selects {count} of them too ({devices}): no group acts on those"
             );
             return stalled("OverlappingGroups", message, NoticeKind::OverlappingGroups);
         }
-        if self.is_stopped {
-            let failed = list(self.tally.failures.iter().map(|(device, ..)| device));
-            let message = format!("{progress}; stopped until {failed} is current or held, or for another revision");
-            return stalled("DevicesFailed", message, NoticeKind::RolloutStopped);
+        if let Some((device, versions)) = &tally.not_comparable {
+            let versions = versions.as_ref().map_or_else(String::new, |(a, b)| format!(" ({a} and {b})"));
+            let message = format!(
+                "{progress}; {device} runs a version that cannot be ordered against the one wanted{versions}: set \
+                 firmware.policy to Exact to take it there whatever it runs"
+            );
+            return stalled("VersionsNotComparable", message, NoticeKind::VersionsNotComparable);
         }
-        if self.tally.counts.total == 0 {
-            let message = "the selector matches no device".to_owned();
-            return Verdict { phase: Phase::Empty, reason: "NoDevices".to_owned(), message, notice: None };
+        let name = rollout.map_or("the rollout", |rollout| &*rollout.name);
+        match course {
+            Course::Stopped => {
+                let failed = match list(tally.failures.iter().map(|(device, ..)| device)) {
+                    names if names.is_empty() => String::new(),
+                    names => format!(" ({names})"),
+                };
+                let why = if budget.whole_step_failed && budget.failed <= budget.allowed {
+                    format!("all devices of the step failed{failed}")
+                } else {
+                    format!("{} failed{failed}, and {} may", budget.failed, budget.allowed)
+                };
+                let message = format!(
+                    "{progress}; stopped: {why}. Apply another revision, or patch retryAt, acceptFailures or abort of \
+                     DeviceRollout {name}"
+                );
+                return stalled("DevicesFailed", message, NoticeKind::RolloutStopped);
+            }
+            Course::Aborted | Course::BackHalted(Halt::Aborted) => {
+                let message =
+                    format!("{progress}; DeviceRollout {name} was aborted: apply another revision, or take abort back");
+                return stalled("Aborted", message, NoticeKind::RolloutAborted);
+            }
+            Course::Turning(_) => {
+                let message = format!("{progress}; about to go back");
+                return Verdict::new(Phase::RollingBack, "RollingBack", message).told(NoticeKind::RolloutRollingBack);
+            }
+            Course::Back if self.nobody_is_left() => {
+                let message = format!("{progress}; the revision was rolled back and is refused: apply another");
+                let verdict = Verdict::new(Phase::RolledBack, "RolledBack", message);
+                return verdict.told(NoticeKind::RolloutRolledBack);
+            }
+            Course::Back => {
+                let verdict = Verdict::new(Phase::RollingBack, "RollingBack", progress);
+                return verdict.told(NoticeKind::RolloutRollingBack);
+            }
+            Course::Paused | Course::BackHalted(Halt::Paused) if tally.counts.total > 0 && completed_at.is_none() => {
+                let by = if self.scope.group.paused { "paused in the group" } else { "paused in its spec" };
+                let message = format!("{progress}; DeviceRollout {name} is {by}");
+                return Verdict::new(Phase::Paused, "Paused", message).waiting("Paused", None);
+            }
+            Course::Paused | Course::BackHalted(Halt::Paused) | Course::Forward => {}
+        }
+        if tally.counts.total == 0 {
+            return Verdict::new(Phase::Empty, "NoDevices", "the selector matches no device");
         }
         if completed_at.is_some() {
-            let notice = Some(NoticeKind::RolloutComplete);
-            return Verdict { phase: Phase::Complete, reason: "Complete".to_owned(), message: progress, notice };
+            return Verdict::new(Phase::Complete, "Complete", progress).told(NoticeKind::RolloutComplete);
         }
         if let Some(firmware) = revision.firmware {
             match &firmware.readiness {
@@ -223,57 +316,131 @@ impl GroupView<'_> {
                     let message = format!("Firmware {}: {message}", firmware.name);
                     return stalled(reason, message, NoticeKind::FirmwareFailed);
                 }
-                Readiness::Unknown if self.tally.count(Reason::FirmwareNotReady) > 0 => {
+                Readiness::Unknown if tally.count(Reason::FirmwareNotReady) > 0 => {
                     let message = format!("{progress}; Firmware {} is not verified yet", firmware.name);
-                    let reason = "FirmwareNotReady".to_owned();
-                    return Verdict { phase: Phase::Waiting, reason, message, notice: None };
+                    let verdict = Verdict::new(Phase::Waiting, "FirmwareNotReady", message);
+                    return verdict.waiting("Firmware", None);
                 }
                 Readiness::Unknown | Readiness::Ready => {}
             }
         }
-        if self.tally.count(Reason::BlockedByUnavailable) > 0 {
-            let limit = self.group.strategy.max_unavailable.of_rounded_down(self.usage.total);
+        self.waits(&progress)
+    }
+
+    /// What a rollout that goes forward and is not done waits for, if for anything.
+    fn waits(&self, progress: &str) -> Verdict {
+        let Scope { group, tally, usage, clock, stage, rollout, .. } = self.scope;
+        if tally.count(Reason::BlockedByUnavailable) > 0 {
+            let limit = group.strategy.max_unavailable.of_rounded_down(usage.total);
             let message = format!(
                 "{progress}; maxUnavailable allows {limit} to be away, and {} are without any try that runs ({}): bring \
                  them back, or set spec.held on those in repair",
-                self.usage.away,
-                list(self.tally.away.iter())
+                usage.away,
+                list(tally.away.iter())
             );
-            return Verdict { phase: Phase::Waiting, reason: "BlockedByUnavailable".to_owned(), message, notice: None };
+            let verdict = Verdict::new(Phase::Waiting, "BlockedByUnavailable", message);
+            return verdict.waiting("Unavailable", None);
         }
-        let moves = [Reason::Updating, Reason::Settling, Reason::RolloutStarting, Reason::NextPass, Reason::Retrying];
-        let phase = if self.rollout.is_none() || moves.iter().any(|reason| self.tally.count(*reason) > 0) {
-            Phase::Progressing
-        } else {
-            Phase::Waiting
-        };
-        Verdict { phase, reason: phase.as_str().to_owned(), message: progress, notice: None }
+        let moves = [
+            Reason::Updating,
+            Reason::Settling,
+            Reason::RolloutStarting,
+            Reason::NextPass,
+            Reason::BackingOff,
+            Reason::Retrying,
+        ];
+        if rollout.is_none() || moves.iter().any(|reason| tally.count(*reason) > 0) {
+            return Verdict::new(Phase::Progressing, "Progressing", progress);
+        }
+        if let Some((domain, limit)) = tally.full_domain.as_ref().filter(|_| tally.count(Reason::BlockedBySpread) > 0) {
+            let message = format!(
+                "{progress}; spread allows {limit} of {domain} to be away, and as many are without any try that runs: \
+                 bring them back, or set spec.held on those in repair"
+            );
+            return Verdict::new(Phase::Waiting, "BlockedBySpread", message).waiting("Unavailable", None);
+        }
+        match clock {
+            Clock::Frozen { until, reason, .. } if tally.count(Reason::Frozen) > 0 => {
+                let why = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+                let message = format!("{progress}; a freeze holds until {until}{why}");
+                return Verdict::new(Phase::Waiting, "Frozen", message).waiting("Freeze", Some(*until));
+            }
+            Clock::Closed { next, closes } if tally.count(Reason::WaitingForWindow) > 0 => {
+                let message = match (next, closes) {
+                    (Some(next), None) => format!("{progress}; the next window opens at {next}"),
+                    (Some(next), Some(_)) => {
+                        format!(
+                            "{progress}; the window that is open is too short for another try; the next opens at {next}"
+                        )
+                    }
+                    (None, _) => format!("{progress}; no window is to come that is long enough for a try"),
+                };
+                return Verdict::new(Phase::Waiting, "WaitingForWindow", message).waiting("Window", *next);
+            }
+            Clock::Frozen { .. } | Clock::Closed { .. } | Clock::Open { .. } => {}
+        }
+        if let Some(stage) = stage {
+            let step = format!("step {} of {}", stage.number, stage.of);
+            match stage.rests_for {
+                Some(Rest::Soak { until }) => {
+                    let message = format!("{progress}; {step} is done and soaks until {until}");
+                    return Verdict::new(Phase::Waiting, "Soaking", message).waiting("Soak", Some(until));
+                }
+                Some(Rest::Approval) => {
+                    let name = rollout.map_or("", |rollout| &*rollout.name);
+                    let message = format!(
+                        "{progress}; {step} is done and waits for approval: patch DeviceRollout {name} with approvedStep: {}",
+                        stage.number
+                    );
+                    let verdict = Verdict::new(Phase::Waiting, "WaitingForApproval", message);
+                    return verdict.told(NoticeKind::ApprovalWanted).waiting("Approval", None);
+                }
+                Some(Rest::Empty) => {
+                    let message = format!(
+                        "{progress}; {step} has {} devices, of which none can be granted and none is current: bring one back, \
+                         or let the rollout pass with approvedStep: {}",
+                        stage.census.devices, stage.number
+                    );
+                    return Verdict::new(Phase::Waiting, "StepEmpty", message).waiting("Step", None);
+                }
+                None => {}
+            }
+        }
+        Verdict::new(Phase::Waiting, "Waiting", progress).waiting("Devices", None)
     }
 
     fn group_status(&self, verdict: &Verdict) -> Option<GroupWrite> {
-        let Self { group, tally, .. } = self;
+        let Scope { group, tally, wanted, rollouts, .. } = self.scope;
         let before = &group.status;
+        // The first thing that is said of a group is that it is not ready: whoever waits for that must not be early.
         let is_first = before.conditions.is_empty();
         let ready = matches!(verdict.phase, Phase::Complete | Phase::Empty) && !is_first;
-        let stalled = verdict.phase == Phase::Stalled;
-        let progressing = tally.counts.updating > 0 || verdict.phase == Phase::Progressing;
+        let stalled = verdict.phase.is_stalled();
         let mut conditions = Conditions::new(&before.conditions, group.generation, self.now);
         conditions.set("Ready", ready, &verdict.reason, &verdict.message);
         conditions.set("Reconciling", !ready && !stalled, &verdict.reason, &verdict.message);
         conditions.set("Stalled", stalled, &verdict.reason, if stalled { &verdict.message } else { "" });
+        let progressing = tally.counts.updating > 0 || matches!(verdict.phase, Phase::Progressing | Phase::RollingBack);
         conditions.set("Progressing", progressing, &verdict.reason, &verdict.message);
+        let (open, reason, message) = self.window();
+        conditions.set("WindowOpen", open, reason, &message);
+        let budget = self.scope.budget;
+        let (holds, reason) = if budget.is_exceeded() { (false, "Exceeded") } else { (true, "Holds") };
+        conditions.set("BudgetHolds", holds, reason, &format!("{} failed, {} may", budget.failed, budget.allowed));
+        let newest = rollouts.newest();
+        let step = self.step();
         let status = DeviceGroupStatus {
             observed_generation: Some(group.generation),
             conditions: conditions.done(),
-            desired: match self.wanted {
+            desired: match wanted {
                 Wanted::Revision(revision) => Some(revision.describe()),
                 Wanted::Invalid(_) => before.desired.clone(),
             },
-            rollout: self.newest.map(|rollout| rollout.name.to_string()),
-            last_rollout: self.last_rollout,
+            rollout: newest.map(|rollout| rollout.name.to_string()),
+            last_rollout: rollouts.last_number(),
             phase: Some(verdict.phase.as_str().to_owned()),
             message: Some(cut(&*verdict.message)),
-            step: None,
+            step: step.map(|step| step.progress),
             counts: tally.counts,
             reasons: tally.reasons(),
         };
@@ -281,38 +448,95 @@ impl GroupView<'_> {
         (status != *before).then(|| GroupWrite { group: group.name.clone(), status, notices })
     }
 
+    /// Whether the clock lets anybody begin, in a word and in a sentence.
+    fn window(&self) -> (bool, &'static str, String) {
+        if let Err(wrong) = &self.scope.group.times {
+            return (false, "Invalid", wrong.to_string());
+        }
+        match &self.scope.clock {
+            Clock::Open { start_by: None } => (true, "Open", "at any time".to_owned()),
+            Clock::Open { start_by: Some(at) } => (true, "Open", format!("a try may begin until {at}")),
+            Clock::Closed { next: Some(next), .. } => (false, "Closed", format!("a try may begin from {next}")),
+            Clock::Closed { next: None, .. } => {
+                (false, "Closed", "no window is to come that is long enough for a try".to_owned())
+            }
+            Clock::Frozen { until, reason, .. } => (false, "Frozen", format!("until {until}: {reason}")),
+        }
+    }
+
+    /// The step of a rollout that has steps.
+    fn step(&self) -> Option<fettle_crds::StepStatus> {
+        let Scope { rollout, stage, way, .. } = self.scope;
+        let rollout = rollout.filter(|rollout| !rollout.spec.steps.is_empty())?;
+        match way {
+            Way::Forward => stage.as_ref().map(super::steps::Stage::status),
+            Way::Back => rollout.status.step.clone(),
+        }
+    }
+
+    /// The way back, where there is one.
+    fn rollback(&self, rollout: &Rollout, verdict: &Verdict) -> Option<RollbackStatus> {
+        let turned = match self.scope.course {
+            Course::Turning(Turn::Aborted) => Some(Turn::Aborted.status(self.now)),
+            Course::Turning(Turn::BudgetExceeded) => Some(Turn::BudgetExceeded.status(self.now)),
+            _ => None,
+        };
+        let rollback = rollout.status.rollback.clone().or(turned)?;
+        let finished_at = rollback.finished_at.or_else(|| (verdict.phase == Phase::RolledBack).then_some(self.now));
+        Some(RollbackStatus { finished_at, ..rollback })
+    }
+
+    /// When all will be current if it goes on as it went so far.
+    fn estimated_end(&self, started_at: Option<Timestamp>, verdict: &Verdict) -> Option<Timestamp> {
+        let Counts { total, current, granted, updating, offline, failed, .. } = self.scope.tally.counts;
+        let started = started_at.filter(|_| verdict.phase == Phase::Progressing)?;
+        let done = granted - updating;
+        let left = total - current - offline - failed;
+        if done <= 0 || left <= 0 {
+            return None;
+        }
+        let end = self.now.as_second() + (self.now.as_second() - started.as_second()) * left / done;
+        // To the minute: it is a guess, and each change of it is a write.
+        Timestamp::from_second((end / 60 + 1) * 60).ok()
+    }
+
     fn rollout_status(
         &self,
         rollout: &Rollout,
+        verdict: &Verdict,
         completed_at: Option<Timestamp>,
     ) -> Option<(Text, DeviceRolloutStatus)> {
-        let before = &rollout.status;
-        let verdict = self.verdict(completed_at);
+        let (before, tally) = (&rollout.status, &self.scope.tally);
         let ready = matches!(verdict.phase, Phase::Complete | Phase::Empty) && !before.conditions.is_empty();
-        let stalled = verdict.phase == Phase::Stalled;
+        let stalled = verdict.phase.is_stalled();
         let mut conditions = Conditions::new(&before.conditions, rollout.generation, self.now);
         conditions.set("Ready", ready, &verdict.reason, &verdict.message);
         conditions.set("Reconciling", !ready && !stalled, &verdict.reason, &verdict.message);
         conditions.set("Stalled", stalled, &verdict.reason, if stalled { &verdict.message } else { "" });
-        let failures = self.tally.failures.iter().map(|(device, failure, message)| ListedFailure {
+        let failures = tally.failures.iter().map(|(device, failure, message)| ListedFailure {
             device: device.to_string(),
             reason: failure.as_str().to_owned(),
             message: cut(message.as_deref().unwrap_or_default()),
         });
+        let waiting = verdict.waits.map(|(reason, until)| {
+            let same = before.waiting.as_ref().filter(|before| *before.reason == *reason);
+            Waiting { reason: reason.to_owned(), since: same.map_or(self.now, |before| before.since), until }
+        });
+        let started_at = before.started_at.or(tally.started);
         let status = DeviceRolloutStatus {
             observed_generation: Some(rollout.generation),
             conditions: conditions.done(),
             phase: Some(verdict.phase.as_str().to_owned()),
-            progress: Some(format!("{}/{}", self.tally.counts.current, self.tally.counts.total)),
+            progress: Some(format!("{}/{}", tally.counts.current, tally.counts.total)),
             message: Some(cut(&*verdict.message)),
-            counts: self.tally.counts,
-            reasons: self.tally.reasons(),
+            counts: tally.counts,
+            reasons: tally.reasons(),
             failures: failures.collect(),
-            step: None,
-            waiting: None,
-            rollback: None,
-            estimated_end: None,
-            started_at: before.started_at.or(self.tally.started),
+            step: self.step(),
+            waiting,
+            rollback: self.rollback(rollout, verdict),
+            estimated_end: self.estimated_end(started_at, verdict),
+            started_at,
             completed_at,
         };
         (status != *before).then(|| (rollout.name.clone(), status))
@@ -376,12 +600,20 @@ fn notices(before: &DeviceGroupStatus, after: &DeviceGroupStatus, verdict: &Verd
             status.conditions.iter().find(|condition| condition.type_ == "Stalled" && condition.status == "True");
         stalled.map(|condition| condition.reason.clone())
     };
+    let reason = |status: &DeviceGroupStatus| {
+        status.conditions.iter().find(|condition| condition.type_ == "Ready").map(|condition| condition.reason.clone())
+    };
     let ready = |status: &DeviceGroupStatus| {
         status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
     };
     match (stalled_for(before), stalled_for(after), verdict.notice) {
         (was, is @ Some(_), Some(kind)) if was != is => notices.push(notice(kind, &verdict.message)),
         (_, None, Some(kind)) if ready(after) && !ready(before) => notices.push(notice(kind, &verdict.message)),
+        (_, None, Some(kind))
+            if !ready(after) && verdict.phase != Phase::Complete && reason(before) != reason(after) =>
+        {
+            notices.push(notice(kind, &verdict.message));
+        }
         (Some(_), None, _) => notices.push(notice(NoticeKind::Resumed, &verdict.message)),
         _ => {}
     }

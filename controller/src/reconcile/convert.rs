@@ -11,8 +11,10 @@ use kube::api::ObjectMeta;
 
 use crate::plan::model::{
     Acceptance, Applied, Bridge, Decisions, Device, Facts, Firmware, Granted, Group, Image, Mac, Origin, Readiness,
-    Reported, Rollout, Session, Strategy, Target, Text, Upgrade,
+    Reported, Rollout, Session, Strategy, Target, Text, Times, Upgrade,
 };
+use crate::plan::versions::Requirement;
+use crate::plan::windows::{Calendar, Freeze, FreezeError, UnknownZone, Window, WindowError, Zone};
 
 /// The name of the capability with which a device says that it reports its configuration.
 const TELLS_CONFIG: &str = "ConfigVersion";
@@ -82,7 +84,6 @@ impl Interner {
             approved: spec.approved,
             held: spec.held,
             transfer: spec.transfer,
-            time_zone: spec.time_zone.map(|zone| self.text(&zone)),
             retry_at: metadata.annotations.as_ref().and_then(|all| all.get(RETRY_AT)).map(|at| self.text(at)),
             facts: self.facts(&status),
             decisions: self.decisions(status),
@@ -221,8 +222,8 @@ pub fn group(group: api::DeviceGroup) -> Option<Group> {
         firmware,
         config,
         rollout,
-        windows: _,
-        freezes: _,
+        windows,
+        freezes,
         time_zone,
         paused,
         revision_history_limit,
@@ -239,9 +240,7 @@ pub fn group(group: api::DeviceGroup) -> Option<Group> {
         device_timeout,
         retries,
         min_ready,
-        download,
     } = rollout;
-    let apply = config.as_ref().and_then(|config| config.apply.at.as_deref());
     Some(Group {
         name,
         uid: uid(&metadata)?,
@@ -249,7 +248,6 @@ pub fn group(group: api::DeviceGroup) -> Option<Group> {
         selector,
         policy: firmware.as_ref().map_or_else(Default::default, |desired| desired.policy),
         firmware: firmware.map(|desired| desired.name.into()),
-        apply_at: apply.map(Text::from),
         config: config.map(|desired| desired.name.into()),
         strategy: Strategy {
             steps,
@@ -260,9 +258,8 @@ pub fn group(group: api::DeviceGroup) -> Option<Group> {
             device_timeout: signed(device_timeout),
             retries,
             min_ready: signed(min_ready),
-            download,
         },
-        time_zone: time_zone.into(),
+        times: times(&windows, &freezes, &time_zone).map(Arc::new).map_err(|wrong| wrong.to_string().into()),
         paused,
         history_limit: revision_history_limit as usize,
         transfer,
@@ -270,6 +267,35 @@ pub fn group(group: api::DeviceGroup) -> Option<Group> {
         logs: logs.upload,
         status: status.unwrap_or_default(),
     })
+}
+
+/// What is wrong with windows, freezes or zones.
+#[derive(Debug, thiserror::Error)]
+pub enum TimesError {
+    #[error(transparent)]
+    Window(#[from] WindowError),
+    #[error(transparent)]
+    Freeze(#[from] FreezeError),
+    #[error("timeZone: {0}")]
+    Zone(#[from] UnknownZone),
+}
+
+/// When devices may begin.
+///
+/// # Errors
+/// What is wrong, in words for the one who wrote it.
+pub fn times(windows: &[api::Window], freezes: &[api::Freeze], zone: &str) -> Result<Times, TimesError> {
+    let read = |window: &api::Window| {
+        let zone = window.time_zone.as_deref().unwrap_or(zone);
+        Window::parse(&window.schedule, signed(window.duration), zone)
+    };
+    let zone = Zone::named(zone)?;
+    let windows = windows.iter().map(read).collect::<Result<_, _>>()?;
+    let freeze = |freeze: &api::Freeze| {
+        Freeze::parse(&freeze.from, &freeze.to, freeze.reason.as_deref().unwrap_or_default(), &zone)
+    };
+    let freezes = freezes.iter().map(freeze).collect::<Result<_, _>>()?;
+    Ok(Times { calendar: Calendar::new(windows, freezes) })
 }
 
 /// The API bounds durations to 30 days.
@@ -297,6 +323,7 @@ pub fn rollout(rollout: api::DeviceRollout) -> Option<Rollout> {
 pub fn firmware(firmware: api::Firmware) -> Option<Firmware> {
     let api::Firmware { metadata, spec, status } = firmware;
     let (name, _) = identity(&metadata)?;
+    let mut unreadable = None;
     let images = spec.images.into_iter().map(|image| {
         let reports = image.reports.unwrap_or_else(|| spec.version.clone());
         let content = ImageContent {
@@ -308,12 +335,19 @@ pub fn firmware(firmware: api::Firmware) -> Option<Firmware> {
         Image {
             models: image.models,
             reports: reports.into(),
-            upgradable_from: image.upgradable_from.map(Text::from),
+            upgradable_from: image.upgradable_from.as_deref().and_then(|text| match Requirement::parse(text) {
+                Ok(requirement) => Some(Arc::new(requirement)),
+                Err(error) => {
+                    unreadable.get_or_insert_with(|| format!("upgradableFrom: {}", fettle_runtime::chain(&error)));
+                    None
+                }
+            }),
             name: content.name().into(),
             content: Arc::new(content),
         }
     });
     let images = images.collect();
+    let unreadable: Option<String> = unreadable;
     let status = status.unwrap_or_default();
     let generation = metadata.generation.unwrap_or_default();
     let speaks_of_this = |condition: &&api::Condition| {
@@ -321,6 +355,9 @@ pub fn firmware(firmware: api::Firmware) -> Option<Firmware> {
     };
     let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready").filter(speaks_of_this);
     let readiness = match ready {
+        _ if unreadable.is_some() => {
+            Readiness::Failed { reason: "InvalidUpgradableFrom".to_owned(), message: unreadable.unwrap_or_default() }
+        }
         Some(ready) if ready.status == "True" => Readiness::Ready,
         Some(ready) if ready.status == "False" => {
             Readiness::Failed { reason: ready.reason.clone(), message: ready.message.clone() }

@@ -54,6 +54,7 @@ pub struct Context {
     pub client: Client,
     pub namespace: String,
     pub reconnect_grace: Duration,
+    pub retry_backoff: Duration,
     pub events: Events,
     pub metrics: Metrics,
 }
@@ -99,6 +100,7 @@ impl<'a> Loop<'a> {
     fn new(context: &'a Context, leadership: &Leadership) -> Self {
         let settings = Settings {
             reconnect_grace: SignedDuration::try_from(context.reconnect_grace).unwrap_or(SignedDuration::MAX),
+            retry_backoff: SignedDuration::try_from(context.retry_backoff).unwrap_or(SignedDuration::MAX),
             watching_since: now(),
         };
         let snapshot = Snapshot { settings, ..Snapshot::default() };

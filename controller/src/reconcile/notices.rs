@@ -13,6 +13,11 @@ impl EventReason for NoticeKind {
             Self::FirmwareFailed => "FirmwareFailed",
             Self::GroupInvalid => "GroupInvalid",
             Self::OverlappingGroups => "OverlappingGroups",
+            Self::VersionsNotComparable => "VersionsNotComparable",
+            Self::ApprovalWanted => "ApprovalWanted",
+            Self::RolloutAborted => "RolloutAborted",
+            Self::RolloutRollingBack => "RolloutRollingBack",
+            Self::RolloutRolledBack => "RolloutRolledBack",
             Self::Resumed => "Resumed",
         }
     }
@@ -23,10 +28,15 @@ impl EventReason for NoticeKind {
 
     fn severity(self) -> Severity {
         match self {
-            Self::RolloutStarted | Self::RolloutComplete | Self::Resumed => Severity::Normal,
-            Self::RolloutStopped | Self::FirmwareFailed | Self::GroupInvalid | Self::OverlappingGroups => {
-                Severity::Warning
-            }
+            Self::RolloutStarted | Self::RolloutComplete | Self::ApprovalWanted | Self::Resumed => Severity::Normal,
+            Self::RolloutStopped
+            | Self::RolloutAborted
+            | Self::RolloutRollingBack
+            | Self::RolloutRolledBack
+            | Self::FirmwareFailed
+            | Self::GroupInvalid
+            | Self::OverlappingGroups
+            | Self::VersionsNotComparable => Severity::Warning,
         }
     }
 }

@@ -193,6 +193,7 @@ impl Writer {
                 tracing::info!(device = &*device, target = id, "withdrawn");
             }
             Change::Judged => tracing::info!(device = &*device, target = id, "timed out with no bridge there"),
+            Change::Retried => tracing::info!(device = &*device, "to be tried again"),
             Change::Done => tracing::debug!(device = &*device, target = id, "done changed"),
             Change::Accepted => tracing::debug!(device = &*device, "acceptance written"),
         }

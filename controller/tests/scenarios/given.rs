@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use fettle_controller::plan::model as m;
 use fettle_controller::plan::revision::Wanted;
+use fettle_controller::plan::versions::Requirement;
+use fettle_controller::reconcile::convert;
 use fettle_crds::content::{ConfigContent, ImageContent};
 use fettle_crds::{
-    Condition, DeviceGroupStatus, DeviceRolloutStatus, DownloadWhen, FileSource, FirmwarePolicy, IntOrPercent,
-    LabelSelector, OnFailure, Outcome, Phase, SessionPolicy, Source, Stage, Transfer, TryResult, UploadLogs, Verdict,
+    Abort, Condition, DeviceGroupStatus, DeviceRolloutSpec, DeviceRolloutStatus, Drops, FileSource, FirmwarePolicy,
+    Freeze, IntOrPercent, LabelSelector, OnFailure, Outcome, Phase, Previous, PreviousFirmware, RollbackStatus,
+    SessionPolicy, Source, Spread, Stage, Step, StepStatus, Transfer, TryResult, UploadLogs, Verdict, Window,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -62,18 +65,25 @@ impl Default for Bridge {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 struct Firmware {
     version: String,
     reports: Option<String>,
     models: Vec<String>,
     /// `True`, `Unknown`, or the reason why not.
     ready: String,
+    upgradable_from: Option<String>,
 }
 
 impl Default for Firmware {
     fn default() -> Self {
-        Self { version: "2".into(), reports: None, models: vec!["S1".into()], ready: "True".into() }
+        Self {
+            version: "2".into(),
+            reports: None,
+            models: vec!["S1".into()],
+            ready: "True".into(),
+            upgradable_from: None,
+        }
     }
 }
 
@@ -110,6 +120,41 @@ struct Group {
     history: i64,
     /// Nothing has been written of it yet.
     is_new: bool,
+    policy: FirmwarePolicy,
+    steps: Vec<Step>,
+    spread: Vec<Spread>,
+    failure_budget: IntOrPercent,
+    on_failure: OnFailure,
+    windows: Vec<Window>,
+    freezes: Vec<Freeze>,
+    paused: bool,
+    /// What a person has said in the spec of its rollout.
+    person: Person,
+    /// The step that its rollout is at, as it is written.
+    at_step: Option<AtStep>,
+    /// Its rollout began to go back that long ago.
+    rolling_back: Option<Span>,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+struct Person {
+    paused: Option<bool>,
+    approved_step: Option<u32>,
+    abort: Option<Abort>,
+    /// How long ago.
+    retry_at: Option<Span>,
+    accept_failures: Option<u32>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AtStep {
+    number: u32,
+    size: i64,
+    /// How long ago.
+    #[serde(default)]
+    finished: Option<Span>,
 }
 
 impl Default for Group {
@@ -128,6 +173,17 @@ impl Default for Group {
             last_rollout: 1,
             history: 0,
             is_new: false,
+            policy: FirmwarePolicy::UpgradeOnly,
+            steps: Vec::new(),
+            spread: Vec::new(),
+            failure_budget: IntOrPercent::Int(0),
+            on_failure: OnFailure::Pause,
+            windows: Vec::new(),
+            freezes: Vec::new(),
+            paused: false,
+            person: Person::default(),
+            at_step: None,
+            rolling_back: None,
         }
     }
 }
@@ -153,6 +209,18 @@ struct Device {
     is_new: bool,
     /// A write to it was not answered; that is settled in so long.
     doubt: Option<Span>,
+    /// The step in which its group's rollout has granted it; 1, where it has a target of that.
+    granted_in: Option<u32>,
+    /// A person had it tried again after the failure of that target.
+    forgiven: Option<i64>,
+    /// What it ran before the rollout, and whether that is kept: `1`, `1 kept`.
+    before: Option<String>,
+    /// The annotation `fettle.dev/retry-at`.
+    retry_at: Option<String>,
+    /// How often it has lost its connection by itself since its last try.
+    drops: i64,
+    /// How long ago it called; an hour, where this is not given.
+    called: Option<Span>,
 }
 
 impl Default for Device {
@@ -172,6 +240,12 @@ impl Default for Device {
             target: None,
             is_new: false,
             doubt: None,
+            granted_in: None,
+            forgiven: None,
+            before: None,
+            retry_at: None,
+            drops: 0,
+            called: None,
         }
     }
 }
@@ -320,7 +394,7 @@ impl Firmware {
         let image = m::Image {
             models: self.models.clone(),
             reports: reports.as_str().into(),
-            upgradable_from: None,
+            upgradable_from: self.upgradable_from.as_deref().map(|text| Arc::new(Requirement::parse(text).unwrap())),
             name: content.name().into(),
             content: Arc::new(content),
         };
@@ -384,21 +458,21 @@ impl Group {
             selector: LabelSelector { match_labels: self.labels.clone(), match_expressions: Vec::new() },
             firmware: self.firmware.as_deref().map(Into::into),
             config: self.config.as_deref().map(Into::into),
-            policy: FirmwarePolicy::default(),
-            apply_at: None,
-            time_zone: "UTC".into(),
-            paused: false,
-            history_limit: 10,
+            policy: self.policy,
+            times: convert::times(&self.windows, &self.freezes, "UTC")
+                .map(Arc::new)
+                .map_err(|wrong| wrong.to_string().into()),
+            paused: self.paused,
+            history_limit: 9,
             strategy: m::Strategy {
-                steps: Vec::new(),
+                steps: self.steps.clone(),
                 max_unavailable: self.max_unavailable,
-                spread: Vec::new(),
-                failure_budget: IntOrPercent::Int(0),
-                on_failure: OnFailure::Pause,
+                spread: self.spread.clone(),
+                failure_budget: self.failure_budget,
+                on_failure: self.on_failure,
                 device_timeout: SignedDuration::try_from(DEVICE_TIMEOUT).unwrap(),
                 retries: self.retries,
                 min_ready: self.min_ready.0,
-                download: DownloadWhen::InWindow,
             },
             transfer: self.transfer,
             session: self.session,
@@ -415,6 +489,29 @@ impl Group {
             if let Some(revision) = revision {
                 spec.revision = revision.into();
             }
+            let Person { paused, approved_step, abort, retry_at, accept_failures } = self.person;
+            spec = DeviceRolloutSpec {
+                paused,
+                approved_step,
+                abort,
+                retry_at: retry_at.map(|ago| now - ago.0),
+                accept_failures,
+                ..spec
+            };
+            let step = self.at_step.as_ref().map(|at| StepStatus {
+                number: at.number,
+                progress: String::new(),
+                size: at.size,
+                granted: 0,
+                started_at: now - hours(1).0,
+                finished_at: at.finished.map(|ago| now - ago.0),
+                soak_until: None,
+            });
+            let rollback = self.rolling_back.map(|ago| RollbackStatus {
+                reason: "BudgetExceeded".into(),
+                started_at: now - ago.0,
+                finished_at: None,
+            });
             let conditions = group.status.conditions.clone();
             let completed_at = self.completed.then_some(now);
             let name = m::Text::from(format!("{name}-{number}"));
@@ -424,7 +521,13 @@ impl Group {
                 generation: 1,
                 group_uid: group.uid.clone(),
                 spec: Arc::new(spec),
-                status: DeviceRolloutStatus { conditions, completed_at, ..DeviceRolloutStatus::default() },
+                status: DeviceRolloutStatus {
+                    conditions,
+                    completed_at,
+                    step,
+                    rollback,
+                    ..DeviceRolloutStatus::default()
+                },
             })
         };
         let history = (self.last_rollout - self.history..self.last_rollout).filter_map(|number| {
@@ -447,7 +550,7 @@ impl Device {
         let session = |bridge: &str, incarnation: &str, dismissed| m::Session {
             bridge: bridge.into(),
             incarnation: incarnation.into(),
-            since: now - hours(1).0,
+            since: now - self.called.unwrap_or(hours(1)).0,
             dismissed,
         };
         let session = match self.session.as_str() {
@@ -480,8 +583,7 @@ impl Device {
             approved: self.approved && !self.pending,
             held: self.held,
             transfer: self.transfer,
-            time_zone: None,
-            retry_at: None,
+            retry_at: self.retry_at.as_deref().map(Into::into),
             facts: m::Facts {
                 session,
                 last_seen: self.lost.map(|ago| now - ago.0),
@@ -495,6 +597,7 @@ impl Device {
         if let Some(target) = &self.target {
             target.put(&mut device, snapshot, now);
         }
+        self.take_part(&mut device, snapshot);
         if !self.is_new {
             device.decisions.observed_generation = Some(1);
             device.decisions.acceptance = Some(m::Acceptance {
@@ -506,6 +609,37 @@ impl Device {
             });
         }
         device
+    }
+}
+
+impl Device {
+    /// What its group's rollout has done with it.
+    fn take_part(&self, device: &mut m::Device, snapshot: &m::Snapshot) {
+        let target = device.decisions.target.as_ref().map(|target| target.id).unwrap_or_default();
+        device.facts.drops = (self.drops > 0).then_some(Drops { target, count: self.drops });
+        let of = self.target.as_ref().map_or("access", |target| target.of.as_str());
+        let rollout = snapshot.rollouts.values().rev().find(|rollout| rollout.spec.group == of);
+        let Some(rollout) = rollout else { return };
+        if let Some(step) = self.granted_in {
+            let granted = m::Granted { rollout_uid: rollout.uid.clone(), step, tries: 0, forgiven: None };
+            device.decisions.granted.get_or_insert(granted).step = step;
+        }
+        if let Some(granted) = &mut device.decisions.granted {
+            granted.forgiven = self.forgiven;
+        }
+        device.decisions.previous = self.before.as_deref().map(|before| {
+            let (version, kept) = before.split_once(' ').unwrap_or((before, ""));
+            let is_kept = kept == "kept";
+            Arc::new(Previous {
+                rollout_uid: rollout.uid.to_string(),
+                firmware: PreviousFirmware {
+                    version: version.to_owned(),
+                    sha256: is_kept.then(|| format!("sha-of-{version}")),
+                    content: is_kept.then(|| format!("content-of-{version}")),
+                },
+                config: None,
+            })
+        });
     }
 }
 
@@ -541,6 +675,14 @@ impl Target {
             done: self.done,
         });
         device.decisions.last_target = self.id;
+        if !is_former {
+            device.decisions.granted = Some(m::Granted {
+                rollout_uid: device.decisions.target.as_ref().unwrap().rollout_uid.clone(),
+                step: 1,
+                tries: 0,
+                forgiven: None,
+            });
+        }
         let verdict = |text: &str| serde_yaml::from_str::<Verdict>(text).unwrap();
         let result = |reason: Verdict| match reason {
             Verdict::Upgraded | Verdict::ResultLost | Verdict::AlreadyCurrent => TryResult::Succeeded,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use fettle_controller::plan::model::{Device, Snapshot};
 use fettle_controller::plan::output::{Change, DeviceWrite, GroupWrite, Plan};
-use fettle_crds::Condition;
+use fettle_crds::{Condition, DeviceRolloutStatus};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde_yaml::Value;
@@ -21,6 +21,8 @@ struct Shown {
     waits: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     groups: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    steps: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     profiles: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -49,6 +51,11 @@ pub fn plan(snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Value {
             .collect(),
         waits: plan.waits.iter().map(|(device, reason)| (device.to_string(), reason.as_str().to_owned())).collect(),
         groups: plan.groups.iter().map(|write| (write.group.to_string(), group(write))).collect(),
+        steps: plan
+            .rollout_statuses
+            .iter()
+            .filter_map(|(name, status)| Some((name.to_string(), step(status, now)?)))
+            .collect(),
         profiles: plan
             .profiles
             .iter()
@@ -67,6 +74,27 @@ pub fn plan(snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Value {
         next: plan.next.filter(|next| *next < Timestamp::MAX).map(from_now),
     };
     serde_yaml::to_value(&shown).unwrap()
+}
+
+/// The step of a rollout, and its way back.
+fn step(status: &DeviceRolloutStatus, now: Timestamp) -> Option<String> {
+    let step = status.step.as_ref().map(|step| {
+        let finished = if step.finished_at.is_some() { ", finished" } else { "" };
+        let soak = step.soak_until.map(|until| format!(", soaking for {}", ahead(until.duration_since(now))));
+        format!(
+            "step {}, {} of {} granted{finished}{}",
+            step.progress,
+            step.granted,
+            step.size,
+            soak.unwrap_or_default()
+        )
+    });
+    let back = status.rollback.as_ref().map(|rollback| {
+        let finished = if rollback.finished_at.is_some() { ", finished" } else { "" };
+        format!("going back for {}{finished}", rollback.reason)
+    });
+    let told: Vec<String> = step.into_iter().chain(back).collect();
+    (!told.is_empty()).then(|| told.join("; "))
 }
 
 /// `1m30s`, or `at once`.
@@ -109,6 +137,10 @@ fn device(device: &Device, write: &DeviceWrite, now: Timestamp) -> String {
         Change::Judged => {
             let outcome = write.decisions.outcome.as_ref().unwrap();
             format!("{} judged: {}", outcome.target, outcome.reason.as_str())
+        }
+        Change::Retried => {
+            let granted = write.decisions.granted.as_ref();
+            format!("to be tried again, for {:?}", granted.and_then(|granted| granted.forgiven))
         }
         Change::Done => format!("done: {}", target.unwrap().done),
         Change::Accepted => {

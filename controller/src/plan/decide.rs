@@ -1,0 +1,358 @@
+//! What follows for each device: targets that are taken back, judged, and granted; and why the rest waits.
+
+use std::sync::Arc;
+
+use fettle_crds::{SessionPolicy, TryResult};
+
+use super::course::Course;
+use super::grants::{self, Backing, Fate};
+use super::membership::{Membership, Standing as MacStanding};
+use super::model::{Decisions, End, Granted, Progress, Target};
+use super::output::Change;
+use super::pass::{Pass, WRITES_PER_PASS};
+use super::progress::{Standing, Way};
+use super::reason::{Failure, Reason};
+use super::revision::{Known, Wanted};
+use super::scope::{Move, Scope, Seen};
+use super::spread::Full;
+use super::steps::{self, Rest};
+
+/// A device that may be granted a try.
+struct Candidate {
+    scope: usize,
+    to: Move,
+    attempt: u32,
+    kind: Kind,
+}
+
+/// What a try is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Forward,
+    Back,
+    /// The device is current already, and is granted that only to be sent away.
+    Farewell,
+}
+
+impl<'a> Pass<'a> {
+    /// Open targets first, then who is granted: in the order of names, until the room is used up.
+    pub(super) fn decide(&mut self) {
+        let mut room: Vec<usize> = self.scopes.iter().map(room).collect();
+        for index in 0..self.seen.len() {
+            self.judge_open_target(index);
+            self.take_in_wish(index);
+            let reason = match self.reason(index) {
+                Ok(reason) => reason,
+                Err(candidate) => {
+                    let is_farewell = candidate.kind == Kind::Farewell;
+                    let reason = self.grant(index, candidate, &mut room);
+                    // Who is current anyway need not wait for it.
+                    Some(reason).filter(|reason| !is_farewell || *reason == Reason::Updating)
+                }
+            };
+            self.mark_done(index, reason);
+            let seen = &self.seen[index];
+            for scope in seen.membership.all() {
+                let Scope { rollout, tally, .. } = &mut self.scopes[*scope];
+                tally.device(seen.device, reason, *rollout, seen.granted_in);
+            }
+            if let (Membership::Overlap(groups), Some(_)) = (&seen.membership, reason) {
+                for scope in groups {
+                    let others = groups.iter().filter(|other| *other != scope).map(|other| self.scopes[*other].group);
+                    let others = others.map(|group| group.name.clone()).collect();
+                    self.scopes[*scope].tally.overlap(&seen.device.name, others);
+                }
+            }
+            if let (Some(Reason::VersionsNotComparable), Some(scope)) = (reason, seen.membership.only()) {
+                let versions = self.scopes[scope].not_comparable(self.snapshot, seen.device);
+                self.scopes[scope].tally.not_comparable(&seen.device.name, versions);
+            }
+            match reason {
+                None if matches!(seen.membership, Membership::None) => {}
+                None => self.plan.current += 1,
+                Some(reason) => self.plan.waits.push((seen.device.name.clone(), reason)),
+            }
+        }
+    }
+
+    fn judge_open_target(&mut self, index: usize) {
+        let seen = &self.seen[index];
+        let Some((target, progress)) = seen.open.filter(|_| !seen.is_in_doubt) else { return };
+        let backed = seen.mac == MacStanding::Accepted
+            && !seen.device.held
+            && !seen.has_wrong_model()
+            && seen.membership.only().is_some_and(|scope| self.scopes[scope].backs(seen, target));
+        let backing = if backed { Backing::Stands } else { Backing::Gone };
+        let settings = &self.snapshot.settings;
+        let fate = Fate::of(seen.device, target, progress, backing, seen.presence, settings, self.now);
+        let write = match fate {
+            Fate::Stays { look_again } => return self.wake.at(look_again),
+            Fate::Withdrawn => (Change::Withdrawn, grants::withdrawn(seen.device, target)),
+            Fate::TimedOut => {
+                let outcome = Some(grants::timed_out(target));
+                (Change::Judged, Decisions { outcome, ..seen.device.decisions.clone() })
+            }
+        };
+        if self.may_write() {
+            self.seen[index].write = Some(Box::new(write));
+        }
+    }
+
+    /// A person wants a device to be tried again: that acts once, when it is seen.
+    fn take_in_wish(&mut self, index: usize) {
+        let seen = &self.seen[index];
+        let decisions = &seen.device.decisions;
+        let is_new = seen.device.retry_at.is_some() && seen.device.retry_at != decisions.retried_at;
+        if !is_new || seen.write.is_some() || seen.is_in_doubt || !self.may_write() {
+            return;
+        }
+        let seen = &self.seen[index];
+        let mut decisions = seen.device.decisions.clone();
+        decisions.retried_at = seen.device.retry_at.clone();
+        let failed = decisions.target.as_ref().filter(|_| matches!(seen.standing, Standing::Failed(_)));
+        let rollout = seen.membership.only().and_then(|scope| self.scopes[scope].rollout);
+        if let (Some(failed), Some(rollout)) = (failed.map(|target| target.id), rollout) {
+            let ours = decisions.granted.take().filter(|granted| granted.rollout_uid == rollout.uid);
+            let fresh = || Granted {
+                rollout_uid: rollout.uid.clone(),
+                step: steps::written(rollout),
+                tries: 0,
+                forgiven: None,
+            };
+            decisions.granted = Some(Granted { forgiven: Some(failed), tries: 0, ..ours.unwrap_or_else(fresh) });
+        }
+        self.seen[index].write = Some(Box::new((Change::Retried, decisions)));
+    }
+
+    /// Why a device is not current (`None`: it is, or belongs to no group), or that it may be granted.
+    fn reason(&mut self, index: usize) -> Result<Option<Reason>, Candidate> {
+        let seen = &self.seen[index];
+        let change = seen.write.as_deref().map(|(change, _)| *change);
+        if seen.is_in_doubt || (seen.open.is_some() && change != Some(Change::Withdrawn)) {
+            return Ok(Some(Reason::Updating));
+        }
+        match seen.mac {
+            MacStanding::Accepted => {}
+            MacStanding::NotApproved | MacStanding::Yields => return Ok(Some(Reason::NotApproved)),
+            MacStanding::DuplicateMac(_) => return Ok(Some(Reason::DuplicateMac)),
+        }
+        let scope = match &seen.membership {
+            Membership::None => return Ok(None),
+            Membership::Overlap(_) => return Ok(Some(Reason::Overlap)),
+            Membership::One(scope) => *scope,
+        };
+        match (self.scopes[scope].way, seen.granted_in) {
+            (Way::Back, Some(_)) => self.reason_on_the_way_back(index, scope),
+            (Way::Back, None) if seen.standing != Standing::Current => Ok(Some(Reason::Refused)),
+            (Way::Forward | Way::Back, _) => self.reason_on_the_way(index, scope),
+        }
+    }
+
+    fn reason_on_the_way(&mut self, index: usize, scope: usize) -> Result<Option<Reason>, Candidate> {
+        let seen = &self.seen[index];
+        let attempt = match seen.standing {
+            Standing::Current => return self.farewell(index, scope).map_or(Ok(None), Err),
+            Standing::Settling { .. } if seen.presence.is_offline() => return Ok(Some(Reason::Offline)),
+            Standing::Settling { .. } => return Ok(Some(Reason::Settling)),
+            Standing::Failed(failure) if !seen.device.held => return Ok(Some(Reason::Failed(failure))),
+            Standing::BetweenTries { attempt, .. } => attempt + 1,
+            Standing::Forgiven { .. } => 1,
+            Standing::Failed(_) | Standing::Untried => interrupted_try(seen, &self.scopes[scope]).unwrap_or(1),
+        };
+        if let Some(obstacle) = seen.obstacle {
+            return Ok(Some(obstacle));
+        }
+        let Scope { rollout, course, clock, stage, places, .. } = &self.scopes[scope];
+        let (Some(rollout), Some(stage)) = (rollout, stage) else { return Ok(Some(Reason::RolloutStarting)) };
+        let may_be_retried = *course == Course::Stopped && seen.is_retried;
+        let held = course.holds().filter(|_| !may_be_retried).or_else(|| clock.holds());
+        if held.is_some() {
+            return Ok(held);
+        }
+        if let Standing::BetweenTries { at, .. } = seen.standing
+            && at > self.now
+        {
+            return Ok(Some(Reason::BackingOff));
+        }
+        let step = steps::listed(&rollout.spec, stage.number);
+        if seen.granted_in.is_none() && (*places == 0 || !steps::is_about(step, seen.device)) {
+            return Ok(Some(match stage.rests_for {
+                Some(Rest::Soak { .. }) => Reason::Soaking,
+                Some(Rest::Approval) => Reason::WaitingForApproval,
+                Some(Rest::Empty) => Reason::StepEmpty,
+                None => Reason::WaitingForStep,
+            }));
+        }
+        match self.scopes[scope].next_move(self.snapshot, seen.device) {
+            Ok(to) => Err(Candidate { scope, to, attempt, kind: Kind::Forward }),
+            Err(reason) => Ok(Some(reason)),
+        }
+    }
+
+    fn reason_on_the_way_back(&mut self, index: usize, scope: usize) -> Result<Option<Reason>, Candidate> {
+        let seen = &self.seen[index];
+        let Some(way_back) = self.scopes[scope].way_back(seen.device) else { return Ok(Some(Reason::NoWayBack)) };
+        let attempt = match seen.standing {
+            // It vanished in its try: what it said before that is no proof that it still runs it.
+            Standing::Current if !seen.presence.is_connected() && failed_for(seen).is_some() => {
+                return Ok(failed_for(seen).map(Reason::Failed));
+            }
+            Standing::Current if way_back.config_is_lost && runs_config_of(seen, &self.scopes[scope]) => {
+                return Ok(Some(Reason::NoWayBack));
+            }
+            Standing::Current => return Ok(Some(Reason::RolledBack)),
+            Standing::Failed(failure) if !seen.device.held => return Ok(Some(Reason::Failed(failure))),
+            Standing::BetweenTries { attempt, .. } => attempt + 1,
+            Standing::Forgiven { .. } => 1,
+            Standing::Failed(_) | Standing::Untried | Standing::Settling { .. } => 1,
+        };
+        let held = seen.obstacle.or_else(|| self.scopes[scope].course.holds());
+        if held.is_some() {
+            return Ok(held);
+        }
+        match seen.standing {
+            Standing::BetweenTries { at, .. } if at > self.now => Ok(Some(Reason::BackingOff)),
+            _ => {
+                let to = Move { firmware: way_back.goal.firmware.clone(), config: way_back.goal.config.clone() };
+                Err(Candidate { scope, to, attempt, kind: Kind::Back })
+            }
+        }
+    }
+
+    /// A device that was current before it ever had a target needs one to be sent away with: `done` stands in there.
+    fn farewell(&mut self, index: usize, scope: usize) -> Option<Candidate> {
+        let seen = &self.seen[index];
+        let Scope { group, course, clock, .. } = &self.scopes[scope];
+        let closes = group.session == SessionPolicy::Close && !seen.device.held;
+        let may_begin = course.holds().is_none() && clock.holds().is_none();
+        if !closes || !may_begin || !seen.presence.is_connected() || seen.device.decisions.target.is_some() {
+            return None;
+        }
+        let to = self.scopes[scope].next_move(self.snapshot, seen.device).ok()?;
+        Some(Candidate { scope, to, attempt: 1, kind: Kind::Farewell })
+    }
+
+    /// Grants a try, if there is room; else says what it waits for.
+    fn grant(&mut self, index: usize, candidate: Candidate, room: &mut [usize]) -> Reason {
+        let Candidate { scope: at, to, attempt, kind } = candidate;
+        let seen = &self.seen[index];
+        let (device, granted_in) = (seen.device, seen.granted_in);
+        let scope = &mut self.scopes[at];
+        let limit = scope.group.strategy.max_unavailable;
+        // What is withdrawn in this pass keeps its place until that is written: it may only be taken by the same device.
+        let replaces = seen.open.is_some();
+        let within = scope.usage.unavailable() <= limit.of_rounded_down(scope.usage.total);
+        let fits = if replaces { within || kind == Kind::Back } else { room[at] > 0 };
+        if !fits {
+            return match attempt {
+                _ if kind != Kind::Back && scope.usage.is_blocked(limit) => Reason::BlockedByUnavailable,
+                1 => Reason::WaitingForSlot,
+                _ => Reason::Retrying,
+            };
+        }
+        match self.domains.place(device, replaces) {
+            Ok(()) => {}
+            Err(Full::Updating) => return Reason::WaitingForSpread,
+            Err(Full::Away) => {
+                scope.tally.blocked(self.domains.full_domain(device));
+                return Reason::BlockedBySpread;
+            }
+        }
+        let Some(rollout) = scope.rollout else { return Reason::RolloutStarting };
+        if !replaces && self.writes >= WRITES_PER_PASS {
+            self.wake.at_once();
+            return Reason::NextPass;
+        }
+        let start_by = match (kind, &scope.clock) {
+            (Kind::Back, _) => None,
+            (Kind::Forward | Kind::Farewell, clock) => clock.start_by(),
+        };
+        let (group, spread) = (scope.group, self.domains.values(device));
+        let Some(target) = grants::target(device, to, group, rollout, attempt, spread, start_by, self.now) else {
+            return Reason::NeverConnected;
+        };
+        let mut decisions = device.decisions.clone();
+        if decisions.previous.as_ref().is_none_or(|previous| *previous.rollout_uid != *rollout.uid) {
+            let known = self.known.get_or_insert_with(|| Known::new(self.snapshot));
+            let (previous, contents) = known.previous(device, rollout);
+            decisions.previous = Some(Arc::new(previous));
+            self.contents.extend(contents.into_iter().map(|content| (content.name().clone(), content)));
+        }
+        scope.tally.started(self.now);
+        if kind != Kind::Farewell {
+            let ours = decisions.granted.take().filter(|granted| granted.rollout_uid == rollout.uid);
+            let step = scope.stage.as_ref().map_or(1, |stage| stage.number);
+            let fresh = || Granted { rollout_uid: rollout.uid.clone(), step, tries: 0, forgiven: None };
+            let mut granted = Granted { tries: 0, ..ours.unwrap_or_else(fresh) };
+            if let Standing::Forgiven { failed } = self.seen[index].standing {
+                granted.forgiven = granted.forgiven.max(Some(failed));
+            }
+            decisions.granted = Some(granted);
+            if granted_in.is_none() {
+                scope.places = scope.places.saturating_sub(1);
+                self.seen[index].granted_in = Some(step);
+            }
+        }
+        decisions.last_target = target.id;
+        decisions.outcome = None;
+        decisions.target = Some(Target { done: kind == Kind::Farewell, ..target });
+        if !replaces {
+            room[at] -= 1;
+            self.writes += 1;
+            self.domains.take(device);
+        }
+        self.seen[index].write = Some(Box::new((Change::Granted, decisions)));
+        Reason::Updating
+    }
+
+    /// A connection may be closed when its device is current and its group wants that.
+    fn mark_done(&mut self, index: usize, reason: Option<Reason>) {
+        let seen = &self.seen[index];
+        if seen.open.is_some() || seen.write.is_some() || seen.is_in_doubt {
+            return;
+        }
+        let Some(target) = &seen.device.decisions.target else { return };
+        let scope = seen.membership.only().map(|scope| &self.scopes[scope]);
+        if scope.is_some_and(|scope| matches!(scope.wanted, Wanted::Invalid(_))) {
+            return;
+        }
+        let done = reason.is_none() && scope.is_some_and(|scope| scope.group.session == SessionPolicy::Close);
+        // It is only said to a device that is there; taken back at once, or the device would be sent away again.
+        if target.done != done && (!done || seen.presence.is_connected()) && self.may_write() {
+            let mut decisions = self.seen[index].device.decisions.clone();
+            if let Some(target) = &mut decisions.target {
+                target.done = done;
+            }
+            self.seen[index].write = Some(Box::new((Change::Done, decisions)));
+        }
+    }
+}
+
+/// How many more devices of a group may go down.
+fn room(scope: &Scope<'_>) -> usize {
+    let limit = scope.group.strategy.max_unavailable;
+    match scope.way {
+        Way::Forward => scope.usage.room(limit),
+        Way::Back => scope.usage.room_on_the_way_back(limit),
+    }
+}
+
+/// The try that a target of the same rollout, taken back in this pass, was for: it was not used up.
+fn interrupted_try(seen: &Seen<'_>, scope: &Scope<'_>) -> Option<u32> {
+    let (target, _) = seen.open?;
+    (target.rollout_uid == scope.rollout?.uid).then_some(target.attempt)
+}
+
+/// How the last try of a device failed, if it did.
+fn failed_for(seen: &Seen<'_>) -> Option<Failure> {
+    match seen.device.attempt()? {
+        (_, Progress::Ended(End { result: TryResult::Failed, reason, .. })) => Some(Failure::Try(reason)),
+        _ => None,
+    }
+}
+
+/// Whether a device runs the configuration that the rollout brought.
+fn runs_config_of(seen: &Seen<'_>, scope: &Scope<'_>) -> bool {
+    let config = scope.rollout.and_then(|rollout| rollout.spec.config.as_ref());
+    config.is_some_and(|config| seen.device.running_config().is_some_and(|running| **running == *config.identity))
+}

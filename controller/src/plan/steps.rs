@@ -1,0 +1,251 @@
+//! The steps of a rollout: whom the one that it is at takes on, when it is done, and when the next begins.
+
+use fettle_crds::{Approval, DeviceRolloutSpec, Step, StepStatus};
+use jiff::{SignedDuration, Timestamp};
+
+use super::model::{Device, Rollout};
+
+/// How the devices of a step stand. Devices that are held or must not be served are none of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Devices that the step is about.
+    pub devices: usize,
+    /// Those that the rollout has granted, in this step or a former one.
+    pub granted: usize,
+    /// Those that it has granted in this step.
+    pub own: usize,
+    /// Those of them that failed.
+    pub own_failed: usize,
+    /// Granted, and neither current nor failed.
+    pub unsettled: usize,
+    /// Granted and current.
+    pub granted_current: usize,
+    /// Current, granted or not.
+    pub current: usize,
+    /// Not granted, not current, and nothing that Fettle cannot change keeps them from it.
+    pub eligible: usize,
+}
+
+/// One device, for the census.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    /// The step in which the rollout has granted it.
+    pub granted_in: Option<u32>,
+    pub state: State,
+}
+
+/// How a device stands, for the census.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Current,
+    Failed,
+    /// Granted and neither, or not granted and may be.
+    Open,
+    /// It cannot be granted: away, or of the wrong kind.
+    Impossible,
+}
+
+impl Census {
+    pub fn count(&mut self, device: Counted, number: u32) {
+        let Counted { granted_in, state } = device;
+        let is_granted = granted_in.is_some();
+        let is_own = granted_in == Some(number);
+        self.devices += 1;
+        self.granted += usize::from(is_granted);
+        self.own += usize::from(is_own);
+        match state {
+            State::Current => {
+                self.current += 1;
+                self.granted_current += usize::from(is_granted);
+            }
+            State::Failed => self.own_failed += usize::from(is_own),
+            State::Open if is_granted => self.unsettled += 1,
+            State::Open => self.eligible += 1,
+            State::Impossible => self.unsettled += usize::from(is_granted),
+        }
+    }
+
+    /// Whether the step can take on nobody else.
+    fn is_full(&self, size: usize) -> bool {
+        self.granted >= size || self.eligible == 0
+    }
+
+    /// Whether all devices that the step has taken on failed.
+    pub fn has_failed_wholly(&self, size: usize) -> bool {
+        self.own > 0 && self.own == self.own_failed && self.is_full(size)
+    }
+}
+
+/// Where a step stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stand {
+    /// It takes devices on, or waits for those that it has.
+    Running,
+    /// All its devices ran the revision when it began.
+    NothingToDo,
+    /// Its devices are current or failed.
+    Finished,
+    /// It has no device that could be granted, and none that is current: nothing is proven.
+    Empty,
+}
+
+/// A step, as a pass finds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stage {
+    /// From 1. One more than there are steps: all devices that are left.
+    pub number: u32,
+    pub of: u32,
+    /// How many devices the rollout is to have taken on.
+    pub size: usize,
+    pub census: Census,
+    pub stand: Stand,
+    pub started_at: Timestamp,
+    pub finished_at: Option<Timestamp>,
+    pub soak_until: Option<Timestamp>,
+    /// What keeps the next one from beginning, once this one is done.
+    pub rests_for: Option<Rest>,
+}
+
+/// What keeps the next step from beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    Soak {
+        until: Timestamp,
+    },
+    Approval,
+    /// Nobody can be granted in it, and nobody said that it may pass.
+    Empty,
+}
+
+/// How many steps a rollout has: those that are listed, and the rest of the devices, unless the last one is all of them.
+pub fn count(spec: &DeviceRolloutSpec) -> u32 {
+    let takes_all = |step: &Step| step.selector.is_none() && step.devices.of_rounded_up(100) == 100 && is_percent(step);
+    let listed = u32::try_from(spec.steps.len()).unwrap_or(u32::MAX);
+    if spec.steps.last().is_some_and(takes_all) { listed } else { listed + 1 }
+}
+
+fn is_percent(step: &Step) -> bool {
+    matches!(step.devices, fettle_crds::IntOrPercent::Percent(_))
+}
+
+/// The step of that number, where it is a listed one.
+pub fn listed(spec: &DeviceRolloutSpec, number: u32) -> Option<&Step> {
+    spec.steps.get(usize::try_from(number).ok()?.checked_sub(1)?)
+}
+
+/// Whether a step is about a device.
+pub fn is_about(step: Option<&Step>, device: &Device) -> bool {
+    step.and_then(|step| step.selector.as_ref()).is_none_or(|selector| selector.matches(&device.labels))
+}
+
+/// The step that a rollout is at, as it is written.
+pub fn written(rollout: &Rollout) -> u32 {
+    rollout.status.step.as_ref().map_or(1, |step| step.number)
+}
+
+/// Finds the step that the rollout is at now, from the one that is written on: those that are done are left behind.
+/// `census` counts the devices of a step.
+pub fn find(
+    rollout: &Rollout,
+    accepted_failures: bool,
+    now: Timestamp,
+    mut census: impl FnMut(u32, Option<&Step>) -> Census,
+) -> Stage {
+    let spec = &rollout.spec;
+    let of = count(spec);
+    let mut number = written(rollout).clamp(1, of);
+    loop {
+        let step = listed(spec, number);
+        let before = rollout.status.step.as_ref().filter(|step| step.number == number);
+        let found = stage(spec, number, of, step, before, accepted_failures, now, census(number, step));
+        if number >= of || matches!(found.stand, Stand::Running) || found.rests_for.is_some() {
+            return found;
+        }
+        number += 1;
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "they are what is known of a step")]
+fn stage(
+    spec: &DeviceRolloutSpec,
+    number: u32,
+    of: u32,
+    step: Option<&Step>,
+    before: Option<&StepStatus>,
+    accepted_failures: bool,
+    now: Timestamp,
+    census: Census,
+) -> Stage {
+    // As it stands when the step begins; of the last one, as it stands now: whoever joins later is caught up.
+    let fixed = before.filter(|_| number < of).and_then(|before| usize::try_from(before.size).ok());
+    let size = fixed.unwrap_or_else(|| step.map_or(census.devices, |step| step.devices.of_rounded_up(census.devices)));
+    let size = if number == of { census.devices } else { size };
+    let somebody_is_current =
+        census.granted_current > 0 || (census.granted == 0 && census.current > 0) || accepted_failures;
+    let stand = if census.devices > 0 && census.own == 0 && census.current == census.devices {
+        Stand::NothingToDo
+    } else if census.is_full(size) && census.unsettled == 0 && somebody_is_current && census.devices > 0 {
+        Stand::Finished
+    } else if census.granted == 0 && census.eligible == 0 && census.current == 0 {
+        Stand::Empty
+    } else {
+        Stand::Running
+    };
+    let finished_at = match stand {
+        Stand::Finished => Some(before.and_then(|before| before.finished_at).unwrap_or(now)),
+        Stand::Running | Stand::NothingToDo | Stand::Empty => None,
+    };
+    let soak = step.and_then(|step| step.soak).and_then(|soak| SignedDuration::try_from(soak.0).ok());
+    let soak_until = finished_at.zip(soak.filter(|soak| !soak.is_zero())).map(|(finished, soak)| finished + soak);
+    let is_approved = spec.approved_step.is_some_and(|approved| approved >= number);
+    let needs_approval = step.is_some_and(|step| step.approval == Approval::Required);
+    let rests_for = match stand {
+        Stand::Running | Stand::NothingToDo => None,
+        // After the last step nothing is to come that could be kept back.
+        Stand::Empty => (!is_approved && number < of).then_some(Rest::Empty),
+        Stand::Finished => match soak_until.filter(|until| *until > now) {
+            Some(until) => Some(Rest::Soak { until }),
+            None => (needs_approval && !is_approved).then_some(Rest::Approval),
+        },
+    };
+    Stage {
+        number,
+        of,
+        size,
+        census,
+        stand,
+        started_at: before.map_or(now, |before| before.started_at),
+        finished_at,
+        soak_until,
+        rests_for,
+    }
+}
+
+impl Stage {
+    /// Whether it is the last one.
+    pub fn is_last(&self) -> bool {
+        self.number == self.of
+    }
+
+    /// How many more devices it may take on.
+    pub fn places(&self) -> usize {
+        match (self.stand, self.is_last()) {
+            (_, true) => usize::MAX,
+            (Stand::Running, false) => self.size.saturating_sub(self.census.granted),
+            (Stand::NothingToDo | Stand::Finished | Stand::Empty, false) => 0,
+        }
+    }
+
+    /// As it stands in the status of its rollout, which has steps.
+    pub fn status(&self) -> StepStatus {
+        StepStatus {
+            number: self.number,
+            progress: format!("{}/{}", self.number, self.of),
+            size: i64::try_from(self.size).unwrap_or(i64::MAX),
+            granted: i64::try_from(self.census.granted).unwrap_or(i64::MAX),
+            started_at: self.started_at,
+            finished_at: self.finished_at,
+            soak_until: self.soak_until,
+        }
+    }
+}
