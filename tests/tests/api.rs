@@ -215,18 +215,44 @@ async fn what_must_not_change_does_not() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_person_may_say_what_becomes_of_a_rollout_and_applying_it_again_takes_nothing_back() -> Result<()> {
+    let namespace = ControlPlane::shared().await?.namespace("persons").await?;
+    let rollout = "apiVersion: fettle.dev/v1alpha1\nkind: DeviceRollout\nmetadata: {name: dg-1}\nspec: {group: dg, number: 1, revision: abc, steps: [{devices: 1, approval: Required}]}\n";
+    namespace.apply_yaml(rollout).await?;
+    let patch = |spec: &str| format!("{{\"spec\": {spec}}}");
+    let good = patch(
+        r#"{"paused": true, "approvedStep": 1, "abort": "Rollback", "retryAt": "2026-11-20T02:00:00Z", "acceptFailures": 3}"#,
+    );
+    namespace.kubectl(&["patch", "drol", "dg-1", "--type=merge", "-p", &good]).await?;
+    for (bad, said) in [
+        (r#"{"approvedStep": 2}"#, "approvedStep: the rollout has not that many steps"),
+        (r#"{"abort": "Now"}"#, "spec.abort"),
+        (r#"{"retryAt": "soon"}"#, "spec.retryAt"),
+        (r#"{"steps": []}"#, "change the DeviceGroup instead"),
+    ] {
+        let refused = namespace.kubectl(&["patch", "drol", "dg-1", "--type=merge", "-p", &patch(bad)]).await;
+        let error = format!("{:#}", refused.expect_err(bad));
+        assert!(error.contains(said), "{bad}: {error}");
+    }
+    namespace.apply_yaml(rollout).await?;
+    let approved = namespace.kubectl(&["get", "drol", "dg-1", "-o", "jsonpath={.spec.approvedStep}"]).await?;
+    assert_eq!(approved.trim(), "1");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_good_manifest_is_taken_and_gets_its_defaults() -> Result<()> {
     let namespace = ControlPlane::shared().await?.namespace("good-manifests").await?;
     let good = [
         firmware(&format!(
             "{{version: 2026-11-20, images: [{}, {}]}}",
-            image(", reports: V5"),
+            image(", reports: V5, upgradableFrom: \">=4.8.0, <6 || 3.9.1\""),
             image("").replace("S5700", "S5720")
         )),
         profile("{version: \"17\", models: [S5700], configMap: {name: c, key: k}}"),
         device("{mac: \"02:00:5e:00:53:0e\", model: S5700}"),
         group(
-            "{selector: {matchLabels: {role: access}, matchExpressions: [{key: site, operator: Exists}]}, firmware: {name: fw}, rollout: {maxUnavailable: 5%, deviceTimeout: 1h30m, minReady: 0s}}",
+            "{selector: {matchLabels: {role: access}, matchExpressions: [{key: site, operator: Exists}]}, firmware: {name: fw}, rollout: {maxUnavailable: 5%, deviceTimeout: 1h30m, minReady: 0s, steps: [{selector: {matchLabels: {ring: canary}}, devices: 100%, soak: 10m}, {devices: 5, approval: Required}], spread: [{label: pair, maxUnavailable: 1}]}, windows: [{schedule: 0 2 * * 6, duration: 4h, timeZone: Europe/Berlin}], freezes: [{from: \"2026-12-20\", to: \"2027-01-04T08:00:00+01:00\", reason: year end}]}",
         ),
     ];
     for yaml in good {
@@ -237,8 +263,25 @@ async fn a_good_manifest_is_taken_and_gets_its_defaults() -> Result<()> {
         group["spec"],
         serde_json::json!({
             "selector": {"matchLabels": {"role": "access"}, "matchExpressions": [{"key": "site", "operator": "Exists", "values": []}]},
-            "firmware": {"name": "fw"},
-            "rollout": {"maxUnavailable": "5%", "deviceTimeout": "1h30m", "minReady": "0s", "retries": 2},
+            "firmware": {"name": "fw", "policy": "UpgradeOnly"},
+            "rollout": {
+                "maxUnavailable": "5%",
+                "failureBudget": 0,
+                "onFailure": "Pause",
+                "deviceTimeout": "1h30m",
+                "minReady": "0s",
+                "retries": 2,
+                "steps": [
+                    {"selector": {"matchLabels": {"ring": "canary"}}, "devices": "100%", "soak": "10m", "approval": "None"},
+                    {"devices": 5, "approval": "Required"},
+                ],
+                "spread": [{"label": "pair", "maxUnavailable": 1}],
+            },
+            "windows": [{"schedule": "0 2 * * 6", "duration": "4h", "timeZone": "Europe/Berlin"}],
+            "freezes": [{"from": "2026-12-20", "to": "2027-01-04T08:00:00+01:00", "reason": "year end"}],
+            "timeZone": "UTC",
+            "paused": false,
+            "revisionHistoryLimit": 10,
             "transfer": "Auto",
             "session": "Keep",
             "logs": {"upload": "OnFailure"},

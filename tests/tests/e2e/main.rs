@@ -8,5 +8,6 @@ mod main_path;
 mod objects;
 mod outages;
 mod ownership;
+mod rollouts;
 mod wire;
 mod world;
