@@ -155,6 +155,13 @@ pub enum UpgradeAt {
     Time(jiff::civil::DateTime),
 }
 
+impl UpgradeAt {
+    /// The time that `text` says as datum 12 does, `yyyy-mm-dd hh:mm:ss`.
+    pub fn parse_time(text: &str) -> Option<jiff::civil::DateTime> {
+        fields::parse_time(text)
+    }
+}
+
 /// What the server says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServerMessage {

@@ -3,7 +3,7 @@
 use fettle_crds::schema::message;
 use fettle_crds::{Device, TryResult, Verdict};
 use fettle_protocol::message::DeviceInformation;
-use fettle_protocol::session::{Phase, Reason, Record, SessionRecord, TryEnd};
+use fettle_protocol::session::{Drops, Phase, Reason, Record, SessionRecord, TryEnd};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -11,7 +11,7 @@ use super::Identity;
 
 /// The patch that writes `record` to `device`, on condition that nobody has written to it since.
 pub fn patch(record: &Record, device: &Device, us: &Identity, now: Timestamp) -> Value {
-    let Record { session: of_session, info, progress, end, forget_applied } = record;
+    let Record { session: of_session, info, progress, end, drops, forget_applied } = record;
     let mut status = Map::new();
     session(of_session, device, us, now, &mut status);
     if let Some(info) = info {
@@ -19,6 +19,15 @@ pub fn patch(record: &Record, device: &Device, us: &Identity, now: Timestamp) ->
     }
     if let Some((target, phase)) = progress {
         status.insert("upgrade".to_owned(), upgrade(*target, *phase, end.as_ref(), now));
+    }
+    match (drops, end) {
+        (Some(Drops { target, count }), _) => {
+            status.insert("drops".to_owned(), json!({"target": target, "count": count}));
+        }
+        (None, Some(_)) => {
+            status.insert("drops".to_owned(), Value::Null);
+        }
+        (None, None) => {}
     }
     if *forget_applied {
         status.insert("applied".to_owned(), Value::Null);
@@ -70,6 +79,8 @@ pub(super) fn reported(info: &DeviceInformation, now: Timestamp) -> Value {
 
 fn upgrade(target: i64, phase: Phase, end: Option<&TryEnd>, now: Timestamp) -> Value {
     let phase = match phase {
+        Phase::Downloaded => fettle_crds::Phase::Downloaded,
+        Phase::Scheduled => fettle_crds::Phase::Scheduled,
         Phase::Restarting => fettle_crds::Phase::Restarting,
         Phase::Applying => fettle_crds::Phase::Applying,
         Phase::Done => fettle_crds::Phase::Done,
@@ -120,8 +131,7 @@ mod tests {
 
     /// A device with a session of this run of this bridge, at resourceVersion 7.
     fn device() -> Device {
-        let spec =
-            DeviceSpec { mac: "02:00:5e:00:53:01".into(), model: None, approved: true, held: false, transfer: None };
+        let spec: DeviceSpec = serde_json::from_value(json!({"mac": "02:00:5e:00:53:01"})).unwrap();
         let mut device = Device::new("sw-1", spec);
         device.metadata.resource_version = Some("7".into());
         let contender =
@@ -225,6 +235,44 @@ mod tests {
         let upgrade = status.upgrade.unwrap();
         assert_eq!((upgrade.target, upgrade.result, upgrade.reason, upgrade.message), (4, None, None, None));
         assert_eq!(status.applied, None);
+    }
+
+    #[test]
+    fn what_a_device_has_fetched_or_waits_for_stands_as_its_phase() {
+        for (phase, expected) in [
+            (Phase::Downloaded, fettle_crds::Phase::Downloaded),
+            (Phase::Scheduled, fettle_crds::Phase::Scheduled),
+            (Phase::Restarting, fettle_crds::Phase::Restarting),
+            (Phase::Applying, fettle_crds::Phase::Applying),
+        ] {
+            let upgrade =
+                merged(&device(), &Record { progress: Some((4, phase)), ..Record::default() }).upgrade.unwrap();
+            assert_eq!((upgrade.target, upgrade.phase, upgrade.since, upgrade.result), (4, expected, at(100), None));
+        }
+    }
+
+    #[test]
+    fn drops_go_with_the_release_and_end_with_another_try() {
+        let mut device = device();
+        let drops = |count| Some(Drops { target: 3, count });
+        for count in [1, 2] {
+            let session = SessionRecord::Release { last_seen: at(90) };
+            let released = Record { session, drops: drops(count), ..Record::default() };
+            let status = merged(&device, &released);
+            assert_eq!(status.drops, Some(fettle_crds::Drops { target: 3, count }));
+            assert_eq!(status.session, None);
+            device.status = Some(status);
+        }
+        let begun = Record { progress: Some((4, Phase::Restarting)), ..Record::default() };
+        assert!(
+            merged(&device, &begun).drops.is_some(),
+            "it is still the end of the former that they are counted from"
+        );
+        let end = TryEnd { target: 4, reason: Reason::Upgraded, message: String::new(), applied: None };
+        let ended = Record { progress: Some((4, Phase::Done)), end: Some(end), ..Record::default() };
+        assert_eq!(merged(&device, &ended).drops, None);
+        let drops = Some(Drops { target: 4, count: 1 });
+        assert_eq!(merged(&device, &Record { drops, ..ended }).drops, Some(fettle_crds::Drops { target: 4, count: 1 }));
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! A Device of the API, as its session needs to see it.
 
-use fettle_crds::{Device, Phase as RecordedPhase, Session as RecordedSession, UploadLogs};
-use fettle_protocol::session::{Contender, Hold, Known, Phase, Progress, Target, View};
+use fettle_crds::{
+    Device, Phase as RecordedPhase, Session as RecordedSession, Stage as RecordedStage, Target as RecordedTarget,
+    UploadLogs,
+};
+use fettle_protocol::message::UpgradeAt;
+use fettle_protocol::session::{Contender, Drops, Hold, Known, Phase, Progress, Scheduled, Stage, Target, View};
 use jiff::SignedDuration;
 
 use super::Identity;
@@ -38,31 +42,51 @@ pub fn view(device: &Device, standing: Standing, us: &Identity, bridges: &Bridge
             address: session.map(|session| session.address.clone()),
         }),
         applied: status.applied.map(|applied| applied.config),
-        target: status.target.map(|target| Target {
-            id: target.id,
-            from: target.from,
-            firmware: target.firmware.map(|firmware| firmware.reports),
-            config: target.config.map(|config| config.identity),
-            start_by: target.start_by,
-            until: target.until,
-            margin: (target.until.duration_since(target.granted_at) / 10).min(MARGIN_MAX),
-            logs: match target.logs {
-                UploadLogs::Always => (true, true),
-                UploadLogs::OnFailure => (false, true),
-                UploadLogs::Never => (false, false),
-            },
-            done: target.done,
-            ended: ended == Some(target.id),
+        target: status.target.map(|recorded| {
+            let ended = ended == Some(recorded.id);
+            Target { ended, ..target(recorded) }
         }),
-        progress: status.upgrade.and_then(|upgrade| {
+        progress: status.upgrade.map(|upgrade| {
             let phase = match upgrade.phase {
-                RecordedPhase::Downloaded | RecordedPhase::Scheduled => return None,
+                RecordedPhase::Downloaded => Phase::Downloaded,
+                RecordedPhase::Scheduled => Phase::Scheduled,
                 RecordedPhase::Restarting => Phase::Restarting,
                 RecordedPhase::Applying => Phase::Applying,
                 RecordedPhase::Done => Phase::Done,
             };
-            Some(Progress { target: upgrade.target, phase })
+            Progress { target: upgrade.target, phase }
         }),
+        drops: status.drops.map(|drops| Drops { target: drops.target, count: drops.count }),
+    }
+}
+
+/// The target, of which nothing is known but what it says.
+fn target(recorded: RecordedTarget) -> Target {
+    let scheduled = recorded.config.as_ref().and_then(|config| config.scheduled.as_ref());
+    let scheduled =
+        scheduled.map(|scheduled| Scheduled { at: scheduled.at, local: UpgradeAt::parse_time(&scheduled.local) });
+    // A device has its time from the grant, or from the time that it waits for.
+    let begin = scheduled.map_or(recorded.granted_at, |scheduled| scheduled.at.max(recorded.granted_at));
+    Target {
+        id: recorded.id,
+        from: recorded.from,
+        firmware: recorded.firmware.map(|firmware| firmware.reports),
+        config: recorded.config.map(|config| config.identity),
+        scheduled,
+        stage: match recorded.stage {
+            RecordedStage::Download => Stage::Download,
+            RecordedStage::Activate => Stage::Activate,
+        },
+        start_by: recorded.start_by,
+        until: recorded.until,
+        margin: (recorded.until.duration_since(begin) / 10).clamp(SignedDuration::ZERO, MARGIN_MAX),
+        logs: match recorded.logs {
+            UploadLogs::Always => (true, true),
+            UploadLogs::OnFailure => (false, true),
+            UploadLogs::Never => (false, false),
+        },
+        done: recorded.done,
+        ended: false,
     }
 }
 
@@ -88,6 +112,7 @@ mod tests {
     use jiff::Timestamp;
     use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use serde_json::json;
     use tokio::time::Instant;
 
     use super::*;
@@ -111,8 +136,7 @@ mod tests {
     }
 
     fn device(bridge: &str, incarnation: &str) -> Device {
-        let spec =
-            DeviceSpec { mac: "02:00:5e:00:53:01".into(), model: None, approved: true, held: false, transfer: None };
+        let spec: DeviceSpec = serde_json::from_value(json!({"mac": "02:00:5e:00:53:01"})).unwrap();
         let mut device = Device::new("sw-1", spec);
         let session = RecordedSession {
             bridge: bridge.into(),
@@ -156,6 +180,71 @@ mod tests {
         assert_eq!(contender("b-0", "two"), Contender::Us);
         assert_eq!(contender("b-1", "x"), Contender::Other);
         assert_eq!(contender("b-1", "before"), Contender::Nobody);
+    }
+
+    /// A target of a configuration, with what the controller says besides.
+    fn seen_with_target(more: serde_json::Value) -> Target {
+        let mut target = json!({
+            "id": 3, "rollout": "edge-4", "rolloutUid": "u", "try": 1, "from": "4.9.0", "transfer": "FTP", "logs": "Never",
+            "config": {"identity": "17+77c0d1e2", "content": "fettle-config-0"},
+            "grantedAt": "2026-11-20T12:00:00Z", "startBy": "2026-11-20T12:01:00Z", "until": "2026-11-20T12:15:00Z",
+        });
+        for (key, value) in more.as_object().unwrap() {
+            target[key] = value.clone();
+        }
+        let mut device = device("b-0", "two");
+        device.status.as_mut().unwrap().target = Some(serde_json::from_value(target).unwrap());
+        seen(&device).target.unwrap()
+    }
+
+    #[test]
+    fn a_target_goes_all_the_way_unless_it_says_otherwise() {
+        assert_eq!(seen_with_target(json!({})).stage, Stage::Activate);
+        assert_eq!(seen_with_target(json!({"stage": "Download"})).stage, Stage::Download);
+    }
+
+    #[test]
+    fn a_time_is_what_the_clock_of_the_device_says_and_the_try_begins_then() {
+        let scheduled = |local: &str| {
+            let at = "2026-11-21T02:00:00Z";
+            let config = json!({
+                "identity": "17+77c0d1e2", "content": "fettle-config-0", "scheduled": {"at": at, "local": local},
+            });
+            seen_with_target(json!({"config": config, "until": "2026-11-21T02:01:00Z"}))
+        };
+        let target = scheduled("2026-11-21 03:00:00");
+        let expected = Scheduled {
+            at: "2026-11-21T02:00:00Z".parse().unwrap(),
+            local: Some("2026-11-21T03:00:00".parse().unwrap()),
+        };
+        assert_eq!(target.scheduled, Some(expected));
+        // A tenth of the minute that it has, and not of the hours before.
+        assert_eq!(target.margin, SignedDuration::from_secs(6));
+        for none in ["2026-11-21T03:00:00", "2026-11-21 3:00:00", "tonight", ""] {
+            assert_eq!(scheduled(none).scheduled, Some(Scheduled { local: None, ..expected }), "{none}");
+        }
+        assert_eq!(seen_with_target(json!({})).margin, SignedDuration::from_secs(30));
+        assert_eq!(seen_with_target(json!({"until": "2026-11-20T11:00:00Z"})).margin, SignedDuration::ZERO);
+    }
+
+    #[test]
+    fn phases_and_drops_are_as_they_are_on_record() {
+        for (phase, expected) in [
+            ("Downloaded", Phase::Downloaded),
+            ("Scheduled", Phase::Scheduled),
+            ("Restarting", Phase::Restarting),
+            ("Applying", Phase::Applying),
+            ("Done", Phase::Done),
+        ] {
+            let mut device = device("b-0", "two");
+            let status = device.status.as_mut().unwrap();
+            let upgrade = json!({"target": 3, "phase": phase, "since": Timestamp::UNIX_EPOCH});
+            status.upgrade = Some(serde_json::from_value(upgrade).unwrap());
+            status.drops = Some(fettle_crds::Drops { target: 3, count: 2 });
+            let view = seen(&device);
+            assert_eq!(view.progress, Some(Progress { target: 3, phase: expected }));
+            assert_eq!(view.drops, Some(Drops { target: 3, count: 2 }));
+        }
     }
 
     #[test]

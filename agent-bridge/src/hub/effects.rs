@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fettle_protocol::message::DeviceMessage;
+use fettle_protocol::message::{DeviceMessage, UpgradeAt};
 use fettle_protocol::session::{
-    Command, ConnectionId, Counted, Effect, Event, Reason, Record, SourceError, Transferred,
+    Command, ConnectionId, Counted, Effect, Event, Phase, Reason, Record, SourceError, Transferred,
 };
 use fettle_protocol::{Mac, ServerMessage};
 use jiff::Timestamp;
@@ -110,7 +110,12 @@ impl Hub {
         // The two that change a device are worth a line each; the others are there for who looks closer.
         match message {
             ServerMessage::Restart => tracing::info!(connection = connection.0, "restart ordered"),
-            ServerMessage::UpgradeProfile(_) => tracing::info!(connection = connection.0, "profile upgrade ordered"),
+            ServerMessage::UpgradeProfile(UpgradeAt::Immediately) => {
+                tracing::info!(connection = connection.0, "profile upgrade ordered");
+            }
+            ServerMessage::UpgradeProfile(UpgradeAt::Time(local)) => {
+                tracing::info!(connection = connection.0, %local, "profile upgrade ordered for a time");
+            }
             ServerMessage::Interrupt
             | ServerMessage::DownloadVersion(_)
             | ServerMessage::DownloadProfile(_)
@@ -188,7 +193,11 @@ impl Hub {
     }
 
     fn write(&mut self, mac: Mac, record: &Record, now: Timestamp) {
-        let Some(entry) = self.entries.get(&mac) else { return };
+        let Some(entry) = self.entries.get_mut(&mac) else { return };
+        if let Some((_, Phase::Downloaded | Phase::Scheduled)) = record.progress {
+            // What follows may follow in days: that is no time that the device takes.
+            entry.began = None;
+        }
         let (name, uid, failures) = (Arc::clone(&entry.name), entry.uid.clone(), entry.failures);
         let device = self.index.whole(&name).filter(|device| device.metadata.uid.as_deref() == uid.as_deref());
         let Some(device) = device else {
@@ -282,9 +291,12 @@ const fn ordered(message: &ServerMessage) -> Option<Stage> {
         ServerMessage::DownloadVersion(_) => Some(Stage::Version),
         ServerMessage::DownloadProfile(_) => Some(Stage::Profile),
         ServerMessage::Restart => Some(Stage::Restart),
-        ServerMessage::UpgradeProfile(_) => Some(Stage::Apply),
+        ServerMessage::UpgradeProfile(UpgradeAt::Immediately) => Some(Stage::Apply),
         ServerMessage::UploadLog(_) => Some(Stage::Log),
-        ServerMessage::Interrupt | ServerMessage::Unknown(_) => None,
+        // How long a device waits for its time says nothing of how long it takes.
+        ServerMessage::UpgradeProfile(UpgradeAt::Time(_)) | ServerMessage::Interrupt | ServerMessage::Unknown(_) => {
+            None
+        }
     }
 }
 

@@ -19,7 +19,9 @@ use std::time::Duration;
 
 use fettle_crds::Device;
 use fettle_protocol::message::DeviceInformation;
-use fettle_protocol::session::{Command, ConnectionId, Event, File, Session, SourceError, Timing, Transferred};
+use fettle_protocol::session::{
+    Command, ConnectionId, EndedBy, Event, File, Session, SourceError, Timing, Transferred,
+};
 use fettle_protocol::{DeviceMessage, Mac};
 use futures::{Stream, StreamExt};
 use jiff::{SignedDuration, Timestamp};
@@ -290,7 +292,7 @@ impl Hub {
                         tracing::info!(connection = id.0, reason, left_out, "connection lost");
                     }
                 }
-                self.feed(mac, Event::Dropped { connection: id, acknowledged });
+                self.feed(mac, Event::Dropped { connection: id, acknowledged, by: ended_by(reason) });
             }
         }
     }
@@ -329,7 +331,10 @@ impl Hub {
             Outcome::Overdue(info, address) => self.record(*info, address),
             Outcome::Recorded(mac, recorded) => self.has_recorded(mac, recorded),
             // Whatever it still had to send will not go out.
-            Outcome::Lost(mac, connection) => self.feed(mac, Event::Dropped { connection, acknowledged: false }),
+            Outcome::Lost(mac, connection) => {
+                // Nor is it known which side was too slow.
+                self.feed(mac, Event::Dropped { connection, acknowledged: false, by: EndedBy::Bridge });
+            }
         }
     }
 
@@ -342,5 +347,22 @@ impl Hub {
                 let _ = outcomes.send(outcome).await;
             }
         });
+    }
+}
+
+/// Who ended a connection: what a device does not live up to is its own doing.
+const fn ended_by(reason: Closed) -> EndedBy {
+    match reason {
+        Closed::ByDevice
+        | Closed::Broken
+        | Closed::Silent
+        | Closed::NotReading
+        | Closed::Malformed
+        | Closed::NoInformation
+        | Closed::Stalled
+        | Closed::Flood => EndedBy::Device,
+        Closed::Finished | Closed::TooMany | Closed::ApiUnavailable | Closed::Session(_) | Closed::Shutdown => {
+            EndedBy::Bridge
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 
 use fettle_crds::Device;
 use fettle_protocol::Mac;
-use fettle_protocol::session::{Event, Reason, Session, View, WriteError};
+use fettle_protocol::session::{EndedBy, Event, Reason, Session, View, WriteError};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::ResourceExt;
 use kube::core::DeserializeGuard;
@@ -186,7 +186,7 @@ impl Hub {
         if let Some((connection, true)) = self.entries.get(&mac).and_then(outstanding) {
             // What it answers would be taken for an answer to the new one's target.
             self.order(connection, Order::Close(Closed::Session(Reason::Replaced)));
-            self.feed(mac, Event::Dropped { connection, acknowledged: true });
+            self.feed(mac, Event::Dropped { connection, acknowledged: true, by: EndedBy::Bridge });
         }
         self.feed(mac, Event::Viewed(view));
     }

@@ -169,7 +169,12 @@ impl Rig {
     }
 
     pub async fn hangs_up(&self, caller: Caller) {
-        let gone = Told::Gone { reason: Closed::ByDevice, acknowledged: true };
+        self.ends(caller, Closed::ByDevice).await;
+    }
+
+    /// A connection ends, for whatever reason.
+    pub async fn ends(&self, caller: Caller, reason: Closed) {
+        let gone = Told::Gone { reason, acknowledged: true };
         self.connections.send((caller.id, gone)).await.unwrap();
     }
 
@@ -201,6 +206,11 @@ pub struct Requests(Arc<Mutex<Vec<String>>>);
 impl Requests {
     pub fn count(&self) -> usize {
         self.0.lock().unwrap().len()
+    }
+
+    /// The one that has this in it, if it has come.
+    pub fn with(&self, part: &str) -> Option<String> {
+        self.0.lock().unwrap().iter().find(|request| request.contains(part)).cloned()
     }
 
     /// Whether one of them records device `number`.

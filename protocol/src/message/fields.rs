@@ -104,7 +104,8 @@ impl<'a> Data<'a> {
             0 => Ok(UpgradeAt::Immediately),
             1 => {
                 let time: [u8; TIME_LEN] = self.required(number::UPGRADE_TIME, |value| value.try_into().ok())?;
-                parse_time(&time).map(UpgradeAt::Time).ok_or(self.bad_value(number::UPGRADE_TIME))
+                let time = std::str::from_utf8(&time).ok().and_then(parse_time);
+                time.map(UpgradeAt::Time).ok_or(self.bad_value(number::UPGRADE_TIME))
             }
             _ => Err(self.bad_value(number::UPGRADE_MODE)),
         }
@@ -115,8 +116,7 @@ impl<'a> Data<'a> {
 const TIME_LEN: usize = 19;
 const TIME_FORMAT: &str = "%Y-%m-%d %H:%M:%S";
 
-fn parse_time(value: &[u8; TIME_LEN]) -> Option<jiff::civil::DateTime> {
-    let text = std::str::from_utf8(value).ok()?;
+pub(super) fn parse_time(text: &str) -> Option<jiff::civil::DateTime> {
     let time = jiff::civil::DateTime::strptime(TIME_FORMAT, text).ok()?;
     // The parser is lenient about width, padding and signs; the table is not.
     (time.year() >= 0 && format_time(time) == text).then_some(time)

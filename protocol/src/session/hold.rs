@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::types::*;
-use super::{Connection, Newcomer, Session, State, after};
+use super::{Connection, Loss, Newcomer, Session, State, after};
 
 /// How often a bridge that does not answer is looked at again, half of the time for its answer apart, before the device
 /// is told to try elsewhere. With 10 s this waits 20 s, which is longer than a Lease of 15 s lives without its holder.
@@ -31,8 +31,9 @@ impl Session {
             | State::Preparing { .. }
             | State::Downloading { .. }
             | State::Checking { .. }
-            | State::Announcing { .. }
+            | State::Held { .. }
             | State::Applying { .. }
+            | State::Scheduled { .. }
             | State::Uploading { .. } => {
                 effects.push(Effect::Probe(holder));
                 effects.push(Effect::Count(Counted::Contention));
@@ -54,19 +55,24 @@ impl Session {
         if self.unanswered { State::Settling { until: after(now, self.timing.settle) } } else { State::Idle }
     }
 
-    pub(super) fn dropped(&mut self, id: ConnectionId, acknowledged: bool, now: Timestamp) {
+    pub(super) fn dropped(&mut self, id: ConnectionId, acknowledged: bool, by: EndedBy, now: Timestamp) {
         if self.newcomer.take_if(|newcomer| newcomer.connection.id == id).is_some() {
             return;
         }
         if self.connection.as_ref().is_some_and(|connection| connection.id == id) {
-            self.lose_connection(acknowledged, now);
+            self.lose_connection(acknowledged, by, now);
         }
     }
 
     /// The connection is gone; the newcomer, where there is one, takes its place.
-    pub(super) fn lose_connection(&mut self, acknowledged: bool, now: Timestamp) {
+    pub(super) fn lose_connection(&mut self, acknowledged: bool, by: EndedBy, now: Timestamp) {
+        let loss = self.loss(by);
         match self.state {
-            State::Downloading { deadline, .. } | State::Uploading { deadline } => self.remember(deadline),
+            State::Downloading { deadline, .. } | State::Scheduled { deadline, .. } | State::Uploading { deadline } => {
+                self.remember(deadline);
+            }
+            // What it has to say of its configuration it says after its next message 1.
+            State::Idle | State::Settling { .. } if self.is_scheduled() => self.unanswered = true,
             State::Applying { target, deadline } => {
                 self.remember(deadline);
                 if self.memory.target == Some(target) {
@@ -83,24 +89,31 @@ impl Session {
             | State::Settling { .. }
             | State::Preparing { .. }
             | State::Checking { .. }
-            | State::Announcing { .. }
+            | State::Held { .. }
             | State::Restarting { .. }
             | State::Dismissed => {}
-        }
-        if self.memory.started
-            && let Some(until) = self.live_target().map(|target| target.until)
-        {
-            // That the target has begun to be followed is on no record.
-            self.remember_until = self.remember_until.max(Some(until));
         }
         let speaks = self.view.legal || self.has_begun();
         if let Some(connection) = self.connection.take().filter(|_| speaks) {
             self.unrecorded = (!self.is_known(&connection.info)).then_some(connection.info);
         }
-        self.state = State::Away { since: now };
+        self.state = State::Away { since: now, loss };
+        if self.memory.started || self.memory.accepted {
+            // That the target has begun to be followed is on no record, nor is what the device has accepted.
+            let until = self.live_target().and_then(|target| self.end_of_try(target));
+            self.remember_until = self.remember_until.max(until);
+        }
         if let Some(newcomer) = self.newcomer.take() {
             self.accept(newcomer.connection, now);
         }
+    }
+
+    /// Whether the device loses its connection by itself, after its last try has ended and before the next has begun: not
+    /// told to go, and not in a restart.
+    fn loss(&self, by: EndedBy) -> Loss {
+        let told = matches!(self.state, State::Restarting { .. } | State::Dismissed);
+        let ended = self.memory.end.is_some() || self.last_end().is_some();
+        if by == EndedBy::Device && !told && ended { Loss::ByItself } else { Loss::Otherwise }
     }
 
     /// A command was not answered; it has this deadline.
@@ -140,25 +153,28 @@ impl Session {
         self.memory.end = None;
         let Some(connection) = self.connection.as_ref().map(|connection| connection.id) else { return };
         let refused = match self.state {
-            State::Idle | State::Settling { .. } if self.may_be_served() => {
+            State::Idle | State::Settling { .. } | State::Held { .. } if self.may_be_served() => {
                 let decide_at = after(now, self.timing.contend);
                 self.state = State::Contending { decide_at, patience: PATIENCE, asked: false };
                 false
             }
             State::Contending { asked, .. } => asked && !self.writing && self.view.contender != Contender::Us,
-            State::Away { .. } | State::Idle | State::Settling { .. } | State::Restarting { .. } | State::Dismissed => {
-                false
-            }
+            State::Away { .. }
+            | State::Idle
+            | State::Settling { .. }
+            | State::Held { .. }
+            | State::Restarting { .. }
+            | State::Dismissed => false,
             State::Preparing { .. }
             | State::Downloading { .. }
             | State::Checking { .. }
-            | State::Announcing { .. }
             | State::Applying { .. }
+            | State::Scheduled { .. }
             | State::Uploading { .. } => true,
         };
         if refused {
             effects.push(Effect::Close(connection, Reason::HeldElsewhere));
-            self.lose_connection(true, now);
+            self.lose_connection(true, EndedBy::Bridge, now);
             // A newcomer that takes its place asks anew.
             self.yield_if_taken(now, effects);
         }
@@ -173,7 +189,7 @@ impl Session {
             effects.push(Effect::Refresh);
         } else {
             effects.push(Effect::Close(connection, Reason::HeldElsewhere));
-            self.lose_connection(true, now);
+            self.lose_connection(true, EndedBy::Bridge, now);
         }
     }
 

@@ -26,13 +26,84 @@ impl Session {
         self.live_target().filter(|_| self.memory.end.is_none())
     }
 
+    /// When the try of a target is over. What has been fetched ahead waits for the target to go on, without an end.
+    pub(super) fn end_of_try(&self, target: &Target) -> Option<Timestamp> {
+        let is_held = matches!(self.state, State::Held { command } if command.target == target.id);
+        let waits = target.stage == Stage::Download && (is_held || self.is_fetched(target));
+        (!waits).then_some(target.until)
+    }
+
+    /// Whether the time of the try is over, where there is one that has not ended.
+    pub(super) fn is_over_time(&self, now: Timestamp) -> bool {
+        self.open_target().and_then(|target| self.end_of_try(target)).is_some_and(|end| end <= now)
+    }
+
+    /// Whether it is on record that the device has fetched what it may fetch, and may go no further.
+    fn is_fetched(&self, target: &Target) -> bool {
+        target.stage == Stage::Download && self.phase_of(target) == Some(Phase::Downloaded)
+    }
+
+    /// Whether the target goes no further than a download.
+    pub(super) fn is_download(&self) -> bool {
+        self.live_target().is_some_and(|target| target.stage == Stage::Download)
+    }
+
+    /// The target whose end is the latest on record.
+    pub(super) fn last_end(&self) -> Option<i64> {
+        self.view.progress.filter(|progress| progress.phase == Phase::Done).map(|progress| progress.target)
+    }
+
     pub(super) fn phase_of(&self, target: &Target) -> Option<Phase> {
         self.view.progress.filter(|progress| progress.target == target.id).map(|progress| progress.phase)
     }
 
-    /// Whether the phase of the live target is on record.
+    /// Whether it is on record that a 6 or 8 of the live target may have gone out.
     pub(super) fn has_begun(&self) -> bool {
-        self.live_target().is_some_and(|target| self.phase_of(target).is_some())
+        self.live_target().is_some_and(|target| self.phase_of(target).is_some_and(Phase::is_begun))
+    }
+
+    /// Whether it is on record that the device waits for the time to put the profile into force.
+    pub(super) fn is_scheduled(&self) -> bool {
+        self.live_target().is_some_and(|target| self.phase_of(target) == Some(Phase::Scheduled))
+    }
+
+    /// Whether that time is still to come.
+    pub(super) fn awaits_time(&self, now: Timestamp) -> bool {
+        let at = self.live_target().and_then(|target| target.scheduled).map(|scheduled| scheduled.at);
+        self.is_scheduled() && at.is_some_and(|at| now < at)
+    }
+
+    /// Whether the device was told of the configuration and the time that the target says, and nothing is amiss since: it is
+    /// not told again. A session that has not told it itself has only the record to go by.
+    fn is_waited_for(&self, target: &Target) -> bool {
+        let told = |(config, at): &(Option<String>, Timestamp)| {
+            *config == target.config && target.scheduled.is_some_and(|scheduled| scheduled.at == *at)
+        };
+        self.phase_of(target) == Some(Phase::Scheduled)
+            && self.memory.pushed
+            && self.memory.losses == 0
+            && self.memory.scheduled.as_ref().map_or(target.scheduled.is_some(), told)
+    }
+
+    /// When the time is over in which a device that waits for its time says how that went.
+    pub(super) fn confirmation(&self) -> Option<Timestamp> {
+        let target = self.open_target().filter(|target| !self.memory.confirmed && self.is_waited_for(target))?;
+        target.scheduled.map(|scheduled| after(scheduled.at, self.timing.confirm))
+    }
+
+    /// A device that accepted its time, and is there that long after it, has done it: unless it can tell what it runs, and
+    /// that is something else. Any other has lost its result.
+    fn note_confirmation(&mut self, now: Timestamp) {
+        if self.confirmation().is_none_or(|at| now < at) {
+            return;
+        }
+        let info = self.connection.as_ref().map(|connection| &connection.info);
+        let tells = info.is_some_and(|info| info.capabilities.has(Capabilities::CONFIG_VERSION));
+        if self.memory.accepted && !tells {
+            self.memory.confirmed = true;
+        } else {
+            self.memory.losses = self.memory.losses.max(1);
+        }
     }
 
     /// Whether the device may be served: declared, approved, and of the model that it was declared to be. One that has
@@ -66,7 +137,15 @@ impl Session {
     /// Whether somebody began a try that ended without a word on how: the configuration may be another since.
     pub(super) fn applied_in_doubt(&self) -> bool {
         let current = self.view.target.as_ref().map(|target| target.id);
-        self.view.progress.is_some_and(|progress| progress.phase != Phase::Done && Some(progress.target) != current)
+        self.view.progress.is_some_and(|progress| progress.phase.is_begun() && Some(progress.target) != current)
+    }
+
+    /// Whether the device itself reports the version and the configuration of the target.
+    pub(super) fn is_configured(&self) -> bool {
+        let wanted = self.live_target().map(|target| target.config.as_deref());
+        let info = self.connection.as_ref().map(|connection| &connection.info);
+        let reported = info.filter(|info| info.capabilities.has(Capabilities::CONFIG_VERSION));
+        self.has_arrived() && reported.is_some_and(|info| wanted == Some(info.config.as_deref()))
     }
 
     /// The configuration that the device runs, as far as is known: what it reports, else what is on record as applied.
@@ -94,38 +173,57 @@ impl Session {
 
     /// Gives up what was being got ready for a command that has no purpose any more.
     pub(super) fn drop_unwanted(&mut self) {
-        if let State::Preparing { command } | State::Checking { command } = self.state
+        if let State::Preparing { command, .. } | State::Checking { command } | State::Held { command } = self.state
             && !self.is_wanted(command)
         {
             self.state = State::Idle;
         }
     }
 
-    /// The phase that is to be on record before the command that waits for it.
+    /// The phase that is to be on record: before the command that waits for it, or because the device waits.
     pub(super) fn due_announcement(&self, now: Timestamp) -> Option<(i64, Phase)> {
-        let State::Announcing { command } = self.state else { return None };
-        let due = self.is_wanted(command) && self.may_command(now) && !self.has_begun();
-        due.then_some(match command.step {
-            Step::Version => (command.target, Phase::Restarting),
-            Step::Profile | Step::Log => (command.target, Phase::Applying),
-        })
+        let State::Held { command } = self.state else { return None };
+        let target = self.open_target().filter(|_| self.is_wanted(command))?;
+        let phase = match target.stage {
+            Stage::Download => return self.phase_of(target).is_none().then_some((target.id, Phase::Downloaded)),
+            Stage::Activate => match (command.step, upgrade_at(target, now)) {
+                (Step::Version, _) => Phase::Restarting,
+                (Step::Profile | Step::Log, UpgradeAt::Time(_)) => Phase::Scheduled,
+                (Step::Profile | Step::Log, UpgradeAt::Immediately) => Phase::Applying,
+            },
+        };
+        // Who waits for a time is on record as such, also where the firmware of the same target has begun it.
+        let recorded = self.has_begun() && (phase != Phase::Scheduled || self.is_scheduled());
+        (!recorded && self.may_command(now)).then_some((target.id, phase))
     }
 
-    /// 6 or 8, whose phase is on record. Whether there is more to do at once.
+    /// 6 or 8, where the target says so and its phase is on record. Whether there is more to do at once.
     pub(super) fn activate(&mut self, command: Command, now: Timestamp, effects: &mut Vec<Effect>) -> bool {
-        self.state = State::Idle;
-        if !self.is_wanted(command) {
+        let wanted = self.is_wanted(command);
+        let Some(target) = self.open_target().filter(|_| wanted) else {
+            self.state = State::Idle;
             return true;
-        }
+        };
         let Some(connection) = self.connection.as_ref().map(|connection| connection.id) else { return false };
-        if !self.may_command(now) {
+        match target.stage {
+            Stage::Download => return false,
+            Stage::Activate => {}
+        }
+        // What was fetched ahead begins here: its phase may have been acknowledged too late for that.
+        let too_late = self.has_begun() && !self.memory.started && target.start_by < now;
+        if last_command(target) < now || target.until <= now || too_late {
+            self.state = State::Idle;
             let message = "the time of the try was over before the command could go out".to_owned();
             self.end(Reason::TimedOut, message, effects);
             return true;
         }
-        if !self.has_begun() {
-            return true;
+        if !self.has_begun() || self.due_announcement(now).is_some() {
+            return false;
         }
+        let at = upgrade_at(target, now);
+        let scheduled = target.scheduled.map(|scheduled| (target.config.clone(), scheduled.at));
+        let confirmed_by = scheduled.as_ref().map(|(_, at)| after(*at, self.timing.confirm).min(target.until));
+        self.memory.started = true;
         match command.step {
             Step::Version => {
                 // It called before the restart: what it said then proves nothing about what comes after.
@@ -135,9 +233,17 @@ impl Session {
                 self.state = State::Restarting { target: command.target };
             }
             Step::Profile | Step::Log => {
-                effects.push(Effect::Send(connection, ServerMessage::UpgradeProfile(UpgradeAt::Immediately)));
+                effects.push(Effect::Send(connection, ServerMessage::UpgradeProfile(at)));
                 self.memory.pushed = true;
-                self.state = State::Applying { target: command.target, deadline: after(now, self.timing.apply) };
+                self.state = match (at, confirmed_by) {
+                    (UpgradeAt::Time(_), Some(deadline)) => {
+                        (self.memory.scheduled, self.memory.accepted) = (scheduled, false);
+                        State::Scheduled { target: command.target, deadline }
+                    }
+                    (UpgradeAt::Immediately | UpgradeAt::Time(_), _) => {
+                        State::Applying { target: command.target, deadline: after(now, self.timing.apply) }
+                    }
+                };
             }
         }
         false
@@ -145,19 +251,22 @@ impl Session {
 
     /// Which command comes next, if any. Whether there is more to do at once.
     pub(super) fn judge(&mut self, now: Timestamp, effects: &mut Vec<Effect>) -> bool {
+        self.note_confirmation(now);
         let Some(target) = self.open_target() else {
             self.after_end(now, effects);
             return false;
         };
-        if target.until <= now {
+        if self.is_over_time(now) {
             let message = "the time of the try was over before the device was done".to_owned();
             self.end(Reason::TimedOut, message, effects);
             return true;
         }
-        let (id, until) = (target.id, target.until);
+        let id = target.id;
         match self.next(target) {
             Next::Nothing => false,
+            Next::Command(_) if self.is_fetched(target) => false,
             Next::Command(step) => {
+                let until = fetched_by(target, step, now);
                 if self.may_command(now) {
                     self.prepare(id, step, until, now, effects);
                 }
@@ -177,14 +286,20 @@ impl Session {
         let wanted = target.firmware.as_ref().unwrap_or(&target.from);
         let (arrived, unchanged) = (info.version == *wanted, info.version == target.from);
         let configured = target.config.as_deref().is_none_or(|config| self.running_config() == Some(config));
-        match self.phase_of(target) {
+        match self.phase_of(target).filter(|phase| phase.is_begun()) {
             // Planned on something else: the controller plans anew.
             None if !arrived && !unchanged => Next::Nothing,
             None if !arrived => Next::Command(Step::Version),
+            None | Some(_) if arrived && !configured && target.scheduled.is_some_and(|it| it.local.is_none()) => {
+                let message = "the time at which the configuration is to be put into force cannot be told to a device";
+                Next::End(Reason::SourceUnavailable, message.to_owned())
+            }
             None if !configured => Next::Command(Step::Profile),
             None => Next::End(Reason::AlreadyCurrent, String::new()),
             Some(_) if arrived && configured => Next::End(Reason::Upgraded, String::new()),
             Some(_) if arrived && self.memory.losses >= 2 => self.after_losses(target),
+            Some(Phase::Scheduled) if arrived && self.memory.confirmed => Next::End(Reason::Upgraded, String::new()),
+            Some(_) if arrived && self.is_waited_for(target) => Next::Nothing,
             Some(_) if arrived => Next::Command(Step::Profile),
             Some(Phase::Restarting) if unchanged && self.memory.not_restarted => Next::Command(Step::Version),
             Some(Phase::Restarting) if unchanged => {
@@ -244,7 +359,7 @@ impl Session {
         let number = self.last_command.map(|last| last.wrapping_add(1)).filter(ahead).unwrap_or(clock);
         self.last_command = Some(number);
         let command = Command { number, target, step };
-        self.state = State::Preparing { command };
+        self.state = State::Preparing { command, until };
         effects.push(Effect::Prepare(command, until));
     }
 
@@ -255,7 +370,8 @@ impl Session {
             | State::Settling { .. }
             | State::Preparing { .. }
             | State::Checking { .. }
-            | State::Announcing { .. } => self.dismiss(effects),
+            | State::Held { .. }
+            | State::Scheduled { .. } => self.dismiss(effects),
             State::Downloading { .. } | State::Applying { .. } | State::Uploading { .. } => {}
             State::Away { .. } | State::Contending { .. } | State::Restarting { .. } | State::Dismissed => {}
         }
@@ -266,6 +382,25 @@ impl Session {
         effects.push(Effect::Send(connection, ServerMessage::Interrupt));
         effects.push(Effect::Finish(connection));
         self.state = State::Dismissed;
+    }
+}
+
+/// What 8 says. A time that has come is now: that is how a device takes it, and for what happens at once a device has an
+/// answer at once.
+fn upgrade_at(target: &Target, now: Timestamp) -> UpgradeAt {
+    match target.scheduled {
+        Some(Scheduled { at, local: Some(local) }) if now < at => UpgradeAt::Time(local),
+        Some(_) | None => UpgradeAt::Immediately,
+    }
+}
+
+/// The deadline of a download. One that is put into force at a time, which may be days away, gets as long as it would have
+/// from that time on, so that a device that vanishes in its download is not taken for one that downloads.
+fn fetched_by(target: &Target, step: Step, now: Timestamp) -> Timestamp {
+    let allowance = target.scheduled.map(|scheduled| target.until.duration_since(scheduled.at));
+    match allowance.filter(|allowance| step == Step::Profile && allowance.is_positive()) {
+        Some(allowance) => after(now, allowance).min(target.until),
+        None => target.until,
     }
 }
 

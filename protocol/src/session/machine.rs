@@ -15,8 +15,8 @@ impl Session {
                 self.called(Connection { id: connection, address, info }, now, effects);
             }
             Event::Said { connection, message } => self.said(connection, message, now, effects),
-            Event::Dropped { connection, acknowledged } => self.dropped(connection, acknowledged, now),
-            Event::Viewed(view) => self.adopt(view),
+            Event::Dropped { connection, acknowledged, by } => self.dropped(connection, acknowledged, by, now),
+            Event::Viewed(view) => self.adopt(view, now),
             Event::Written(result) => self.written(result),
             Event::Prepared(command, file) => self.prepared(command, file, now, effects),
             Event::Checked(command, transferred) => self.checked(command, transferred, effects),
@@ -25,10 +25,16 @@ impl Session {
     }
 
     /// Takes over what the API says.
-    pub(super) fn adopt(&mut self, view: View) {
+    pub(super) fn adopt(&mut self, view: View, now: Timestamp) {
         let target = view.target.as_ref().map(|target| target.id);
         if target != self.memory.target {
             self.memory = Memory { target, not_restarted: true, ..Memory::default() };
+        } else if let Some(target) = view.target.as_ref().filter(|target| target.stage == Stage::Activate)
+            && self.is_download()
+        {
+            // The grant begins here. What is under way already is its first command; what waits is not.
+            let under_way = matches!(self.state, State::Downloading { .. } | State::Checking { .. });
+            self.memory.started &= under_way && now <= target.start_by;
         }
         self.view = view;
         if self.view.hold != Hold::Us {
@@ -40,12 +46,13 @@ impl Session {
 
     /// Who held the device meanwhile, or before, may have sent it what the target allows; of that, only the phase is on
     /// record.
-    fn allow_for_others(&mut self) {
+    pub(super) fn allow_for_others(&mut self) {
         let Some(target) = self.live_target() else { return };
         let (phase, has_config) = (self.phase_of(target), target.config.is_some());
         self.unanswered = true;
         match phase {
-            None | Some(Phase::Done) => {}
+            None | Some(Phase::Downloaded | Phase::Done) => {}
+            Some(Phase::Scheduled) => self.memory.pushed = true,
             Some(Phase::Restarting) => {
                 self.memory.not_restarted = false;
                 self.memory.pushed |= has_config;
@@ -79,7 +86,7 @@ impl Session {
             // Another device on this connection: nothing that it says is of this one.
             DeviceMessage::Information(_) => {
                 effects.push(Effect::Close(id, Reason::Illegal));
-                self.lose_connection(true, now);
+                self.lose_connection(true, EndedBy::Device, now);
             }
             DeviceMessage::VersionDownloaded(result, detail) => {
                 self.downloaded(Step::Version, kind::VERSION_RESULT, result, &detail, effects);
@@ -87,7 +94,7 @@ impl Session {
             DeviceMessage::ProfileDownloaded(result, detail) => {
                 self.downloaded(Step::Profile, kind::PROFILE_RESULT, result, &detail, effects);
             }
-            DeviceMessage::ProfileUpgraded(result, detail) => self.upgraded(result, &detail, effects),
+            DeviceMessage::ProfileUpgraded(result, detail) => self.upgraded(result, &detail, now, effects),
             DeviceMessage::LogUploaded(ExecutionResult::Success | ExecutionResult::Failure(_), _) => match self.state {
                 State::Uploading { .. } => self.state = State::Idle,
                 _ => effects.push(Effect::Count(Counted::Unasked(kind::LOG_RESULT))),
@@ -135,10 +142,11 @@ impl Session {
         }
     }
 
-    /// 9: of the 8 that is outstanding, or of the 8 before, where its result was lost and the device has said 1 since.
-    fn upgraded(&mut self, result: ExecutionResult, detail: &ErrorDetail, effects: &mut Vec<Effect>) {
+    /// 9: of the 8 that is outstanding, or of the 8 before, where its result was lost and the device has said 1 since. 9=0
+    /// before the time that the 8 named says no more than that the device has accepted it.
+    fn upgraded(&mut self, result: ExecutionResult, detail: &ErrorDetail, now: Timestamp, effects: &mut Vec<Effect>) {
         let asked = match self.state {
-            State::Applying { target, .. } => {
+            State::Applying { target, .. } | State::Scheduled { target, .. } => {
                 self.state = State::Idle;
                 Some(target)
             }
@@ -146,7 +154,7 @@ impl Session {
             | State::Settling { .. }
             | State::Preparing { .. }
             | State::Checking { .. }
-            | State::Announcing { .. }
+            | State::Held { .. }
             | State::Downloading { .. } => self.memory.target.filter(|_| self.memory.pushed && self.has_arrived()),
             State::Away { .. }
             | State::Contending { .. }
@@ -163,6 +171,7 @@ impl Session {
         }
         self.unanswered = false;
         match result {
+            ExecutionResult::Success if self.awaits_time(now) => self.memory.accepted = true,
             ExecutionResult::Success => self.end(Reason::Upgraded, String::new(), effects),
             ExecutionResult::Failure(code) => {
                 let message = format!("the device could not put the configuration into force (result {code})");
@@ -178,32 +187,32 @@ impl Session {
         now: Timestamp,
         effects: &mut Vec<Effect>,
     ) {
-        if self.state != (State::Preparing { command }) {
-            return;
-        }
+        let deadline = match self.state {
+            State::Preparing { command: of, until } if of == command => until,
+            _ => return,
+        };
         self.state = State::Idle;
         if !self.is_wanted(command) {
             return;
         }
         let Some(connection) = self.connection.as_ref().map(|connection| connection.id) else { return };
-        let until = self.open_target().map(|target| target.until);
         let in_time = self.may_command(now);
-        let (message, state) = match (command.step, file, until) {
-            (Step::Log, Ok(File::Upload(location)), _) => {
+        let (message, state) = match (command.step, file) {
+            (Step::Log, Ok(File::Upload(location))) => {
                 let deadline = after(now, self.timing.log);
                 (ServerMessage::UploadLog(location), State::Uploading { deadline })
             }
-            (Step::Version, Ok(File::Download(download)), Some(deadline)) if in_time => {
+            (Step::Version, Ok(File::Download(download))) if in_time => {
                 (ServerMessage::DownloadVersion(download), State::Downloading { command, deadline })
             }
-            (Step::Profile, Ok(File::Download(download)), Some(deadline)) if in_time => {
+            (Step::Profile, Ok(File::Download(download))) if in_time => {
                 (ServerMessage::DownloadProfile(download), State::Downloading { command, deadline })
             }
-            (Step::Version | Step::Profile, Err(SourceError(why)), _) => {
+            (Step::Version | Step::Profile, Err(SourceError(why))) => {
                 return self.end(Reason::SourceUnavailable, why, effects);
             }
             // A log that cannot be taken in is none; a command that is too late is left out.
-            (Step::Log | Step::Version | Step::Profile, Ok(_) | Err(_), _) => return,
+            (Step::Log | Step::Version | Step::Profile, Ok(_) | Err(_)) => return,
         };
         self.memory.started |= command.step != Step::Log;
         self.state = state;
@@ -215,7 +224,7 @@ impl Session {
             return;
         }
         match transferred {
-            Transferred::Wholly => self.state = State::Announcing { command },
+            Transferred::Wholly => self.state = State::Held { command },
             Transferred::NotWholly => {
                 self.state = State::Idle;
                 let message = "the device says that it has the file, but our server has not sent it whole".to_owned();
@@ -233,20 +242,19 @@ impl Session {
                 self.state = State::Idle;
             }
             // Whatever the driver still brings is too late.
-            State::Preparing { .. } | State::Checking { .. }
-                if self.open_target().is_some_and(|target| target.until <= now) =>
-            {
-                self.state = State::Idle;
-            }
+            State::Preparing { until, .. } if until <= now => self.state = State::Idle,
+            State::Checking { .. } if self.is_over_time(now) => self.state = State::Idle,
             State::Contending { decide_at, .. } if decide_at <= now => self.grow_impatient(connection, now, effects),
             State::Downloading { command, deadline } if deadline <= now => {
                 self.hang_up(connection, now, effects);
-                if self.open_target().is_some_and(|target| target.id == command.target) {
+                // Where its end was moved, it goes on.
+                if self.open_target().is_some_and(|target| target.id == command.target) && self.is_over_time(now) {
                     let message = "the device did not finish its download before the end of the try".to_owned();
                     self.end(Reason::TimedOut, message, effects);
                 }
             }
             State::Applying { deadline, .. } if deadline <= now => self.hang_up(connection, now, effects),
+            State::Scheduled { deadline, .. } if deadline <= now => self.give_up_schedule(connection, now, effects),
             State::Uploading { deadline } if self.upload_deadline(deadline) <= now => {
                 self.hang_up(connection, now, effects);
             }
@@ -257,9 +265,10 @@ impl Session {
             | State::Preparing { .. }
             | State::Downloading { .. }
             | State::Checking { .. }
-            | State::Announcing { .. }
+            | State::Held { .. }
             | State::Restarting { .. }
             | State::Applying { .. }
+            | State::Scheduled { .. }
             | State::Uploading { .. }
             | State::Dismissed => {}
         }
@@ -268,7 +277,22 @@ impl Session {
     /// The deadline of what is outstanding has passed.
     fn hang_up(&mut self, connection: ConnectionId, now: Timestamp, effects: &mut Vec<Effect>) {
         effects.push(Effect::Close(connection, Reason::DeadlineExceeded));
-        self.lose_connection(true, now);
+        self.lose_connection(true, EndedBy::Bridge, now);
+    }
+
+    /// The time that an 8 named, and that for its answer, are over.
+    fn give_up_schedule(&mut self, connection: ConnectionId, now: Timestamp, effects: &mut Vec<Effect>) {
+        if self.is_configured() {
+            // What it reports says it all.
+            self.state = State::Idle;
+            return;
+        }
+        self.memory.losses = self.memory.losses.max(1);
+        self.hang_up(connection, now, effects);
+        if self.is_over_time(now) {
+            let message = "the device did not say that the configuration is in force before the end of the try";
+            self.end(Reason::TimedOut, message.to_owned(), effects);
+        }
     }
 
     /// Notes how the try of the live target ended, unless it has ended already.

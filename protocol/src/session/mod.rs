@@ -9,8 +9,12 @@
 //! - One command is outstanding on a connection. At its deadline the connection is closed; no further command is sent
 //!   into an outstanding one, whatever new target has come.
 //! - 6 and 8 go only on the connection that brought 5=0 or 7=0 for the current target, after our own accounting has
-//!   confirmed the transfer, after the API has acknowledged [`Phase::Restarting`] or [`Phase::Applying`], and while the
-//!   device still says what the command was planned on.
+//!   confirmed the transfer, after the API has acknowledged [`Phase::Restarting`], [`Phase::Applying`] or
+//!   [`Phase::Scheduled`], and while the device still says what the command was planned on.
+//! - A target of [`Stage::Download`] gets no 6 and no 8. What it has fetched is written once, and has no end; when the same
+//!   target says [`Stage::Activate`], 6 or 8 goes on the connection that brought the file, or it begins again with 3 or 4.
+//! - An 8 that names a time is given once. Until that time and [`Timing::confirm`] it has no deadline, and keeps no
+//!   connection from being idle; what it means is on record, so that it outlives connections and bridges.
 //! - Only the holder of a device, as the API has it, sends it a 3, 4, 6, 8 or 10.
 //! - No first command after `start_by`, no 3, 4, 6 or 8 after `until` less `margin`.
 //! - It never retries a try: a result but 0, the old version after a restart, or the end of its time ends it. What is
@@ -42,8 +46,9 @@ mod record;
 mod types;
 
 pub use types::{
-    Command, ConnectionId, Contender, Counted, Effect, Event, File, Hold, Known, Phase, Progress, Reason, Record,
-    SessionRecord, SourceError, Step, Target, Timing, Transferred, TryEnd, View, WriteError,
+    Command, ConnectionId, Contender, Counted, Drops, Effect, EndedBy, Event, File, Hold, Known, Phase, Progress,
+    Reason, Record, Scheduled, SessionRecord, SourceError, Stage, Step, Target, Timing, Transferred, TryEnd, View,
+    WriteError,
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -94,36 +99,46 @@ struct Newcomer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// No connection, since then.
-    Away { since: Timestamp },
+    Away { since: Timestamp, loss: Loss },
     /// Connected; nothing outstanding.
     Idle,
     /// Connected; the MAC is another bridge's, which has been or is being asked.
     Contending { decide_at: Timestamp, patience: u8, asked: bool },
     /// Connected again after an unanswered command: the device may still be at it.
     Settling { until: Timestamp },
-    /// The driver gets the file ready.
-    Preparing { command: Command },
+    /// The driver gets the file ready, whose credential lives until then.
+    Preparing { command: Command, until: Timestamp },
     /// 3 or 4 is outstanding.
     Downloading { command: Command, deadline: Timestamp },
     /// 5=0 or 7=0 came; our own accounting is asked.
     Checking { command: Command },
-    /// The transfer is confirmed; the phase is being written, before 6 or 8.
-    Announcing { command: Command },
+    /// The transfer is confirmed. 6 or 8 waits for the target to say so, and for its phase to be on record.
+    Held { command: Command },
     /// 6 was sent; the connection is closing.
     Restarting { target: i64 },
     /// 8 is outstanding.
     Applying { target: i64, deadline: Timestamp },
+    /// 8 was sent for a later time, and has got no answer on this connection.
+    Scheduled { target: i64, deadline: Timestamp },
     /// 10 is outstanding.
     Uploading { deadline: Timestamp },
     /// 2 was sent; the connection is closing.
     Dismissed,
 }
 
+/// How a connection was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    /// By the device itself, whose last try had ended: what says how stable it is.
+    ByItself,
+    Otherwise,
+}
+
 /// What is known of one target beyond its record. It outlives a connection, and not this process.
 #[derive(Debug, Clone, Default)]
 struct Memory {
     target: Option<i64>,
-    /// A first command of the target was sent.
+    /// A first command of the target was sent, in the stage that it has.
     started: bool,
     /// No 6 of the target has reached the device: none was sent, or TCP never acknowledged it.
     not_restarted: bool,
@@ -131,6 +146,12 @@ struct Memory {
     pushed: bool,
     /// How often the result of 8 was lost.
     losses: u8,
+    /// What the device was told to put into force, and when, where that is known.
+    scheduled: Option<(Option<String>, Timestamp)>,
+    /// The device has accepted the time that it was told.
+    accepted: bool,
+    /// It has, and was there for long enough after that time.
+    confirmed: bool,
     /// How the try ended, until it is written.
     end: Option<TryEnd>,
     /// The log of the target is wanted.
@@ -145,7 +166,7 @@ impl Session {
             view: View::default(),
             connection: None,
             newcomer: None,
-            state: State::Away { since: now },
+            state: State::Away { since: now, loss: Loss::Otherwise },
             memory: Memory::default(),
             unanswered: false,
             remember_until: None,
@@ -154,7 +175,9 @@ impl Session {
             refuse_at: None,
             last_command: None,
         };
-        session.adopt(view);
+        session.adopt(view, now);
+        // Nor does it know of what was sent, also where it is on record as the holder.
+        session.allow_for_others();
         session
     }
 
@@ -170,22 +193,26 @@ impl Session {
     /// The next instant at which [`Event::Tick`] is due.
     pub fn deadline(&self) -> Option<Timestamp> {
         let newcomer = self.newcomer.as_ref().map(|newcomer| newcomer.decide_at);
-        let end_of_try = self.open_target().map(|target| target.until);
+        let end_of_try = self.open_target().and_then(|target| self.end_of_try(target));
         // What waits for a write goes on when it is answered, not at a time.
         let unless_writing = |at: Option<Timestamp>| at.filter(|_| !self.writing);
         let state = match self.state {
-            State::Away { since } => unless_writing(match self.view.hold {
+            State::Away { since, .. } => unless_writing(match self.view.hold {
                 Hold::Us | Hold::Predecessor => self.release_at(since),
                 Hold::Nobody => self.remember_until,
                 Hold::Other => None,
             }),
             State::Settling { until } => Some(until),
             State::Contending { decide_at, .. } => Some(decide_at),
-            State::Downloading { deadline, .. } | State::Applying { deadline, .. } => Some(deadline),
+            State::Downloading { deadline, .. }
+            | State::Applying { deadline, .. }
+            | State::Scheduled { deadline, .. }
+            | State::Preparing { until: deadline, .. } => Some(deadline),
             State::Uploading { deadline } => Some(self.upload_deadline(deadline)),
-            State::Idle => unless_writing(end_of_try),
-            State::Preparing { .. } | State::Checking { .. } => end_of_try,
-            State::Announcing { .. } | State::Restarting { .. } | State::Dismissed => None,
+            State::Idle => unless_writing([end_of_try, self.confirmation()].into_iter().flatten().min()),
+            State::Held { .. } => unless_writing(end_of_try),
+            State::Checking { .. } => end_of_try,
+            State::Restarting { .. } | State::Dismissed => None,
         };
         [newcomer, unless_writing(self.refuse_at), state].into_iter().flatten().min()
     }
@@ -205,7 +232,7 @@ impl Session {
     }
 
     /// The connection that holds the MAC, and whether a command is outstanding on it, so that its own deadline counts
-    /// and keep-alive does not.
+    /// and keep-alive does not. An 8 for a later time is none: the device may be silent for days.
     pub fn connection(&self) -> Option<(ConnectionId, bool)> {
         let outstanding =
             matches!(self.state, State::Downloading { .. } | State::Applying { .. } | State::Uploading { .. });
@@ -216,15 +243,18 @@ impl Session {
     pub fn state_name(&self) -> &'static str {
         match self.state {
             State::Away { .. } => "Away",
+            State::Idle if self.is_scheduled() => "Scheduled",
             State::Idle => "Idle",
             State::Contending { .. } => "Contending",
             State::Settling { .. } => "Settling",
             State::Preparing { .. } => "Preparing",
             State::Downloading { .. } => "Downloading",
             State::Checking { .. } => "Checking",
-            State::Announcing { .. } => "Announcing",
+            State::Held { .. } if self.is_download() => "Held",
+            State::Held { .. } => "Announcing",
             State::Restarting { .. } => "Restarting",
             State::Applying { .. } => "Applying",
+            State::Scheduled { .. } => "Scheduled",
             State::Uploading { .. } => "Uploading",
             State::Dismissed => "Dismissed",
         }

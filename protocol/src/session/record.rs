@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 
 use super::types::*;
-use super::{Session, State, after};
+use super::{Loss, Session, State, after};
 use crate::message::DeviceInformation;
 
 impl Session {
@@ -29,8 +29,8 @@ impl Session {
     /// Whether there is more to do at once.
     fn step(&mut self, now: Timestamp, effects: &mut Vec<Effect>) -> bool {
         match self.state {
-            State::Away { since } => {
-                self.away(since, now, effects);
+            State::Away { since, loss } => {
+                self.away(since, loss, now, effects);
                 false
             }
             State::Dismissed => false,
@@ -56,8 +56,9 @@ impl Session {
             | State::Preparing { .. }
             | State::Downloading { .. }
             | State::Checking { .. }
-            | State::Announcing { .. }
+            | State::Held { .. }
             | State::Applying { .. }
+            | State::Scheduled { .. }
             | State::Uploading { .. } => self.connected(now, effects),
         }
     }
@@ -71,8 +72,9 @@ impl Session {
             return false;
         }
         match self.state {
-            State::Announcing { command } => self.activate(command, now, effects),
+            State::Held { command } => self.activate(command, now, effects),
             State::Idle => self.judge(now, effects),
+            State::Scheduled { target, .. } => self.leave_schedule(target, now, effects),
             State::Settling { .. }
             | State::Preparing { .. }
             | State::Downloading { .. }
@@ -84,6 +86,19 @@ impl Session {
             | State::Restarting { .. }
             | State::Dismissed => false,
         }
+    }
+
+    /// Nobody waits any more for the answer to an 8 that may come in days, but the connection is one with a command
+    /// outstanding: nothing else may go there. Whether there is more to do at once.
+    fn leave_schedule(&mut self, target: i64, now: Timestamp, effects: &mut Vec<Effect>) -> bool {
+        if self.open_target().is_some_and(|open| open.id == target) {
+            return false;
+        }
+        if let Some(connection) = &self.connection {
+            effects.push(Effect::Close(connection.id, Reason::Replaced));
+        }
+        self.lose_connection(true, EndedBy::Bridge, now);
+        true
     }
 
     /// Writes what is to be on record before anything further is done: that the device is ours, what it says of itself,
@@ -102,8 +117,8 @@ impl Session {
         // with it; its connection is not. While another bridge holds the device, nothing is ours to say.
         let news = (*legal || served) && *hold != Hold::Other && !self.is_known(&connection.info);
         let announcement = self.due_announcement(now);
-        // Facts go with the end of a try, and wait for it where one has begun.
-        let facts = (moved || news) && !self.has_begun();
+        // Facts go with the end of a try, and wait for it where one has begun; but not for days.
+        let facts = (moved || news) && (!self.has_begun() || self.awaits_time(now));
         if self.memory.end.is_none() && announcement.is_none() && !claim && !facts {
             return false;
         }
@@ -125,21 +140,24 @@ impl Session {
     /// When a device that is away is to be written off as disconnected.
     pub(super) fn release_at(&self, since: Timestamp) -> Option<Timestamp> {
         let until = self.live_target().map(|target| target.until);
+        let drop = after(since, self.timing.drop_delay);
         match self.view.hold {
             Hold::Nobody | Hold::Other => None,
+            // It waits for its time, and may be gone for days before that.
+            Hold::Us | Hold::Predecessor if self.awaits_time(since) => Some(drop),
             // A drop that the upgrade itself causes is written with its result, at the latest when its time is over.
             Hold::Us if self.has_begun() => until,
             // No living bridge holds it: the controller says how its try ended.
             Hold::Predecessor if self.has_begun() => None,
             // It is away by our own word, as long as nothing is wanted of it.
             Hold::Us | Hold::Predecessor if self.view.dismissed => until,
-            Hold::Us | Hold::Predecessor => Some(after(since, self.timing.drop_delay)),
+            Hold::Us | Hold::Predecessor => Some(drop),
         }
     }
 
-    fn away(&mut self, since: Timestamp, now: Timestamp, effects: &mut Vec<Effect>) {
+    fn away(&mut self, since: Timestamp, loss: Loss, now: Timestamp, effects: &mut Vec<Effect>) {
         let (hold, due) = (self.view.hold, self.release_at(since).is_some_and(|at| at <= now));
-        if hold == Hold::Us && self.has_begun() && due {
+        if hold == Hold::Us && self.has_begun() && due && self.is_over_time(now) {
             let message = "the device went away with its command and did not come back before the end of the try";
             self.end(Reason::TimedOut, message.to_owned(), effects);
         }
@@ -156,8 +174,18 @@ impl Session {
         if self.memory.end.is_some() || (ours && (due || self.is_asked_for())) {
             let session = if ours { SessionRecord::Release { last_seen: since } } else { SessionRecord::Unchanged };
             let info = self.unrecorded.clone().filter(|_| ours);
-            self.write(Record { session, info, ..Record::default() }, effects);
+            // Who was asked for by another bridge before the drop was to be written may have moved there quickly.
+            let counts = self.memory.end.is_some() || after(since, self.timing.drop_delay) <= now;
+            let drops = (ours && counts && loss == Loss::ByItself).then(|| self.next_drop()).flatten();
+            self.write(Record { session, info, drops, ..Record::default() }, effects);
         }
+    }
+
+    /// One more of the connections that the device has lost by itself since its last try has ended.
+    fn next_drop(&self) -> Option<Drops> {
+        let target = self.memory.end.as_ref().map(|end| end.target).or_else(|| self.last_end())?;
+        let known = self.view.drops.filter(|drops| drops.target == target).map_or(0, |drops| drops.count);
+        Some(Drops { target, count: known.saturating_add(1) })
     }
 
     /// Writes, with the end of the try where there is one.

@@ -1,5 +1,6 @@
 //! The vocabulary of a session: what it is told, and what it wants done.
 
+use jiff::civil::DateTime;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::message::{DeviceInformation, DeviceMessage, Download, Location, ServerMessage};
@@ -23,6 +24,8 @@ pub struct Timing {
     pub contend: SignedDuration,
     /// Between a drop and its record, so that a device that is back at once costs no write.
     pub drop_delay: SignedDuration,
+    /// After the time at which a device puts a profile into force, for it to say how that went.
+    pub confirm: SignedDuration,
 }
 
 impl Default for Timing {
@@ -34,6 +37,7 @@ impl Default for Timing {
             probe: SignedDuration::from_secs(4),
             contend: SignedDuration::from_secs(10),
             drop_delay: SignedDuration::from_secs(5),
+            confirm: SignedDuration::from_mins(5),
         }
     }
 }
@@ -59,6 +63,8 @@ pub struct View {
     pub target: Option<Target>,
     /// How far the target named in it has come.
     pub progress: Option<Progress>,
+    /// The connections that it has lost by itself since the end of a try.
+    pub drops: Option<Drops>,
 }
 
 /// Who holds a device's session, as the API has it.
@@ -108,6 +114,10 @@ pub struct Target {
     pub firmware: Option<String>,
     /// The identity of the configuration; `None`: the configuration stays.
     pub config: Option<String>,
+    /// When the configuration is put into force; at once, without this.
+    pub scheduled: Option<Scheduled>,
+    /// How far it may go.
+    pub stage: Stage,
     /// No first command after this.
     pub start_by: Timestamp,
     /// The end of the try.
@@ -122,6 +132,30 @@ pub struct Target {
     pub ended: bool,
 }
 
+/// How far a target lets a device go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stage {
+    /// It may fetch what it is to run: as far as 5=0, or 7=0 where the configuration alone is wanted.
+    Download,
+    #[default]
+    Activate,
+}
+
+/// A time at which a device puts a profile into force (mode 1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scheduled {
+    pub at: Timestamp,
+    /// What the device's clock says then: datum 12. `None`: what is on record is no time, and no device is told of it.
+    pub local: Option<DateTime>,
+}
+
+/// How often a device has lost its connection by itself since the end of the try of a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drops {
+    pub target: i64,
+    pub count: i64,
+}
+
 /// What is on record of the way to a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
@@ -129,12 +163,35 @@ pub struct Progress {
     pub phase: Phase,
 }
 
-/// How far a target has come. *Begun* means that one of the first two is on record.
+/// How far a target has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
+    /// The device has fetched what it is to run, and its target said no more than that.
+    Downloaded,
+    /// 8 names a time; the device waits for it.
+    Scheduled,
     Restarting,
     Applying,
     Done,
+}
+
+impl Phase {
+    /// Whether a 6 or 8 may have gone out, so that the device may be another than it was, and it is not known yet.
+    pub const fn is_begun(self) -> bool {
+        match self {
+            Self::Scheduled | Self::Restarting | Self::Applying => true,
+            Self::Downloaded | Self::Done => false,
+        }
+    }
+}
+
+/// Who ended a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndedBy {
+    /// The device, the network between, or the bridge for what the device did.
+    Device,
+    /// The bridge, for reasons of its own.
+    Bridge,
 }
 
 /// Which of the two downloads, or the upload.
@@ -190,7 +247,7 @@ pub enum Event {
     /// A further message.
     Said { connection: ConnectionId, message: DeviceMessage },
     /// A connection is gone. `acknowledged`: TCP has confirmed all that we sent on it.
-    Dropped { connection: ConnectionId, acknowledged: bool },
+    Dropped { connection: ConnectionId, acknowledged: bool, by: EndedBy },
     /// The API says something new.
     Viewed(View),
     /// The write that was wanted has been answered.
@@ -235,8 +292,11 @@ pub struct Record {
     pub info: Option<DeviceInformation>,
     /// How far the target has come.
     pub progress: Option<(i64, Phase)>,
-    /// How the try ended, where the phase is `Done`.
+    /// How the try ended, where the phase is `Done`. What was counted in `drops` is of a former one then: it goes off the
+    /// record, unless there is a new count.
     pub end: Option<TryEnd>,
+    /// The new count, with the release that it comes from.
+    pub drops: Option<Drops>,
     /// The configuration on record as applied may not be in force any more: it is to be taken off the record. Never
     /// together with an `end` that has one.
     pub forget_applied: bool,

@@ -1,7 +1,9 @@
 //! The record: a Device of the Kubernetes API, as far as a session has to do with it.
 
 use fettle_protocol::message::DeviceInformation;
-use fettle_protocol::session::{Contender, Hold, Known, Phase, Progress, Record, SessionRecord, Target, TryEnd, View};
+use fettle_protocol::session::{
+    Contender, Drops, Hold, Known, Phase, Progress, Record, SessionRecord, Target, TryEnd, View,
+};
 
 /// One run of one bridge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +40,7 @@ pub(crate) struct Status {
     pub(crate) reported: Option<DeviceInformation>,
     pub(crate) applied: Option<String>,
     pub(crate) upgrade: Option<Upgrade>,
+    pub(crate) drops: Option<Drops>,
     pub(crate) target: Option<Target>,
     /// The target of which the controller has said how it ended.
     pub(crate) outcome: Option<i64>,
@@ -63,6 +66,7 @@ impl Api {
             reported: None,
             applied: None,
             upgrade: None,
+            drops: None,
             target: None,
             outcome: None,
         };
@@ -85,7 +89,7 @@ impl Api {
 
     /// What it says to that run of that bridge.
     pub(crate) fn view(&self, us: Run) -> View {
-        let Status { legal, model, holder, reported, applied, upgrade, target, outcome } = &self.status;
+        let Status { legal, model, holder, reported, applied, upgrade, drops, target, outcome } = &self.status;
         View {
             legal: *legal,
             model: model.clone(),
@@ -113,6 +117,7 @@ impl Api {
             applied: applied.clone(),
             target: target.clone().map(|target| Target { ended: *outcome == Some(target.id), ..target }),
             progress: upgrade.as_ref().map(|upgrade| Progress { target: upgrade.target, phase: upgrade.phase }),
+            drops: *drops,
         }
     }
 
@@ -124,7 +129,7 @@ impl Api {
         }
         let before = self.status.clone();
         let held_by_other = self.view(us).hold == Hold::Other;
-        let Record { session, info, progress, end, forget_applied } = record;
+        let Record { session, info, progress, end, drops, forget_applied } = record;
         if held_by_other {
             assert!(
                 matches!(session, SessionRecord::Contend { .. }),
@@ -157,6 +162,9 @@ impl Api {
                     "{record:?} after {upgrade:?}",
                 );
             }
+            let begun =
+                status.upgrade.as_ref().is_some_and(|upgrade| upgrade.target == target && upgrade.phase.is_begun());
+            assert!(phase != Phase::Downloaded || !begun, "a try that has begun is as if it had not: {record:?}");
             status.upgrade = Some(Upgrade { target, phase, end: end.clone() });
         }
         if let Some(end) = end {
@@ -165,6 +173,13 @@ impl Api {
                 assert!(!forget_applied, "{record:?}");
                 status.applied = Some(config.clone());
             }
+            status.drops = None;
+        }
+        if let Some(drops) = drops {
+            assert!(matches!(session, SessionRecord::Release { .. }), "a drop that costs a write: {record:?}");
+            let ended = status.upgrade.as_ref().filter(|upgrade| upgrade.phase == Phase::Done);
+            assert_eq!(ended.map(|upgrade| upgrade.target), Some(drops.target), "drops since no end: {record:?}");
+            status.drops = Some(*drops);
         }
         assert_ne!(*status, before, "a write that changes nothing: {record:?}");
         self.version += 1;

@@ -2,8 +2,11 @@
 //! of the properties.
 
 use fettle_protocol::datum::{DownloadResult, ExecutionResult};
-use fettle_protocol::message::DeviceInformation;
+use fettle_protocol::message::{DeviceInformation, UpgradeAt};
 use fettle_protocol::{DeviceMessage, ServerMessage};
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 
 use crate::world::{Link, World, info, telling};
 
@@ -15,23 +18,61 @@ pub(crate) enum Luck {
     Bad,
 }
 
+/// When it answers an 8 for a later time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Habit {
+    /// At that time.
+    Then,
+    /// At once.
+    AtOnce,
+    /// At once, and then.
+    Both,
+}
+
 #[derive(Debug)]
 pub(crate) struct Device {
     pub(crate) version: String,
     pub(crate) config: String,
     /// It can tell its configuration.
     tells: bool,
+    habit: Habit,
     pub(crate) link: Option<Link>,
     image: Option<String>,
     profile: Option<String>,
+    /// What it puts into force, and when.
+    scheduled: Option<(Timestamp, String)>,
     /// The result of a push that it could not say at the time: it says it after its next message 1.
     owed: Option<ExecutionResult>,
 }
 
 impl Device {
-    pub(crate) fn new(tells: bool) -> Self {
+    pub(crate) fn new(tells: bool, habit: Habit) -> Self {
         let (version, config) = ("1.0".to_owned(), "A".to_owned());
-        Self { version, config, tells, link: None, image: None, profile: None, owed: None }
+        Self { version, config, tells, habit, link: None, image: None, profile: None, scheduled: None, owed: None }
+    }
+
+    /// Its clock has gone on.
+    pub(crate) fn looks_at_clock(&mut self, world: &mut World) {
+        let Some((_, config)) = self.scheduled.take_if(|(at, _)| *at <= world.now) else { return };
+        self.config = config;
+        let link = self.link.filter(|link| world.wires[link].open && !world.wires[link].finishing);
+        if let Some(link) = link.filter(|_| self.tells) {
+            world.says_one(link, self.info());
+        }
+        match (self.habit, link) {
+            (Habit::AtOnce, _) => {}
+            (Habit::Then | Habit::Both, Some(link)) if world.wires[&link].open => {
+                world.says_nine(link, ExecutionResult::Success);
+            }
+            (Habit::Then | Habit::Both, _) => self.owed = Some(ExecutionResult::Success),
+        }
+    }
+
+    /// What it accepts it says, or owes.
+    fn schedules(&mut self, local: DateTime) -> Option<ExecutionResult> {
+        let at = local.to_zoned(TimeZone::UTC).unwrap().timestamp();
+        self.scheduled = Some((at, self.profile.take().expect("8 without a profile")));
+        (self.habit != Habit::Then).then_some(ExecutionResult::Success)
     }
 
     pub(crate) fn info(&self) -> DeviceInformation {
@@ -73,7 +114,12 @@ impl Device {
                 world.drops(link);
             }
             (ServerMessage::UpgradeProfile(_), Luck::Bad) => world.says_nine(link, ExecutionResult::Failure(1)),
-            (ServerMessage::UpgradeProfile(_), Luck::Good) => {
+            (ServerMessage::UpgradeProfile(UpgradeAt::Time(local)), Luck::Good) => {
+                if let Some(accepted) = self.schedules(local) {
+                    world.says_nine(link, accepted);
+                }
+            }
+            (ServerMessage::UpgradeProfile(UpgradeAt::Immediately), Luck::Good) => {
                 self.pushes();
                 world.says_nine(link, ExecutionResult::Success);
                 if self.tells && world.wires[&link].open {
@@ -96,6 +142,10 @@ impl Device {
             && wire.open
             && wire.outstanding.is_none_or(|(answer, _)| answer != message.kind())
         {
+            if matches!(message, DeviceMessage::ProfileUpgraded(ExecutionResult::Failure(_), _)) {
+                // Of what it is to do at a time this would be a lie too.
+                self.scheduled = None;
+            }
             world.says(link, message);
         }
     }
@@ -110,7 +160,8 @@ impl Device {
         for message in inbox {
             match message {
                 ServerMessage::Restart => self.restarts(),
-                ServerMessage::UpgradeProfile(_) => {
+                ServerMessage::UpgradeProfile(UpgradeAt::Time(local)) => self.owed = self.schedules(local),
+                ServerMessage::UpgradeProfile(UpgradeAt::Immediately) => {
                     self.pushes();
                     self.owed = Some(ExecutionResult::Success);
                 }
@@ -130,7 +181,9 @@ impl Device {
         (self.profile, self.owed) = (None, None);
     }
 
+    /// A later 8 replaces an earlier one.
     fn pushes(&mut self) {
+        self.scheduled = None;
         self.config = self.profile.take().expect("8 without a profile");
     }
 }

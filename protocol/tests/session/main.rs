@@ -8,12 +8,15 @@
 mod api;
 mod world;
 
+mod ahead;
 mod bounds;
 mod done;
+mod drops;
 mod hold;
 mod honest;
 mod outage;
 mod property;
 mod reconnect;
 mod restart;
+mod scheduled;
 mod sequence;

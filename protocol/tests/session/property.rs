@@ -5,13 +5,13 @@
 use fettle_protocol::DeviceMessage;
 use fettle_protocol::datum::{DownloadResult, ExecutionResult};
 use fettle_protocol::message::ErrorDetail;
-use fettle_protocol::session::{Phase, Reason, Session, Target, Transferred};
+use fettle_protocol::session::{Phase, Reason, Scheduled, Session, Stage, Target, Transferred};
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 
 use crate::api::{OTHER, THIRD};
-use crate::honest::{Arrived, Device, Luck};
-use crate::world::{Answers, Link, World, secs};
+use crate::honest::{Arrived, Device, Habit, Luck};
+use crate::world::{Answers, Link, World, clock, mins, secs};
 
 /// What happens.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +37,16 @@ enum Happening {
         firmware: bool,
         config: bool,
         logs: bool,
+        /// A download alone, at first.
+        ahead: bool,
     },
+    /// The same, for a configuration that is put into force so many seconds later.
+    Schedules {
+        wait: u16,
+        ahead: bool,
+    },
+    /// What was for a download alone goes on.
+    Activates,
     Withdraws,
     Done,
     /// How the API answers from now on.
@@ -81,7 +90,10 @@ fn happening() -> impl Strategy<Value = Happening> {
         8 => (1u16..8).prop_map(Passes),
         3 => (8u16..200).prop_map(Passes),
         2 => (200u16..1200).prop_map(Passes),
-        12 => any::<(bool, bool, bool)>().prop_map(|(firmware, config, logs)| Grants { firmware, config, logs }),
+        12 => any::<(bool, bool, bool, bool)>()
+            .prop_map(|(firmware, config, logs, ahead)| Grants { firmware, config, logs, ahead }),
+        6 => (1u16..1500, any::<bool>()).prop_map(|(wait, ahead)| Schedules { wait, ahead }),
+        6 => Just(Activates),
         1 => Just(Withdraws),
         1 => Just(Done),
         3 => answers().prop_map(Api),
@@ -120,10 +132,10 @@ struct Fleet {
 }
 
 impl Fleet {
-    fn new(tells: bool) -> Self {
+    fn new(tells: bool, habit: Habit) -> Self {
         Self {
             world: World::new(),
-            device: Device::new(tells),
+            device: Device::new(tells, habit),
             dead: Vec::new(),
             impostors: Vec::new(),
             deceived: false,
@@ -174,7 +186,28 @@ impl Fleet {
                 }
             }
             Happening::Passes(seconds) => self.passes(seconds),
-            Happening::Grants { firmware, config, logs } => self.grants(firmware, config, logs),
+            Happening::Grants { firmware, config, logs, ahead } => {
+                self.grants(|target, id| {
+                    // Few, so that ways back are among them.
+                    target.firmware = firmware.then(|| format!("{}.0", 1 + id % 3));
+                    target.config = config.then(|| ["A", "B", "C"][(id % 3) as usize].to_owned());
+                    (target.logs, target.stage) = ((logs, true), stage(ahead));
+                });
+            }
+            Happening::Schedules { wait, ahead } => {
+                self.grants(|target, id| {
+                    // Datum 12 has whole seconds.
+                    let at = Timestamp::from_second(granted_second(target) + i64::from(wait)).unwrap();
+                    target.firmware = None;
+                    target.config = Some(["A", "B", "C"][(id % 3) as usize].to_owned());
+                    target.scheduled = Some(Scheduled { at, local: Some(clock(at)) });
+                    target.stage = stage(ahead);
+                    if !ahead {
+                        target.until = at + mins(15);
+                    }
+                });
+            }
+            Happening::Activates => self.activates(),
             Happening::Withdraws => {
                 if !self.has_begun() {
                     self.world.withdraw();
@@ -263,6 +296,7 @@ impl Fleet {
 
     /// What follows by itself: dead and finished connections close, the controller does its part, and the books are right.
     fn settle(&mut self) {
+        self.device.looks_at_clock(&mut self.world);
         let now = self.world.now;
         let wires = &self.world.wires;
         for (&link, wire) in wires {
@@ -300,7 +334,22 @@ impl Fleet {
     fn has_begun(&self) -> bool {
         let target = self.world.api.status.target.as_ref().map(|target| target.id);
         let upgrade = self.world.api.status.upgrade.as_ref();
-        !self.has_ended() && upgrade.is_some_and(|upgrade| Some(upgrade.target) == target)
+        !self.has_ended() && upgrade.is_some_and(|upgrade| Some(upgrade.target) == target && upgrade.phase.is_begun())
+    }
+
+    /// What was fetched ahead waits, and has no end.
+    fn is_fetched(&self) -> bool {
+        let status = &self.world.api.status;
+        let fetched = status.upgrade.as_ref().filter(|upgrade| upgrade.phase == Phase::Downloaded);
+        let target = status.target.as_ref().filter(|target| target.stage == Stage::Download);
+        target.is_some_and(|target| fetched.is_some_and(|fetched| fetched.target == target.id))
+    }
+
+    fn activates(&mut self) {
+        let target = self.world.api.status.target.as_ref();
+        if !self.has_ended() && target.is_some_and(|target| target.stage == Stage::Download) {
+            self.world.activate();
+        }
     }
 
     /// There is no target, or it has ended.
@@ -315,7 +364,7 @@ impl Fleet {
     /// A try that ends while nobody lives who could say how.
     fn control(&mut self) {
         let Some(Target { id, until, .. }) = self.world.api.status.target else { return };
-        if self.has_ended() || self.world.now < until || self.world.api.held_by_the_living() {
+        if self.has_ended() || self.is_fetched() || self.world.now < until || self.world.api.held_by_the_living() {
             return;
         }
         if self.has_begun() {
@@ -326,7 +375,7 @@ impl Fleet {
     }
 
     /// A try, planned on what is on record; of a device that is in the middle of none.
-    fn grants(&mut self, firmware: bool, config: bool, logs: bool) {
+    fn grants(&mut self, change: impl FnOnce(&mut Target, i64)) {
         let Some(from) = self.world.api.status.reported.as_ref().map(|info| info.version.clone()) else { return };
         if self.has_begun() {
             return;
@@ -335,10 +384,7 @@ impl Fleet {
         let id = self.last_target;
         self.world.grant_as(id, |target| {
             target.from = from;
-            // Few, so that ways back are among them.
-            target.firmware = firmware.then(|| format!("{}.0", 1 + id % 3));
-            target.config = config.then(|| ["A", "B", "C"][(id % 3) as usize].to_owned());
-            target.logs = (logs, true);
+            change(target, id);
         });
     }
 
@@ -396,12 +442,15 @@ impl Fleet {
             self.world.accounting_says(Transferred::Wholly);
         }
         self.world.grace_is_over();
+        self.activates();
         self.settle();
     }
 
     /// The device works on, a step a second, until the target has ended.
     fn until_ended(&mut self) {
-        for _ in 0..(15 + 4) * 60 {
+        let until = self.world.api.status.target.as_ref().map_or(self.world.now, |target| target.until);
+        let end = until.max(self.world.now) + mins(4);
+        while self.world.now < end {
             if self.has_ended() {
                 return;
             }
@@ -412,15 +461,25 @@ impl Fleet {
     }
 }
 
+fn stage(ahead: bool) -> Stage {
+    if ahead { Stage::Download } else { Stage::Activate }
+}
+
+/// The second in which the target was granted.
+fn granted_second(target: &Target) -> i64 {
+    target.start_by.as_second() - 60
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_no_rule_is_broken_and_every_target_ends(
         tells in any::<bool>(),
+        habit in prop_oneof![Just(Habit::Then), Just(Habit::AtOnce), Just(Habit::Both)],
         happenings in prop::collection::vec(happening(), 1..120),
     ) {
-        let mut fleet = Fleet::new(tells);
+        let mut fleet = Fleet::new(tells, habit);
         fleet.happens(Happening::Acts(Luck::Good));
         for happening in happenings {
             fleet.happens(happening);

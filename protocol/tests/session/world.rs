@@ -10,9 +10,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use fettle_protocol::datum::{Capabilities, DownloadResult, ExecutionResult};
 use fettle_protocol::message::{DeviceInformation, Download, ErrorDetail, kind};
 use fettle_protocol::session::{
-    Command, ConnectionId, Counted, Event, Phase, Reason, Record, Session, Target, Timing, View,
+    Command, ConnectionId, Counted, EndedBy, Event, Phase, Reason, Record, Scheduled, Session, Stage, Target, Timing,
+    View,
 };
 use fettle_protocol::{DeviceMessage, Mac, ServerMessage};
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use self::driver::{Item, Line};
@@ -83,8 +86,11 @@ pub(crate) struct World {
     feeding: bool,
     /// A command went unanswered with its connection, and the session has been there ever since and held the device.
     unanswered: bool,
-    /// Targets that got a first command; commands that were given numbers; targets with a 6 that may have arrived.
+    /// Targets that got a first command, and those whose device was let go on with what it had fetched ahead, or was
+    /// fetching; commands that were given numbers; targets with a 6 that may have arrived; with an 8 for a later time.
     pub(crate) commanded: BTreeSet<i64>,
+    activated: BTreeSet<i64>,
+    pub(crate) scheduled: BTreeSet<i64>,
     numbers: BTreeMap<u32, Command>,
     restarted: BTreeMap<i64, Link>,
     /// All targets there were.
@@ -129,6 +135,8 @@ pub(crate) fn target(id: i64, now: Timestamp) -> Target {
         from: "1.0".to_owned(),
         firmware: Some("2.0".to_owned()),
         config: Some("B".to_owned()),
+        scheduled: None,
+        stage: Stage::Activate,
         start_by: now + secs(60),
         until: now + mins(15),
         margin: secs(30),
@@ -136,6 +144,11 @@ pub(crate) fn target(id: i64, now: Timestamp) -> Target {
         done: false,
         ended: false,
     }
+}
+
+/// What the device's clock says at `at`.
+pub(crate) fn clock(at: Timestamp) -> DateTime {
+    at.to_zoned(TimeZone::UTC).datetime()
 }
 
 impl World {
@@ -161,6 +174,8 @@ impl World {
             feeding: false,
             unanswered: false,
             commanded: BTreeSet::new(),
+            activated: BTreeSet::new(),
+            scheduled: BTreeSet::new(),
             numbers: BTreeMap::new(),
             restarted: BTreeMap::new(),
             targets: BTreeMap::new(),
@@ -181,6 +196,24 @@ impl World {
         let (mut world, link) = Self::waiting();
         world.grant(1);
         assert_eq!(world.told(link), [3]);
+        (world, link)
+    }
+
+    /// The same, for a download alone, which is done.
+    pub(crate) fn held() -> (Self, Link) {
+        let (mut world, link) = Self::waiting();
+        world.grant_ahead(1);
+        world.says_five(link, DownloadResult::Verified);
+        assert_eq!((world.told(link), world.state()), (vec![3], "Held"));
+        (world, link)
+    }
+
+    /// A strict device that was told to put B into force in 8 hours.
+    pub(crate) fn scheduled() -> (Self, Link) {
+        let (mut world, link) = Self::waiting();
+        world.grant_scheduled(1, mins(480));
+        world.says_seven(link, DownloadResult::Verified);
+        assert_eq!((world.told(link), world.state()), (vec![4, 8], "Scheduled"));
         (world, link)
     }
 
@@ -215,6 +248,36 @@ impl World {
         change(&mut target);
         self.targets.insert(id, target.clone());
         self.change(|status| status.target = Some(target));
+    }
+
+    /// Grants `target(id, now)` for a download alone.
+    pub(crate) fn grant_ahead(&mut self, id: i64) {
+        self.grant_as(id, |target| target.stage = Stage::Download);
+    }
+
+    /// Grants the configuration alone, to be put into force `wait` from now; its try ends 15 minutes after that.
+    pub(crate) fn grant_scheduled(&mut self, id: i64, wait: SignedDuration) {
+        let at = self.now + wait;
+        self.grant_as(id, |target| {
+            target.firmware = None;
+            target.scheduled = Some(Scheduled { at, local: Some(clock(at)) });
+            target.until = at + mins(15);
+        });
+    }
+
+    /// The target that was for a download alone goes on: its grant is now.
+    pub(crate) fn activate(&mut self) {
+        let now = self.now;
+        let mut activated = self.api.status.target.clone().unwrap();
+        let wait = activated.scheduled.map_or(now, |scheduled| scheduled.at.max(now));
+        (activated.stage, activated.start_by, activated.until) = (Stage::Activate, now + secs(60), wait + mins(15));
+        let fetching =
+            |wire: &Wire| wire.open && wire.outstanding.is_some_and(|(_, command)| command.target == activated.id);
+        if self.wires.values().any(fetching) || self.checking.is_some_and(|command| command.target == activated.id) {
+            self.activated.insert(activated.id);
+        }
+        self.targets.insert(activated.id, activated.clone());
+        self.change(|status| status.target = Some(activated));
     }
 
     pub(crate) fn withdraw(&mut self) {
@@ -310,6 +373,10 @@ impl World {
     }
 
     pub(crate) fn drop_link(&mut self, link: Link, acknowledged: bool) {
+        self.end_link(link, acknowledged, EndedBy::Device);
+    }
+
+    pub(crate) fn end_link(&mut self, link: Link, acknowledged: bool, by: EndedBy) {
         let wire = self.wires.get_mut(&link).unwrap();
         if std::mem::take(&mut wire.open) {
             // A connection that was quiet for long enough has settled it.
@@ -318,7 +385,7 @@ impl World {
             if !acknowledged {
                 self.restarted.retain(|_, on| *on != link);
             }
-            self.feed(Event::Dropped { connection: ConnectionId(link), acknowledged });
+            self.feed(Event::Dropped { connection: ConnectionId(link), acknowledged, by });
         }
     }
 

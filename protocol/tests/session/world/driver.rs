@@ -5,9 +5,10 @@ use std::fmt;
 
 use fettle_protocol::ServerMessage;
 use fettle_protocol::datum::Transfer;
-use fettle_protocol::message::{Download, Location, kind};
+use fettle_protocol::message::{Download, Location, UpgradeAt, kind};
 use fettle_protocol::session::{
-    Command, ConnectionId, Effect, Event, File, Hold, Phase, Session, SourceError, Step, Transferred, View, WriteError,
+    Command, ConnectionId, Effect, EndedBy, Event, File, Hold, Phase, Session, SourceError, Stage, Step, Transferred,
+    View, WriteError,
 };
 use jiff::SignedDuration;
 
@@ -197,7 +198,7 @@ impl World {
                 let wire = self.wires.get_mut(&link).unwrap();
                 assert!(wire.open && wire.closed_for.is_none(), "closed twice");
                 wire.closed_for = Some(reason);
-                self.drop_link(link, true);
+                self.end_link(link, true, EndedBy::Bridge);
             }
             Effect::Probe(ConnectionId(link)) => self.wires.get_mut(&link).unwrap().probed += 1,
             Effect::Prepare(command, until) => {
@@ -237,6 +238,10 @@ impl World {
         assert!(wire.outstanding.is_none(), "{kind} into {:?}", wire.outstanding);
         wire.told.push(kind);
         wire.inbox.push(message.clone());
+        let mode = match message {
+            ServerMessage::UpgradeProfile(at) => Some(at),
+            _ => None,
+        };
         let prepared = match &message {
             ServerMessage::DownloadVersion(download) | ServerMessage::DownloadProfile(download) => {
                 Some(self.numbers[&download.attempt.unwrap()])
@@ -261,8 +266,15 @@ impl World {
         let phase = progress.filter(|progress| progress.target == target.id).map(|progress| progress.phase);
         assert_ne!(phase, Some(Phase::Done), "{kind} for a target that has ended");
         assert!(self.now <= target.until - target.margin, "{kind} too late");
-        if self.commanded.insert(target.id) {
-            assert!(self.now <= target.start_by || phase.is_some(), "a first command too late");
+        let begun = phase.is_some_and(Phase::is_begun);
+        let was_first = match target.stage {
+            Stage::Download => self.commanded.insert(target.id),
+            // What was granted for a download alone is granted anew.
+            Stage::Activate => self.commanded.insert(target.id) | self.activated.insert(target.id),
+        };
+        if was_first {
+            let recorded = begun && !matches!(kind, kind::RESTART | kind::UPGRADE_PROFILE);
+            assert!(self.now <= target.start_by || recorded, "a first command too late");
         }
         if self.unanswered {
             assert!(self.now >= wire.opened + self.timing.settle, "{kind} before the device has settled");
@@ -278,7 +290,8 @@ impl World {
         };
         let brought = wire.brought.take().expect("a restart or push that no result on this connection allows");
         assert_eq!((brought.target, brought.step), (target.id, step), "{kind} after the result of another command");
-        assert!(phase.is_some(), "{kind} before its phase is on record");
+        assert!(begun, "{kind} before its phase is on record");
+        assert_eq!(target.stage, Stage::Activate, "{kind} for a target of a download alone");
         if step == Step::Version {
             assert!(
                 self.restarted.insert(target.id, link).is_none(),
@@ -286,6 +299,16 @@ impl World {
             );
         } else {
             wire.outstanding = Some((kind::UPGRADE_RESULT, brought));
+            let due = target.scheduled.map(|scheduled| (scheduled.at, scheduled.local));
+            match (mode, due) {
+                (Some(UpgradeAt::Time(local)), Some((at, due))) => {
+                    assert!(self.now < at && due == Some(local), "8 names another time than the target");
+                    assert_eq!(phase, Some(Phase::Scheduled), "8 for a later time before that is on record");
+                    assert!(self.scheduled.insert(target.id), "8 for a later time is said again");
+                }
+                (Some(UpgradeAt::Time(_)), None) => panic!("8 for a time that nobody named"),
+                (_, due) => assert!(due.is_none_or(|(at, _)| at <= self.now), "8 before the time"),
+            }
         }
     }
 }
