@@ -6,7 +6,7 @@
 //!
 //! What outlives a connection: a profile that is being applied is applied to its end, and message 9 follows the next
 //! message 1. A transfer is given up with its connection (unless the device is told to be late), because the server
-//! begins again. A scheduled profile keeps its time.
+//! begins again. A scheduled profile keeps its time, also where the device restarts or loses its power.
 
 use fettle_protocol::datum::{Capabilities, DownloadResult, ExecutionResult};
 use fettle_protocol::message::{DeviceInformation, Download, ErrorDetail, Location, UpgradeAt};
@@ -89,6 +89,8 @@ pub enum Effect {
     Apply,
     /// At that time by the device's clock, [`Input::ScheduledTime`]. Replaces an earlier one.
     Schedule(jiff::civil::DateTime),
+    /// Forget that time.
+    Unschedule,
     /// Send the log there; then [`Input::Uploaded`].
     Upload(Box<Location>),
     /// Stop what [`Effect::Fetch`] or [`Effect::Upload`] began; nothing is to be heard of it.
@@ -112,8 +114,17 @@ pub enum HangUp {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Work {
     Fetching(FileKind),
-    Applying,
+    Applying(Because),
     Uploading,
+}
+
+/// Why a profile is put into force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Because {
+    /// Message 8 said so, just now.
+    Told,
+    /// Its time has come.
+    ItIsTime,
 }
 
 /// What was said on the connection that stands.
@@ -138,6 +149,8 @@ pub struct Agent {
     work: Option<Work>,
     /// A result that had no connection to go out on.
     owed: Option<DeviceMessage>,
+    /// A profile is to be put into force at a time that has not come.
+    scheduled: bool,
     /// The time has come, but something else is being done.
     apply_next: bool,
     /// The boot was one that message 6 asked for, and message 33 is due.
@@ -147,7 +160,7 @@ pub struct Agent {
 impl Agent {
     /// A device that has just been switched on.
     pub fn new(identity: Identity) -> Self {
-        Self { identity, link: None, work: None, owed: None, apply_next: false, restarted: false }
+        Self { identity, link: None, work: None, owed: None, scheduled: false, apply_next: false, restarted: false }
     }
 
     /// Whether [`Input::ProgressDue`] and [`Input::KeepAliveDue`] do anything.
@@ -157,6 +170,16 @@ impl Agent {
 
     /// Takes what happened, and says what to do about it, in order.
     pub fn on(&mut self, input: Input) -> Vec<Effect> {
+        let mut effects = self.take(input);
+        // A device that goes down comes back to it.
+        if self.work.is_none() && self.apply_next && !effects.contains(&Effect::Restart) {
+            self.apply_next = false;
+            effects.push(self.apply_unasked());
+        }
+        effects
+    }
+
+    fn take(&mut self, input: Input) -> Vec<Effect> {
         match input {
             Input::Connected(facts) => self.connected(facts),
             Input::Received(frame) => self.received(&frame),
@@ -194,7 +217,8 @@ impl Agent {
     }
 
     fn forget(&mut self) {
-        *self = Self::new(self.identity.clone());
+        let Self { scheduled, apply_next, .. } = *self;
+        *self = Self { scheduled, apply_next, ..Self::new(self.identity.clone()) };
     }
 
     fn connected(&mut self, facts: Facts) -> Vec<Effect> {
@@ -296,7 +320,7 @@ impl Agent {
     }
 
     fn is_applying(&self) -> bool {
-        self.work == Some(Work::Applying)
+        matches!(self.work, Some(Work::Applying(_)))
     }
 
     fn busy(&self) -> ErrorDetail {
@@ -335,6 +359,10 @@ impl Agent {
             return;
         }
         self.abandon(effects);
+        if file == FileKind::Profile {
+            // It takes the place of the one that waits for its time.
+            self.unschedule(effects);
+        }
         self.begin(Work::Fetching(file));
         if let Some(link) = &mut self.link {
             // What was reported before is being overwritten.
@@ -357,7 +385,7 @@ impl Agent {
     }
 
     fn applied(&mut self, applied: Result<Facts, String>) -> Vec<Effect> {
-        self.work = None;
+        let because = self.work.take();
         let mut effects = Vec::new();
         let done = applied.map(|facts| {
             // Message 1 again, as what it says has changed; before the result, so that the server knows both at once.
@@ -368,25 +396,32 @@ impl Agent {
                 effects.push(Effect::Send(DeviceMessage::Information(information)));
             }
         });
-        let (result, detail) = self.execution(done);
-        effects.extend(self.report(DeviceMessage::ProfileUpgraded(result, detail)));
+        let is_said = self.identity.scheduled_reply == ScheduledReply::AcceptedOnly
+            && because == Some(Work::Applying(Because::ItIsTime))
+            && done.is_ok();
+        if !is_said {
+            let (result, detail) = self.execution(done);
+            effects.extend(self.report(DeviceMessage::ProfileUpgraded(result, detail)));
+        }
         effects
     }
 
     fn upgrade(&mut self, at: UpgradeAt, effects: &mut Vec<Effect>) {
         match at {
             // The 9 that is to come answers both.
-            UpgradeAt::Immediately if self.is_applying() => {}
+            UpgradeAt::Immediately if self.is_applying() => self.work = Some(Work::Applying(Because::Told)),
             UpgradeAt::Immediately => {
                 self.abandon(effects);
-                self.begin(Work::Applying);
+                self.unschedule(effects);
+                self.begin(Work::Applying(Because::Told));
                 effects.push(Effect::Apply);
             }
             UpgradeAt::Time(time) => {
                 effects.push(Effect::Schedule(time));
+                (self.scheduled, self.apply_next) = (true, false);
                 match self.identity.scheduled_reply {
                     ScheduledReply::Applied => {}
-                    ScheduledReply::Accepted => effects.extend(
+                    ScheduledReply::Accepted | ScheduledReply::AcceptedOnly => effects.extend(
                         self.report(DeviceMessage::ProfileUpgraded(ExecutionResult::Success, ErrorDetail::default())),
                     ),
                 }
@@ -394,17 +429,22 @@ impl Agent {
         }
     }
 
+    /// What is done at once if nothing else is.
     fn scheduled_time(&mut self) -> Vec<Effect> {
-        if self.work.is_some() {
-            self.apply_next = true;
-            return vec![];
+        (self.scheduled, self.apply_next) = (false, true);
+        vec![]
+    }
+
+    fn unschedule(&mut self, effects: &mut Vec<Effect>) {
+        self.apply_next = false;
+        if std::mem::take(&mut self.scheduled) {
+            effects.push(Effect::Unschedule);
         }
-        vec![self.apply_unasked()]
     }
 
     /// What no command of this connection asked for.
     fn apply_unasked(&mut self) -> Effect {
-        self.work = Some(Work::Applying);
+        self.work = Some(Work::Applying(Because::ItIsTime));
         if let Some(link) = &mut self.link {
             link.commanded = false;
         }
@@ -417,7 +457,7 @@ impl Agent {
                 self.work = None;
                 effects.push(Effect::Abandon);
             }
-            Some(Work::Applying) | None => {}
+            Some(Work::Applying(_)) | None => {}
         }
     }
 
@@ -447,17 +487,13 @@ impl Agent {
         } else {
             self.owed = Some(message);
         }
-        if self.work.is_none() && std::mem::take(&mut self.apply_next) {
-            let apply = self.apply_unasked();
-            effects.push(apply);
-        }
         effects
     }
 
     fn progress(&self, percent: Option<u8>) -> Vec<Effect> {
         let text = match self.work {
             Some(Work::Fetching(_)) => "downloading",
-            Some(Work::Applying) => "applying",
+            Some(Work::Applying(_)) => "applying",
             Some(Work::Uploading) => "uploading",
             None => return vec![],
         };

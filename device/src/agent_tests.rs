@@ -248,7 +248,7 @@ fn message_2_ends_the_connection_whatever_is_going_on() {
 #[test]
 fn a_scheduled_profile_is_applied_at_its_time_or_when_the_device_is_done_with_what_it_does() {
     let time: jiff::civil::DateTime = "2026-12-01 03:00:00".parse().unwrap();
-    for reply in [ScheduledReply::Applied, ScheduledReply::Accepted] {
+    for reply in [ScheduledReply::Applied, ScheduledReply::Accepted, ScheduledReply::AcceptedOnly] {
         let mut agent = Agent::new(Identity { scheduled_reply: reply, ..identity(Dialect::Strict) });
         agent.on(Input::Connected(facts()));
         agent.on(received(&ServerMessage::DownloadProfile(download())));
@@ -256,13 +256,100 @@ fn a_scheduled_profile_is_applied_at_its_time_or_when_the_device_is_done_with_wh
         let effects = deeds(agent.on(received(&ServerMessage::UpgradeProfile(UpgradeAt::Time(time)))));
         match reply {
             ScheduledReply::Applied => assert_eq!(effects, [Effect::Schedule(time)]),
-            ScheduledReply::Accepted => assert_eq!(effects, [Effect::Schedule(time), Effect::Send(OK_9)]),
+            ScheduledReply::Accepted | ScheduledReply::AcceptedOnly => {
+                assert_eq!(effects, [Effect::Schedule(time), Effect::Send(OK_9)]);
+            }
         }
         agent.on(received(&ServerMessage::DownloadVersion(download())));
         assert_eq!(agent.on(Input::ScheduledTime), [], "one thing at a time");
         let effects = agent.on(Input::Fetched(FileKind::Image, Fetched::Verified));
         assert_eq!(effects, [Effect::Send(OK_5), Effect::Apply]);
-        assert_eq!(agent.on(Input::Applied(Ok(facts()))), [Effect::Send(OK_9)]);
+        let said = agent.on(Input::Applied(Ok(facts())));
+        match reply {
+            ScheduledReply::Applied | ScheduledReply::Accepted => assert_eq!(said, [Effect::Send(OK_9)]),
+            ScheduledReply::AcceptedOnly => assert_eq!(said, []),
+        }
+    }
+}
+
+/// An agent that waits for this time to put a profile into force.
+fn scheduled(reply: ScheduledReply) -> Agent {
+    let mut agent = Agent::new(Identity { scheduled_reply: reply, ..identity(Dialect::Strict) });
+    agent.on(Input::Connected(facts()));
+    agent.on(received(&ServerMessage::DownloadProfile(download())));
+    agent.on(Input::Fetched(FileKind::Profile, Fetched::Verified));
+    let time = UpgradeAt::Time("2026-12-01 03:00:00".parse().unwrap());
+    assert_eq!(violations(&agent.on(received(&ServerMessage::UpgradeProfile(time)))), Vec::<&Violation>::new());
+    agent
+}
+
+#[test]
+fn a_device_that_has_accepted_its_time_says_all_the_same_that_it_failed() {
+    for reply in [ScheduledReply::Applied, ScheduledReply::Accepted, ScheduledReply::AcceptedOnly] {
+        let mut agent = scheduled(reply);
+        agent.on(Input::ScheduledTime);
+        let failed = DeviceMessage::ProfileUpgraded(ExecutionResult::Failure(1), ErrorDetail::default());
+        assert_eq!(agent.on(Input::Applied(Err("no".to_owned()))), [Effect::Send(failed)]);
+    }
+}
+
+#[test]
+fn a_later_profile_or_8_takes_the_place_of_what_waits_for_its_time() {
+    let mut agent = scheduled(ScheduledReply::Accepted);
+    let fetch = Effect::Fetch(FileKind::Profile, Box::new(download()));
+    let effects = deeds(agent.on(received(&ServerMessage::DownloadProfile(download()))));
+    assert_eq!(effects, [Effect::Unschedule, fetch]);
+    let mut agent = scheduled(ScheduledReply::Accepted);
+    let effects = deeds(agent.on(received(&ServerMessage::UpgradeProfile(UpgradeAt::Immediately))));
+    assert_eq!(effects, [Effect::Unschedule, Effect::Apply]);
+    // Whatever the profile is that is put into force by then: it is asked for, and answered.
+    let mut agent = scheduled(ScheduledReply::AcceptedOnly);
+    agent.on(Input::ScheduledTime);
+    assert_eq!(deeds(agent.on(received(&ServerMessage::UpgradeProfile(UpgradeAt::Immediately)))), []);
+    assert_eq!(agent.on(Input::Applied(Ok(facts()))), [Effect::Send(OK_9)]);
+}
+
+#[test]
+fn what_waits_for_its_time_outlives_connections_restarts_and_losses_of_power() {
+    for boot in [Input::Restarted, Input::PoweredOn] {
+        let mut agent = scheduled(ScheduledReply::Applied);
+        agent.on(Input::Disconnected);
+        agent.on(boot.clone());
+        assert_eq!(agent.on(Input::ScheduledTime), [Effect::Apply], "without a connection");
+        agent.on(Input::Applied(Ok(facts())));
+        let effects = agent.on(Input::Connected(facts()));
+        assert!(
+            matches!(effects[..], [Effect::Send(DeviceMessage::Information(_)), Effect::Send(OK_9)]),
+            "{effects:?}"
+        );
+        // Also where its time came while something else was done.
+        let mut agent = scheduled(ScheduledReply::Applied);
+        agent.on(received(&ServerMessage::DownloadVersion(download())));
+        agent.on(Input::ScheduledTime);
+        assert_eq!(agent.on(boot), [Effect::Apply]);
+    }
+}
+
+#[test]
+fn a_transfer_that_is_given_up_makes_way_for_the_profile_whose_time_has_come() {
+    let mut agent = scheduled(ScheduledReply::Applied);
+    agent.on(received(&ServerMessage::DownloadVersion(download())));
+    agent.on(Input::ScheduledTime);
+    assert_eq!(agent.on(Input::Disconnected), [Effect::Abandon, Effect::Apply]);
+}
+
+#[test]
+fn what_was_fetched_ahead_is_kept_for_as_long_as_the_connection_stands() {
+    for dialect in [Dialect::Strict, Dialect::Extended] {
+        let mut agent = connected(dialect);
+        agent.on(received(&ServerMessage::DownloadVersion(download())));
+        agent.on(Input::Fetched(FileKind::Image, Fetched::Verified));
+        for _ in 0..3 * 24 * 60 {
+            agent.on(Input::KeepAliveDue);
+        }
+        let effects = agent.on(received(&ServerMessage::Restart));
+        assert_eq!(violations(&effects), Vec::<&Violation>::new());
+        assert_eq!(deeds(effects), [Effect::Restart]);
     }
 }
 

@@ -268,10 +268,11 @@ impl<H: Hardware> Device<H> {
                 Wake::Finished(Finished::Booted(Ok(version)), _) => {
                     self.facts.version.clone_from(&version);
                     self.notebook.note(Event::Booted { version });
-                    self.agent.on(match why {
+                    let effects = self.agent.on(match why {
                         Boot::Commanded => Input::Restarted,
                         Boot::PowerOn => Input::PoweredOn,
                     });
+                    self.perform_offline(effects);
                     return Next::Call(Duration::ZERO);
                 }
                 Wake::Finished(Finished::Booted(Err(error)), _) => {
@@ -297,15 +298,21 @@ impl<H: Hardware> Device<H> {
     async fn dark(&mut self) -> Next {
         self.lose_power().await;
         self.frozen = false;
+        // The time in a clock that runs on without it; a time that comes now comes when the power is back.
+        let mut is_time = false;
         loop {
             match self.wait(None, None).await {
                 Wake::Shutdown => return Next::Stop,
                 Wake::Order(Order::PowerOn) => {
                     self.notebook.note(Event::PoweredOn);
+                    if is_time {
+                        self.scheduled = Some(Instant::now());
+                    }
                     return Next::Boot(Boot::PowerOn);
                 }
                 Wake::Order(order) => self.obey_offline(order),
-                Wake::ScheduledTime | Wake::Finished(..) | Wake::Readable | Wake::Elapsed => {}
+                Wake::ScheduledTime => is_time = true,
+                Wake::Finished(..) | Wake::Readable | Wake::Elapsed => {}
             }
         }
     }

@@ -178,7 +178,7 @@ impl<H: Hardware> Device<H> {
                 Effect::Restart => self.restart(link).await,
                 Effect::HangUp(HangUp::Told) => Some(ending(End::Lost, Disconnect::Interrupted)),
                 Effect::HangUp(HangUp::Malformed) => Some(ending(End::Lost, Disconnect::Malformed)),
-                effect @ (Effect::Note(_) | Effect::Schedule(_) | Effect::Abandon) => {
+                effect @ (Effect::Note(_) | Effect::Schedule(_) | Effect::Unschedule | Effect::Abandon) => {
                     self.perform_offline(vec![effect]);
                     None
                 }
@@ -194,6 +194,7 @@ impl<H: Hardware> Device<H> {
             match effect {
                 Effect::Note(event) => self.notebook.note(event),
                 Effect::Schedule(time) => self.schedule(time),
+                Effect::Unschedule => self.scheduled = None,
                 Effect::Abandon => {
                     self.pending = None;
                     if self.operation.take().is_some() {
@@ -325,7 +326,8 @@ impl<H: Hardware> Device<H> {
 
     /// A fault ended the connection before what was commanded was begun.
     fn drop_work(&mut self, ending: Ending) -> Option<Ending> {
-        self.agent.on(Input::Dropped);
+        let effects = self.agent.on(Input::Dropped);
+        self.perform_offline(effects);
         Some(ending)
     }
 

@@ -72,8 +72,10 @@ pub enum ScheduledReply {
     /// When the profile has been applied at that time.
     #[default]
     Applied,
-    /// At once: 9=0 means that the time was accepted.
+    /// At once, where 9=0 means that the time was accepted; and again when the profile has been applied.
     Accepted,
+    /// At once, and no more unless it fails.
+    AcceptedOnly,
 }
 
 /// The ports that stand in for 21 and 69 where a server cannot have those: what a strict device, which is never told a

@@ -7,5 +7,6 @@ mod faults;
 mod fleet;
 mod handles;
 mod program;
+mod scheduled;
 mod support;
 mod upgrade;
