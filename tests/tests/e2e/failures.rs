@@ -45,10 +45,10 @@ async fn a_download_that_always_fails_uses_up_the_tries_and_stops_the_rollout() 
     spec.faults = vec![Fault::always(Step::Download3, FaultKind::FailDownload)];
     let device = world.device("sw-1", spec).await?;
     let untouched = world.device("sw-2", strict(2)).await?;
-    // One at a time: of those that are connected, the first by name.
+    // One at a time, and nobody else before the first is done: the first by name of those that are connected.
     world.connected("sw-1").await?;
     world.connected("sw-2").await?;
-    world.group(&[FIRMWARE, "rollout: {retries: 1}", "logs: {upload: Never}"]).await?;
+    world.group(&[FIRMWARE, "rollout: {retries: 1, steps: [{devices: 1}]}", "logs: {upload: Never}"]).await?;
     world.try_ended("sw-1", 2, TryResult::Failed, Verdict::DownloadFailed).await?;
     let group = world.namespace.wait_for::<fettle_crds::DeviceGroup>("access", "is Stalled", PATIENCE, |group| {
         group.status.as_ref().is_some_and(|status| crate::world::condition(&status.conditions, "Stalled") == "True")
