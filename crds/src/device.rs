@@ -61,7 +61,7 @@ impl DeviceSpec {
     }
 }
 
-/// Facts (`session`, `lastSeen`, `reported`, `applied`, `upgrade`), written by the bridge that holds the session; and
+/// Facts (`session`, `lastSeen`, `reported`, `applied`, `upgrade`, `drops`), written by the bridge that holds the session; and
 /// decisions (all else), written by the controller.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -136,8 +136,8 @@ pub fn date_or_instant(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// The versions that an image may be installed over: the grammar that the controller reads, which a test of it holds
-/// against this.
+/// A regular expression (RE2, ECMA 262) of the versions that an image may be installed over. The controller reads the same
+/// texts and no others, which its tests hold against this.
 pub const REQUIREMENT_PATTERN: &str = concat!(
     r"^ *(?:\*|(?:>=|<=|!=|[<>=])? *(?:[0-9]|[A-Za-z][A-Za-z._()/:-]*[0-9])[A-Za-z0-9._()/:+-]*)",
     r"(?: *(?:,|\|\|) *(?:\*|(?:>=|<=|!=|[<>=])? *(?:[0-9]|[A-Za-z][A-Za-z._()/:-]*[0-9])[A-Za-z0-9._()/:+-]*))* *$",

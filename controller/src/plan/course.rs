@@ -7,7 +7,6 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::limits::Budget;
 use super::model::{Group, Rollout};
-use super::progress::Way;
 use super::reason::Reason;
 use super::windows::{Answer, Calendar, Fit, Gate};
 
@@ -81,14 +80,6 @@ impl Course {
             (true, false) => Self::Stopped,
             (false, _) if paused => Self::Paused,
             (false, _) => Self::Forward,
-        }
-    }
-
-    /// Which way devices go that may go at all.
-    pub fn way(self) -> Way {
-        match self {
-            Self::Forward | Self::Paused | Self::Stopped | Self::Aborted | Self::Turning(_) => Way::Forward,
-            Self::Back | Self::BackHalted(_) => Way::Back,
         }
     }
 

@@ -28,6 +28,7 @@ mod scope;
 pub mod spread;
 pub mod status;
 pub mod steps;
+mod tally;
 pub mod versions;
 pub mod windows;
 

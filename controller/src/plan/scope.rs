@@ -17,8 +17,8 @@ use super::paths::{Hop, NoHop, Paths, Release};
 use super::progress::{Standing, Way};
 use super::reason::Reason;
 use super::revision::{Revision, Rollouts, Wanted};
-use super::status::Tally;
 use super::steps::{self, Stage};
+use super::tally::Tally;
 
 /// A group with all that belongs to it.
 pub struct Scope<'a> {

@@ -3,8 +3,6 @@
 //! A status is returned only where it differs from the one that is written. `lastTransitionTime` moves only when a
 //! condition flips, so that equal states are equal statuses.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use fettle_crds::schema::message as cut;
 use fettle_crds::{
     Condition, ConfigProfileStatus, Counts, DeviceGroupStatus, DeviceRolloutStatus, Failure as ListedFailure,
@@ -14,135 +12,14 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::course::{Clock, Course, Halt, Turn};
-use super::model::{Device, Profile, Readiness, Rollout, Text};
+use super::model::{Profile, Readiness, Rollout, Text};
 use super::output::{GroupWrite, Notice, NoticeKind};
 use super::progress::Way;
-use super::reason::{Class, Failure, Reason};
+use super::reason::Reason;
 use super::revision::Wanted;
 use super::scope::Scope;
 use super::steps::{Rest, Stand};
-
-/// So many failed devices are listed in a rollout.
-const FAILURES_LISTED: usize = 10;
-/// So many devices are named in a sentence.
-const NAMED: usize = 3;
-
-/// What a pass found in one group.
-#[derive(Debug, Default)]
-pub struct Tally {
-    counts: Counts,
-    reasons: BTreeMap<Reason, i64>,
-    failures: Vec<(Text, Failure, Option<Text>)>,
-    /// The first devices that fill the limit without a try that runs.
-    away: Vec<Text>,
-    /// The devices that other groups select too, the first of them, and those groups.
-    overlaps: usize,
-    overlapping: Vec<Text>,
-    overlapped_by: BTreeSet<Text>,
-    /// The first device on a version that has no order, and the two versions.
-    not_comparable: Option<(Text, Option<(Text, Text)>)>,
-    /// The first domain that is full of devices that are away, and its limit.
-    full_domain: Option<(Text, usize)>,
-    /// When the first try of the rollout was granted.
-    started: Option<Timestamp>,
-}
-
-impl Tally {
-    /// A device of the group, and why it is not current.
-    pub fn device(
-        &mut self,
-        device: &Device,
-        reason: Option<Reason>,
-        rollout: Option<&Rollout>,
-        granted_in: Option<u32>,
-    ) {
-        self.counts.total += 1;
-        self.counts.granted += i64::from(granted_in.is_some());
-        self.counts.rolled_back += i64::from(reason == Some(Reason::RolledBack));
-        let Some(reason) = reason else {
-            self.counts.current += 1;
-            return self.granted(device, rollout);
-        };
-        match reason.class() {
-            Class::Updating => self.counts.updating += 1,
-            Class::Waiting => self.counts.waiting += 1,
-            Class::Failed => self.counts.failed += 1,
-            Class::Offline => self.counts.offline += 1,
-        }
-        *self.reasons.entry(reason).or_default() += 1;
-        if let (Reason::Failed(failure), true) = (reason, self.failures.len() < FAILURES_LISTED) {
-            let message = device.facts.upgrade.as_ref().and_then(|upgrade| upgrade.message.clone());
-            self.failures.push((device.name.clone(), failure, message));
-        }
-        self.granted(device, rollout);
-    }
-
-    fn granted(&mut self, device: &Device, rollout: Option<&Rollout>) {
-        let target = device.decisions.target.as_ref();
-        if let Some(target) = target.filter(|target| rollout.is_some_and(|rollout| rollout.uid == target.rollout_uid)) {
-            self.started(target.granted_at);
-        }
-    }
-
-    /// A try of the rollout was granted then.
-    pub fn started(&mut self, at: Timestamp) {
-        self.started = Some(self.started.map_or(at, |started| started.min(at)));
-    }
-
-    /// A device that is away.
-    pub fn away(&mut self, device: &Text) {
-        if self.away.len() < NAMED {
-            self.away.push(device.clone());
-        }
-    }
-
-    /// A device that these groups select too.
-    pub fn overlap(&mut self, device: &Text, others: Vec<Text>) {
-        self.overlaps += 1;
-        if self.overlapping.len() < NAMED {
-            self.overlapping.push(device.clone());
-        }
-        self.overlapped_by.extend(others);
-    }
-
-    /// A device runs a version that has no order with these.
-    pub fn not_comparable(&mut self, device: &Text, versions: Option<(Text, Text)>) {
-        self.not_comparable.get_or_insert_with(|| (device.clone(), versions));
-    }
-
-    /// A domain is full of devices that are away.
-    pub fn blocked(&mut self, domain: Option<(Text, usize)>) {
-        self.full_domain = self.full_domain.take().or(domain);
-    }
-
-    fn count(&self, reason: Reason) -> i64 {
-        self.reasons.get(&reason).copied().unwrap_or(0)
-    }
-
-    fn reasons(&self) -> BTreeMap<String, i64> {
-        let mut reasons = BTreeMap::new();
-        for (reason, count) in &self.reasons {
-            *reasons.entry(reason.as_str().to_owned()).or_default() += count;
-        }
-        reasons
-    }
-
-    /// `17 of 20 devices are current; 2 updating, 1 offline`.
-    fn progress(&self) -> String {
-        let Counts { total, current, .. } = self.counts;
-        let mut text = match (current, total) {
-            (1, 1) => "the only device is current".to_owned(),
-            (current, total) if current == total => format!("all {total} devices are current"),
-            (current, total) => format!("{current} of {total} devices are current"),
-        };
-        let mut separator = "; ";
-        for (reason, count) in &self.reasons {
-            text += &format!("{separator}{count} {}", reason.words());
-            separator = ", ";
-        }
-        text
-    }
-}
+use super::tally::list;
 
 /// A group, with all that its status speaks of.
 pub struct GroupView<'a, 's> {
@@ -618,12 +495,6 @@ fn notices(before: &DeviceGroupStatus, after: &DeviceGroupStatus, verdict: &Verd
         _ => {}
     }
     notices
-}
-
-/// `a, b, c and others`, of a list that may have been cut already.
-fn list<'a>(names: impl Iterator<Item = &'a Text>) -> String {
-    let names: Vec<&str> = names.map(|name| &**name).take(NAMED + 1).collect();
-    if names.len() > NAMED { format!("{} and others", names[..NAMED].join(", ")) } else { names.join(", ") }
 }
 
 /// Conditions, in the making.

@@ -1,6 +1,6 @@
 //! The steps of a rollout: whom the one that it is at takes on, when it is done, and when the next begins.
 
-use fettle_crds::{Approval, DeviceRolloutSpec, Step, StepStatus};
+use fettle_crds::{Approval, DeviceRolloutSpec, IntOrPercent, Step, StepStatus};
 use jiff::{SignedDuration, Timestamp};
 
 use super::model::{Device, Rollout};
@@ -119,13 +119,9 @@ pub enum Rest {
 
 /// How many steps a rollout has: those that are listed, and the rest of the devices, unless the last one is all of them.
 pub fn count(spec: &DeviceRolloutSpec) -> u32 {
-    let takes_all = |step: &Step| step.selector.is_none() && step.devices.of_rounded_up(100) == 100 && is_percent(step);
+    let takes_all = |step: &Step| step.selector.is_none() && step.devices == IntOrPercent::Percent(100);
     let listed = u32::try_from(spec.steps.len()).unwrap_or(u32::MAX);
     if spec.steps.last().is_some_and(takes_all) { listed } else { listed + 1 }
-}
-
-fn is_percent(step: &Step) -> bool {
-    matches!(step.devices, fettle_crds::IntOrPercent::Percent(_))
 }
 
 /// The step of that number, where it is a listed one.
@@ -177,9 +173,12 @@ fn stage(
     census: Census,
 ) -> Stage {
     // As it stands when the step begins; of the last one, as it stands now: whoever joins later is caught up.
-    let fixed = before.filter(|_| number < of).and_then(|before| usize::try_from(before.size).ok());
-    let size = fixed.unwrap_or_else(|| step.map_or(census.devices, |step| step.devices.of_rounded_up(census.devices)));
-    let size = if number == of { census.devices } else { size };
+    let size = match (before.and_then(|before| usize::try_from(before.size).ok()), step) {
+        _ if number == of => census.devices,
+        (Some(fixed), _) => fixed,
+        (None, Some(step)) => step.devices.of_rounded_up(census.devices),
+        (None, None) => census.devices,
+    };
     let somebody_is_current =
         census.granted_current > 0 || (census.granted == 0 && census.current > 0) || accepted_failures;
     let stand = if census.devices > 0 && census.own == 0 && census.current == census.devices {

@@ -210,8 +210,3 @@ proptest! {
         }
     }
 }
-
-#[test]
-fn the_schema_of_firmware_has_the_same_grammar() {
-    assert_eq!(REQUIREMENT_PATTERN, fettle_crds::schema::REQUIREMENT_PATTERN);
-}

@@ -13,13 +13,9 @@
 
 use std::cmp::Ordering;
 
-use super::order::Version;
+pub use fettle_crds::schema::REQUIREMENT_PATTERN;
 
-/// A regular expression (RE2, ECMA 262) that accepts the texts that [`Requirement::parse`] accepts, and no others.
-pub const REQUIREMENT_PATTERN: &str = concat!(
-    r"^ *(?:\*|(?:>=|<=|!=|[<>=])? *(?:[0-9]|[A-Za-z][A-Za-z._()/:-]*[0-9])[A-Za-z0-9._()/:+-]*)",
-    r"(?: *(?:,|\|\|) *(?:\*|(?:>=|<=|!=|[<>=])? *(?:[0-9]|[A-Za-z][A-Za-z._()/:-]*[0-9])[A-Za-z0-9._()/:+-]*))* *$",
-);
+use super::order::Version;
 
 /// The characters of a version in a requirement, besides letters and digits. All that [`Version`] can order, but for blanks
 /// and commas, which mean something else here, and square brackets, which nobody missed.
