@@ -21,6 +21,7 @@ mod write;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use fettle_crds::DeviceRolloutStatus;
 use fettle_runtime::Events;
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
@@ -198,29 +199,15 @@ impl<'a> Loop<'a> {
             firmware.into_iter().chain(config).any(lacking)
         };
         let devices: Vec<DeviceWrite> = devices.into_iter().filter(|write| !names_lacking(write)).collect();
-        let decided = self.writer.devices(devices).await;
-        batch.append(decided);
-
         let mut next_status: Option<Instant> = None;
         let mut later = |at: Instant| next_status = Some(next_status.map_or(at, |next: Instant| next.min(at)));
-        for GroupWrite { group, status, notices } in groups {
-            match self.may_report(&group) {
-                Err(at) => later(at),
-                Ok(()) => {
-                    let written = self.writer.group_status(&group, &status).await;
-                    if let Some(Written::Group(written)) = written.written.first() {
-                        self.tell(&written.metadata, status.rollout.as_deref(), notices).await;
-                    }
-                    batch.append(written);
-                }
-            }
-        }
-        for (rollout, status) in rollout_statuses {
-            match self.may_report(&rollout) {
-                Err(at) => later(at),
-                Ok(()) => batch.append(self.writer.rollout_status(&rollout, &status).await),
-            }
-        }
+        let mut is_due = |name: &Text| self.may_report(name).map_err(&mut later).is_ok();
+        let groups: Vec<GroupWrite> = groups.into_iter().filter(|write| is_due(&write.group)).collect();
+        let rollouts = rollout_statuses.into_iter().filter(|(rollout, _)| is_due(rollout)).collect();
+        // Neither stands on the other's success, and what only tells must not hold up what grants.
+        let (decided, told) = tokio::join!(self.writer.devices(devices), self.report(groups, rollouts));
+        batch.append(decided);
+        batch.append(told);
         for (profile, status) in profiles {
             batch.append(self.writer.profile_status(&profile, &status).await);
         }
@@ -234,6 +221,22 @@ impl<'a> Loop<'a> {
             batch.append(self.writer.delete_content(&content).await);
         }
         (batch, next_status)
+    }
+
+    /// Writes the statuses of groups and rollouts.
+    async fn report(&self, groups: Vec<GroupWrite>, rollouts: Vec<(Text, DeviceRolloutStatus)>) -> Batch {
+        let mut batch = Batch::default();
+        for GroupWrite { group, status, notices } in groups {
+            let written = self.writer.group_status(&group, &status).await;
+            if let Some(Written::Group(written)) = written.written.first() {
+                self.tell(&written.metadata, status.rollout.as_deref(), notices).await;
+            }
+            batch.append(written);
+        }
+        for (rollout, status) in rollouts {
+            batch.append(self.writer.rollout_status(&rollout, &status).await);
+        }
+        batch
     }
 
     /// Whether a status may be written now; else when.

@@ -31,7 +31,7 @@ use crate::plan::revision::{Content, NewRollout};
 pub const MANAGER: &str = "fettle-controller";
 
 /// So many requests at once: enough to fill the time that one takes, and far from what an API server queues for a client.
-const CONCURRENT: usize = 32;
+const CONCURRENT: usize = 64;
 
 /// A write that was not answered is carried out within this, or not at all: an API server ends requests after a minute.
 const DOUBT: Duration = Duration::from_secs(60);

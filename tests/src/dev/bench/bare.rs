@@ -25,7 +25,8 @@ use crate::control_plane::ControlPlane;
 const NAMESPACE: &str = "bare-client";
 
 /// Writes at a time of either program: what `CONCURRENT` is in the controller's and in the bridge's writer.
-const CONCURRENT: usize = 32;
+const GRANTS: usize = 64;
+const FACTS: usize = 32;
 
 /// How often a watch's latency is measured; the middle one counts.
 const WATCH_ROUNDS: usize = 11;
@@ -64,12 +65,12 @@ pub(super) async fn run(control_plane: &ControlPlane, devices: usize, upgraded: 
     let (began, before) = (Instant::now(), api_server.usage()?);
     stream::iter(devices)
         .map(|fresh| async move { apply(controller, &fresh, &writes.grant).await })
-        .buffer_unordered(CONCURRENT)
+        .buffer_unordered(GRANTS)
         .map(|granted| async move {
             let begun = merge(bridge, &granted?, &writes.begin).await?;
             merge(bridge, &begun, &writes.result).await
         })
-        .buffer_unordered(CONCURRENT)
+        .buffer_unordered(FACTS)
         .try_for_each(|_| std::future::ready(Ok(())))
         .await?;
     let seconds = began.elapsed().as_secs_f64();
@@ -130,7 +131,7 @@ async fn prepare(one: &Client, other: &Client, count: usize, writes: &Writes) ->
             merge(bridge, &accepted, &writes.call).await
         }
     });
-    made.buffer_unordered(CONCURRENT).try_collect().await
+    made.buffer_unordered(FACTS).try_collect().await
 }
 
 /// Device number `index`, as a person declares it.
