@@ -172,6 +172,7 @@ impl World {
                 approved: true,
                 held: false,
                 transfer: None,
+                time_zone: None,
                 retry_at: None,
                 facts: Facts::default(),
                 decisions: Decisions::default(),

@@ -9,7 +9,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "scenarios/given.rs"]
+#[path = "scenarios/given/mod.rs"]
 mod given;
 #[path = "scenarios/shown.rs"]
 mod shown;

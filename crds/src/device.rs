@@ -53,6 +53,10 @@ pub struct DeviceSpec {
     /// How it fetches its files, where that is not what its group says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transfer: Option<Transfer>,
+    /// The IANA time zone of its clock, where that is not its group's: for configurations that it applies at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::time_zone")]
+    pub time_zone: Option<String>,
 }
 
 impl DeviceSpec {

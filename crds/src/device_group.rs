@@ -115,6 +115,35 @@ pub struct DesiredConfig {
     /// The name of the ConfigProfile.
     #[schemars(length(min = 1, max = schema::NAME_MAX))]
     pub name: String,
+    /// When a device puts it into force.
+    #[serde(default)]
+    pub apply: Apply,
+}
+
+/// When a device puts a configuration into force.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, KubeSchema)]
+#[x_kube(
+    validation = ("self.mode != 'Scheduled' || has(self.at)", "apply: mode Scheduled needs a time of day, such as at: \"03:00\""),
+    validation = ("self.mode == 'Scheduled' || !has(self.at)", "apply.at is a time for mode Scheduled: set mode: Scheduled, or leave at out")
+)]
+pub struct Apply {
+    #[serde(default)]
+    pub mode: ApplyMode,
+    /// The time of day, in hours and minutes, on the clock of the device's time zone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^([01][0-9]|2[0-3]):[0-5][0-9]$"), length(max = 5))]
+    pub at: Option<String>,
+}
+
+/// When a device puts a configuration into force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub enum ApplyMode {
+    /// When it has fetched it.
+    #[default]
+    Immediate,
+    /// It is told within the hour before, and does it by its own clock, each device of its own time zone. A time that is
+    /// outside all windows, or in a freeze, is left out.
+    Scheduled,
 }
 
 /// How devices fetch their files, as people say it.

@@ -21,8 +21,8 @@ pub use device::{
     Reported, Scheduled, Session, Stage, Target, TargetConfig, TargetFirmware, TryResult, Upgrade, Verdict,
 };
 pub use device_group::{
-    DesiredConfig, DesiredFirmware, DeviceGroup, DeviceGroupSpec, DeviceGroupStatus, FirmwarePolicy, Logs,
-    SessionPolicy, Transfer, UploadLogs, WireTransfer,
+    Apply, ApplyMode, DesiredConfig, DesiredFirmware, DeviceGroup, DeviceGroupSpec, DeviceGroupStatus, FirmwarePolicy,
+    Logs, SessionPolicy, Transfer, UploadLogs, WireTransfer,
 };
 pub use device_rollout::{
     Abort, Counts, DeviceRollout, DeviceRolloutSpec, DeviceRolloutStatus, Failure, RollbackStatus, RolloutConfig,
@@ -32,7 +32,7 @@ pub use firmware::{FileSource, Firmware, FirmwareSpec, FirmwareStatus, HttpSourc
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 pub use schema::{Duration, IntOrPercent};
 pub use selector::{LabelSelector, Operator, Requirement};
-pub use strategy::{Approval, Freeze, OnFailure, Spread, Step, Strategy, Window};
+pub use strategy::{Approval, DownloadTime, Freeze, OnFailure, Spread, Step, Strategy, Window};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 

@@ -43,6 +43,9 @@ pub struct Strategy {
     #[serde(default = "Strategy::default_min_ready")]
     #[schemars(schema_with = "schema::duration_from_0s")]
     pub min_ready: Duration,
+    /// Whether devices fetch a firmware before the window in which they are to restart. Without windows it is the same.
+    #[serde(default)]
+    pub download: DownloadTime,
 }
 
 impl Strategy {
@@ -78,6 +81,7 @@ impl Default for Strategy {
             device_timeout: Self::default_device_timeout(),
             retries: Self::default_retries(),
             min_ready: Self::default_min_ready(),
+            download: DownloadTime::default(),
         }
     }
 }
@@ -129,6 +133,16 @@ pub enum OnFailure {
     Pause,
     /// The devices that the rollout has touched go back to what they ran before.
     Rollback,
+}
+
+/// When devices fetch a firmware.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub enum DownloadTime {
+    /// When they are to restart into it.
+    #[default]
+    InWindow,
+    /// Before the window opens. They wait with it, in service, and restart inside the window.
+    Ahead,
 }
 
 /// A time at which devices may begin, again and again.

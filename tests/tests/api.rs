@@ -148,8 +148,19 @@ async fn a_bad_manifest_is_refused_with_a_sentence_that_names_the_field() -> Res
             )),
             "spec.rollout.spread[0].maxUnavailable",
         ),
-        (group(&format!("{{{selector}, config: {{name: cp}}, rollout: {{download: Ahead}}}}")), "download"),
-        (group(&format!("{{{selector}, config: {{name: cp, apply: {{mode: Scheduled}}}}}}")), "apply"),
+        (group(&format!("{{{selector}, config: {{name: cp}}, rollout: {{download: Soon}}}}")), "spec.rollout.download"),
+        (
+            group(&format!("{{{selector}, config: {{name: cp, apply: {{mode: Scheduled}}}}}}")),
+            "mode Scheduled needs a time of day",
+        ),
+        (
+            group(&format!("{{{selector}, config: {{name: cp, apply: {{at: \"03:00\"}}}}}}")),
+            "set mode: Scheduled, or leave at out",
+        ),
+        (
+            group(&format!("{{{selector}, config: {{name: cp, apply: {{mode: Scheduled, at: \"24:00\"}}}}}}")),
+            "spec.config.apply.at",
+        ),
         (group(&format!("{{{selector}, firmware: {{name: fw, policy: Newest}}}}")), "spec.firmware.policy"),
         (
             group(&format!("{{{selector}, config: {{name: cp}}, windows: [{{schedule: often, duration: 4h}}]}}")),
@@ -184,7 +195,7 @@ async fn a_bad_manifest_is_refused_with_a_sentence_that_names_the_field() -> Res
         (device("{mac: 02-00-5e-00-53-0e}"), "spec.mac"),
         (device("{mac: \"02:00:5e:00:53:0e\", transfer: HTTP}"), "spec.transfer"),
         (device("{mac: \"02:00:5e:00:53:0e\", approved: maybe}"), "spec.approved"),
-        (device("{mac: \"02:00:5e:00:53:0e\", timeZone: Europe/Berlin}"), "timeZone"),
+        (device("{mac: \"02:00:5e:00:53:0e\", timeZone: berlin}"), "spec.timeZone"),
     ];
     for (yaml, field) in bad {
         let said = refusal(&namespace, &yaml).await?;
@@ -250,9 +261,9 @@ async fn a_good_manifest_is_taken_and_gets_its_defaults() -> Result<()> {
             image("").replace("S5700", "S5720")
         )),
         profile("{version: \"17\", models: [S5700], configMap: {name: c, key: k}}"),
-        device("{mac: \"02:00:5e:00:53:0e\", model: S5700}"),
+        device("{mac: \"02:00:5e:00:53:0e\", model: S5700, timeZone: Europe/Berlin}"),
         group(
-            "{selector: {matchLabels: {role: access}, matchExpressions: [{key: site, operator: Exists}]}, firmware: {name: fw}, rollout: {maxUnavailable: 5%, deviceTimeout: 1h30m, minReady: 0s, steps: [{selector: {matchLabels: {ring: canary}}, devices: 100%, soak: 10m}, {devices: 5, approval: Required}], spread: [{label: pair, maxUnavailable: 1}]}, windows: [{schedule: 0 2 * * 6, duration: 4h, timeZone: Europe/Berlin}], freezes: [{from: \"2026-12-20\", to: \"2027-01-04T08:00:00+01:00\", reason: year end}]}",
+            "{selector: {matchLabels: {role: access}, matchExpressions: [{key: site, operator: Exists}]}, firmware: {name: fw}, config: {name: cp, apply: {mode: Scheduled, at: \"03:00\"}}, rollout: {maxUnavailable: 5%, download: Ahead, deviceTimeout: 1h30m, minReady: 0s, steps: [{selector: {matchLabels: {ring: canary}}, devices: 100%, soak: 10m}, {devices: 5, approval: Required}], spread: [{label: pair, maxUnavailable: 1}]}, windows: [{schedule: 0 2 * * 6, duration: 4h, timeZone: Europe/Berlin}], freezes: [{from: \"2026-12-20\", to: \"2027-01-04T08:00:00+01:00\", reason: year end}]}",
         ),
     ];
     for yaml in good {
@@ -264,6 +275,7 @@ async fn a_good_manifest_is_taken_and_gets_its_defaults() -> Result<()> {
         serde_json::json!({
             "selector": {"matchLabels": {"role": "access"}, "matchExpressions": [{"key": "site", "operator": "Exists", "values": []}]},
             "firmware": {"name": "fw", "policy": "UpgradeOnly"},
+            "config": {"name": "cp", "apply": {"mode": "Scheduled", "at": "03:00"}},
             "rollout": {
                 "maxUnavailable": "5%",
                 "failureBudget": 0,
@@ -271,6 +283,7 @@ async fn a_good_manifest_is_taken_and_gets_its_defaults() -> Result<()> {
                 "deviceTimeout": "1h30m",
                 "minReady": "0s",
                 "retries": 2,
+                "download": "Ahead",
                 "steps": [
                     {"selector": {"matchLabels": {"ring": "canary"}}, "devices": "100%", "soak": "10m", "approval": "None"},
                     {"devices": 5, "approval": "Required"},
@@ -290,7 +303,7 @@ async fn a_good_manifest_is_taken_and_gets_its_defaults() -> Result<()> {
     let device: Value = serde_json::from_str(&namespace.kubectl(&["get", "dev", "dev", "-o", "json"]).await?)?;
     assert_eq!(
         device["spec"],
-        serde_json::json!({"mac": "02:00:5e:00:53:0e", "model": "S5700", "approved": true, "held": false})
+        serde_json::json!({"mac": "02:00:5e:00:53:0e", "model": "S5700", "approved": true, "held": false, "timeZone": "Europe/Berlin"})
     );
 
     // All kinds answer to the category and to their short names.

@@ -51,7 +51,8 @@ pub async fn record(
     approved: bool,
 ) -> Result<Recorded, ApiError> {
     let name = info.mac.dns_label();
-    let spec = DeviceSpec { mac: info.mac.to_string(), model: None, approved, held: false, transfer: None };
+    let mac = info.mac.to_string();
+    let spec = DeviceSpec { mac, model: None, approved, held: false, transfer: None, time_zone: None };
     let mut device = Device::new(&name, spec);
     device.metadata.labels = Some([(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned())].into());
     let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };

@@ -285,7 +285,7 @@ mod tests {
     const RECORDED: &str = "02-00-5e-00-53-0e";
 
     fn device(name: &str, mac: &str, approved: bool, version: u32) -> Device {
-        let spec = DeviceSpec { mac: mac.into(), model: None, approved, held: false, transfer: None };
+        let spec = DeviceSpec { mac: mac.into(), model: None, approved, held: false, transfer: None, time_zone: None };
         let mut device = Device::new(name, spec);
         device.metadata.uid = Some(format!("uid-{name}"));
         device.metadata.resource_version = Some(version.to_string());

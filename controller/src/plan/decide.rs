@@ -2,20 +2,24 @@
 
 use std::sync::Arc;
 
-use fettle_crds::{SessionPolicy, TryResult};
+use fettle_crds::{SessionPolicy, Stage, TryResult};
 
 use super::course::Course;
-use super::grants::{self, Backing, Fate};
+use super::grants::{self, Backing, Fate, Try};
 use super::membership::{Membership, Standing as MacStanding};
-use super::model::{Decisions, End, Granted, Progress, Target};
+use super::model::{Ahead, Decisions, End, Granted, Progress, Target};
 use super::output::Change;
 use super::pass::{Pass, WRITES_PER_PASS};
 use super::progress::{Standing, Way};
 use super::reason::{Failure, Reason};
 use super::revision::{Known, Wanted};
+use super::schedule;
 use super::scope::{Move, Scope, Seen};
 use super::spread::Full;
 use super::steps::{self, Rest};
+
+/// So many devices of a group fetch ahead at once: there is time, and a site's uplink is for others, too.
+const DOWNLOADS: usize = 32;
 
 /// A device that may be granted a try.
 struct Candidate {
@@ -23,6 +27,8 @@ struct Candidate {
     to: Move,
     attempt: u32,
     kind: Kind,
+    /// All the way, or only to fetch it.
+    stage: Stage,
 }
 
 /// What a try is for.
@@ -40,6 +46,7 @@ impl<'a> Pass<'a> {
         let mut room: Vec<usize> = self.scopes.iter().map(room).collect();
         for index in 0..self.seen.len() {
             self.judge_open_target(index);
+            self.judge_download(index);
             self.take_in_wish(index);
             let reason = match self.reason(index) {
                 Ok(reason) => reason,
@@ -78,11 +85,8 @@ impl<'a> Pass<'a> {
     fn judge_open_target(&mut self, index: usize) {
         let seen = &self.seen[index];
         let Some((target, progress)) = seen.open.filter(|_| !seen.is_in_doubt) else { return };
-        let backed = seen.mac == MacStanding::Accepted
-            && !seen.device.held
-            && !seen.has_wrong_model()
-            && seen.membership.only().is_some_and(|scope| self.scopes[scope].backs(seen, target));
-        let backing = if backed { Backing::Stands } else { Backing::Gone };
+        let backing = self.backing(index, target);
+        let seen = &self.seen[index];
         let settings = &self.snapshot.settings;
         let fate = Fate::of(seen.device, target, progress, backing, seen.presence, settings, self.now);
         let write = match fate {
@@ -95,6 +99,28 @@ impl<'a> Pass<'a> {
         };
         if self.may_write() {
             self.seen[index].write = Some(Box::new(write));
+        }
+    }
+
+    /// Whether what let a device begin still holds.
+    fn backing(&mut self, index: usize, target: &Target) -> Backing {
+        let seen = &self.seen[index];
+        let backed = seen.mac == MacStanding::Accepted
+            && !seen.device.held
+            && !seen.has_wrong_model()
+            && seen.membership.only().is_some_and(|scope| self.scopes[scope].backs(seen, target));
+        if backed { Backing::Stands } else { Backing::Gone }
+    }
+
+    /// A device that may fetch ahead, and must not any more, or cannot.
+    fn judge_download(&mut self, index: usize) {
+        let seen = &self.seen[index];
+        let Some(Ahead { target, .. }) = seen.ahead.filter(|_| !seen.is_in_doubt) else { return };
+        let backing = self.backing(index, target);
+        let seen = &self.seen[index];
+        let withdrawn = grants::withdrawn(seen.device, target);
+        if !grants::may_stay_ahead(seen.device, target, backing, seen.presence) && self.may_write() {
+            self.seen[index].write = Some(Box::new((Change::Withdrawn, withdrawn)));
         }
     }
 
@@ -162,31 +188,44 @@ impl<'a> Pass<'a> {
         if let Some(obstacle) = seen.obstacle {
             return Ok(Some(obstacle));
         }
-        let Scope { rollout, course, clock, stage, places, .. } = &self.scopes[scope];
-        let (Some(rollout), Some(stage)) = (rollout, stage) else { return Ok(Some(Reason::RolloutStarting)) };
-        let may_be_retried = *course == Course::Stopped && seen.is_retried;
-        let held = course.holds().filter(|_| !may_be_retried).or_else(|| clock.holds());
+        let course = self.scopes[scope].course;
+        let may_be_retried = course == Course::Stopped && seen.is_retried;
+        let held = course.holds().filter(|_| !may_be_retried);
         if held.is_some() {
             return Ok(held);
         }
+        let to = match self.scopes[scope].next_move(self.snapshot, seen.device) {
+            Ok(to) => to,
+            Err(reason) => return Ok(Some(reason)),
+        };
+        let (to, opening) = match self.scopes[scope].opening(seen, to, self.now) {
+            Ok(opening) => opening,
+            Err(reason) => {
+                let waits_until = self.scopes[scope].waits_until;
+                self.wake.at(waits_until.map(|at| at - schedule::AHEAD));
+                return Ok(Some(reason));
+            }
+        };
+        let Scope { rollout, stage, places, reserved, .. } = &self.scopes[scope];
+        let (Some(rollout), Some(stage)) = (rollout, stage) else { return Ok(Some(Reason::RolloutStarting)) };
         if let Standing::BetweenTries { at, .. } = seen.standing
             && at > self.now
         {
             return Ok(Some(Reason::BackingOff));
         }
         let step = steps::listed(&rollout.spec, stage.number);
-        if seen.granted_in.is_none() && (*places == 0 || !steps::is_about(step, seen.device)) {
+        // The places of those that fetched ahead are not for others.
+        let has_place = if seen.ahead.is_some() { *places > 0 } else { *places > *reserved };
+        if seen.granted_in.is_none() && (!has_place || !steps::is_about(step, seen.device)) {
             return Ok(Some(match stage.rests_for {
+                _ if opening == Stage::Download => Reason::WaitingForWindow,
                 Some(Rest::Soak { .. }) => Reason::Soaking,
                 Some(Rest::Approval) => Reason::WaitingForApproval,
                 Some(Rest::Empty) => Reason::StepEmpty,
                 None => Reason::WaitingForStep,
             }));
         }
-        match self.scopes[scope].next_move(self.snapshot, seen.device) {
-            Ok(to) => Err(Candidate { scope, to, attempt, kind: Kind::Forward }),
-            Err(reason) => Ok(Some(reason)),
-        }
+        Err(Candidate { scope, to, attempt, kind: Kind::Forward, stage: opening })
     }
 
     fn reason_on_the_way_back(&mut self, index: usize, scope: usize) -> Result<Option<Reason>, Candidate> {
@@ -214,7 +253,7 @@ impl<'a> Pass<'a> {
             Standing::BetweenTries { at, .. } if at > self.now => Ok(Some(Reason::BackingOff)),
             _ => {
                 let to = Move { firmware: way_back.goal.firmware.clone(), config: way_back.goal.config.clone() };
-                Err(Candidate { scope, to, attempt, kind: Kind::Back })
+                Err(Candidate { scope, to, attempt, kind: Kind::Back, stage: Stage::Activate })
             }
         }
     }
@@ -229,12 +268,45 @@ impl<'a> Pass<'a> {
             return None;
         }
         let to = self.scopes[scope].next_move(self.snapshot, seen.device).ok()?;
-        Some(Candidate { scope, to, attempt: 1, kind: Kind::Farewell })
+        Some(Candidate { scope, to, attempt: 1, kind: Kind::Farewell, stage: Stage::Activate })
+    }
+
+    /// Lets a device fetch what it is to run, and stay in service. Limits, steps and budgets are for when it goes on.
+    fn fetch_ahead(&mut self, index: usize, candidate: Candidate) -> Reason {
+        let Candidate { scope: at, to, attempt, stage, .. } = candidate;
+        let seen = &self.seen[index];
+        let (scope, device) = (&mut self.scopes[at], seen.device);
+        if let Some(ahead) = seen.kept_ahead() {
+            return if ahead.is_fetched { Reason::Downloaded } else { Reason::Downloading };
+        }
+        let Some(rollout) = scope.rollout else { return Reason::RolloutStarting };
+        if scope.downloading >= DOWNLOADS {
+            return Reason::WaitingForWindow;
+        }
+        if self.writes >= WRITES_PER_PASS {
+            self.wake.at_once();
+            return Reason::NextPass;
+        }
+        let granted = Try { to, attempt, stage, start_by: None, spread: self.domains.values(device) };
+        let Some(target) = grants::target(device, scope.group, rollout, granted, self.now) else {
+            return Reason::NeverConnected;
+        };
+        scope.tally.started(self.now);
+        scope.downloading += 1;
+        scope.reserved += usize::from(seen.granted_in.is_none());
+        let decisions = device.decisions.clone();
+        let decisions = Decisions { last_target: target.id, outcome: None, target: Some(target), ..decisions };
+        self.writes += 1;
+        self.seen[index].write = Some(Box::new((Change::Granted, decisions)));
+        Reason::Downloading
     }
 
     /// Grants a try, if there is room; else says what it waits for.
     fn grant(&mut self, index: usize, candidate: Candidate, room: &mut [usize]) -> Reason {
-        let Candidate { scope: at, to, attempt, kind } = candidate;
+        if candidate.stage == Stage::Download {
+            return self.fetch_ahead(index, candidate);
+        }
+        let Candidate { scope: at, to, attempt, kind, stage } = candidate;
         let seen = &self.seen[index];
         let (device, granted_in) = (seen.device, seen.granted_in);
         let scope = &mut self.scopes[at];
@@ -267,10 +339,13 @@ impl<'a> Pass<'a> {
             (Kind::Back, _) => None,
             (Kind::Forward | Kind::Farewell, clock) => clock.start_by(),
         };
-        let (group, spread) = (scope.group, self.domains.values(device));
-        let Some(target) = grants::target(device, to, group, rollout, attempt, spread, start_by, self.now) else {
+        // What it has fetched for this goes on under its id.
+        let fetched = seen.kept_ahead().filter(|ahead| to.is_that_of(ahead.target));
+        let granted = Try { to, attempt, stage, start_by, spread: self.domains.values(device) };
+        let Some(target) = grants::target(device, scope.group, rollout, granted, self.now) else {
             return Reason::NeverConnected;
         };
+        let target = Target { id: fetched.map_or(target.id, |ahead| ahead.target.id), ..target };
         let mut decisions = device.decisions.clone();
         if decisions.previous.as_ref().is_none_or(|previous| *previous.rollout_uid != *rollout.uid) {
             let known = self.known.get_or_insert_with(|| Known::new(self.snapshot));
@@ -290,6 +365,7 @@ impl<'a> Pass<'a> {
             decisions.granted = Some(granted);
             if granted_in.is_none() {
                 scope.places = scope.places.saturating_sub(1);
+                scope.reserved -= usize::from(self.seen[index].ahead.is_some());
                 self.seen[index].granted_in = Some(step);
             }
         }
@@ -308,7 +384,7 @@ impl<'a> Pass<'a> {
     /// A connection may be closed when its device is current and its group wants that.
     fn mark_done(&mut self, index: usize, reason: Option<Reason>) {
         let seen = &self.seen[index];
-        if seen.open.is_some() || seen.write.is_some() || seen.is_in_doubt {
+        if seen.open.is_some() || seen.ahead.is_some() || seen.write.is_some() || seen.is_in_doubt {
             return;
         }
         let Some(target) = &seen.device.decisions.target else { return };
@@ -339,7 +415,7 @@ fn room(scope: &Scope<'_>) -> usize {
 
 /// The try that a target of the same rollout, taken back in this pass, was for: it was not used up.
 fn interrupted_try(seen: &Seen<'_>, scope: &Scope<'_>) -> Option<u32> {
-    let (target, _) = seen.open?;
+    let target = seen.open.map(|(target, _)| target).or(seen.ahead.map(|ahead| ahead.target))?;
     (target.rollout_uid == scope.rollout?.uid).then_some(target.attempt)
 }
 

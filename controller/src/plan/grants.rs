@@ -67,6 +67,12 @@ impl Fate {
     }
 }
 
+/// Whether a device may go on to fetch something ahead, or to wait with it. One that is gone for longer than a moment has
+/// lost what it had fetched, as far as anybody knows, and its place is for another.
+pub fn may_stay_ahead(device: &Device, target: &Target, backing: Backing, presence: Presence) -> bool {
+    backing == Backing::Stands && still_applies(device, target) && !presence.is_offline()
+}
+
 /// Whether the device is still what the target was planned on, or has arrived.
 fn still_applies(device: &Device, target: &Target) -> bool {
     device.facts.reported.as_ref().is_some_and(|reported| {
@@ -75,20 +81,25 @@ fn still_applies(device: &Device, target: &Target) -> bool {
     })
 }
 
+/// One try, as it is granted.
+#[derive(Debug)]
+pub struct Try {
+    pub to: Move,
+    pub attempt: u32,
+    pub stage: Stage,
+    /// No first command after that, whatever else holds.
+    pub start_by: Option<Timestamp>,
+    /// The values of the device's labels that limits are set by.
+    pub spread: Arc<BTreeMap<String, String>>,
+}
+
 /// The target for one try.
-#[expect(clippy::too_many_arguments, reason = "they are what a target is made of")]
-pub fn target(
-    device: &Device,
-    to: Move,
-    group: &Group,
-    rollout: &Rollout,
-    attempt: u32,
-    spread: Arc<BTreeMap<String, String>>,
-    start_by: Option<Timestamp>,
-    now: Timestamp,
-) -> Option<Target> {
+pub fn target(device: &Device, group: &Group, rollout: &Rollout, granted: Try, now: Timestamp) -> Option<Target> {
+    let Try { to, attempt, stage, start_by, spread } = granted;
     let reported = device.facts.reported.as_ref()?;
-    let until = now + group.strategy.device_timeout;
+    // A device that puts a configuration into force at a time begins then.
+    let begins = to.config.as_ref().and_then(|config| config.scheduled.as_ref()).map_or(now, |moment| moment.at);
+    let until = begins + group.strategy.device_timeout;
     let start_by = start_by.unwrap_or(until).min(until).min(now + START_WITHIN);
     Some(Target {
         id: next_id(device),
@@ -100,7 +111,7 @@ pub fn target(
         config: to.config,
         transfer: transfer(device, group),
         logs: group.logs,
-        stage: Stage::Activate,
+        stage,
         granted_at: now,
         start_by,
         until,

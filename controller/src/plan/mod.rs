@@ -24,6 +24,7 @@ pub mod paths;
 pub mod progress;
 pub mod reason;
 pub mod revision;
+pub mod schedule;
 mod scope;
 pub mod spread;
 pub mod status;

@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use fettle_crds::content::{ConfigContent, ImageContent};
 use fettle_crds::{
-    ConfigProfileStatus, DeviceGroupStatus, DeviceRolloutSpec, DeviceRolloutStatus, Drops, FirmwarePolicy,
-    IntOrPercent, LabelSelector, OnFailure, Phase, SessionPolicy, Spread, Stage, Step, TargetConfig, TargetFirmware,
-    Transfer, TryResult, UploadLogs, Verdict, WireTransfer,
+    ConfigProfileStatus, DeviceGroupStatus, DeviceRolloutSpec, DeviceRolloutStatus, DownloadTime, Drops,
+    FirmwarePolicy, IntOrPercent, LabelSelector, OnFailure, Phase, SessionPolicy, Spread, Stage, Step, TargetConfig,
+    TargetFirmware, Transfer, TryResult, UploadLogs, Verdict, WireTransfer,
 };
 use jiff::{SignedDuration, Timestamp};
 
 use super::versions::Requirement;
-use super::windows::Calendar;
+use super::windows::{Calendar, LocalTime, Zone};
 
 /// A text that many share.
 pub type Text = Arc<str>;
@@ -74,6 +74,8 @@ pub struct Device {
     pub approved: bool,
     pub held: bool,
     pub transfer: Option<Transfer>,
+    /// Of its clock, where that is not its group's.
+    pub time_zone: Option<Text>,
     /// A person's wish that it be tried again: the value of the annotation `fettle.dev/retry-at`.
     pub retry_at: Option<Text>,
     pub facts: Facts,
@@ -240,6 +242,10 @@ pub struct Group {
 #[derive(Debug, Clone, Default)]
 pub struct Times {
     pub calendar: Calendar,
+    /// Of devices that name none.
+    pub zone: Zone,
+    /// The time of day at which configurations are put into force; `None`: at once.
+    pub apply_at: Option<LocalTime>,
 }
 
 /// How a group gets from one revision to the next.
@@ -253,6 +259,7 @@ pub struct Strategy {
     pub device_timeout: SignedDuration,
     pub retries: u32,
     pub min_ready: SignedDuration,
+    pub download: DownloadTime,
 }
 
 impl Default for Strategy {
@@ -267,6 +274,7 @@ impl Default for Strategy {
             device_timeout: SignedDuration::from_mins(15),
             retries: 2,
             min_ready: SignedDuration::ZERO,
+            download: DownloadTime::InWindow,
         }
     }
 }
@@ -384,6 +392,11 @@ impl Device {
         }
     }
 
+    /// Whether its clock can be told a time.
+    pub fn has_known_zone(&self) -> bool {
+        self.time_zone.as_deref().is_none_or(|zone| Zone::named(zone).is_ok())
+    }
+
     /// Its target, and how far it is.
     pub fn attempt(&self) -> Option<(&Target, Progress)> {
         let target = self.decisions.target.as_ref()?;
@@ -405,10 +418,31 @@ impl Device {
         Some((target, progress))
     }
 
-    /// Its target, where the outcome of that is not known.
+    /// Its target, where that lets it go all the way and the outcome is not known.
     pub fn open_target(&self) -> Option<(&Target, Progress)> {
-        self.attempt().filter(|(_, progress)| !matches!(progress, Progress::Ended(_)))
+        self.attempt().filter(|(target, progress)| match progress {
+            Progress::Granted => target.stage == Stage::Activate,
+            Progress::Begun => true,
+            Progress::Ended(_) => false,
+        })
     }
+
+    /// Its target, where that lets it only fetch what it is to run, and that has not failed.
+    pub fn download(&self) -> Option<Ahead<'_>> {
+        let (target, _) = self
+            .attempt()
+            .filter(|(target, progress)| target.stage == Stage::Download && *progress == Progress::Granted)?;
+        let upgrade = self.facts.upgrade.as_ref().filter(|upgrade| upgrade.target == target.id);
+        Some(Ahead { target, is_fetched: upgrade.is_some_and(|upgrade| upgrade.phase == Phase::Downloaded) })
+    }
+}
+
+/// A target that lets a device fetch what it is to run, ahead of a window. Such a device is in service.
+#[derive(Debug, Clone, Copy)]
+pub struct Ahead<'a> {
+    pub target: &'a Target,
+    /// It has it, and waits.
+    pub is_fetched: bool,
 }
 
 /// How far a device is with its target.

@@ -121,6 +121,7 @@ impl<'a> Pass<'a> {
             standing: Standing::Untried,
             obstacle: None,
             open: device.open_target(),
+            ahead: device.download(),
             is_in_doubt: doubt.is_some(),
             granted_in: None,
             is_retried: false,
@@ -170,7 +171,9 @@ impl<'a> Pass<'a> {
             device.attempt()
             && scope.rollouts.all().any(|rollout| rollout.uid == target.rollout_uid)
         {
-            scope.longest = scope.longest.max(Some(at.duration_since(target.granted_at)));
+            let scheduled = target.config.as_ref().and_then(|config| config.scheduled.as_ref());
+            let began = scheduled.map_or(target.granted_at, |moment| moment.at);
+            scope.longest = scope.longest.max(Some(at.duration_since(began)));
         }
     }
 
@@ -246,6 +249,12 @@ impl<'a> Pass<'a> {
             scope.budget = Budget::new(scope.group.strategy.failure_budget, judged, accepted, scope.failed, wholly);
             scope.course = Course::of(scope.group, rollout, scope.budget);
             scope.places = stage.places();
+            let step = steps::listed(&rollout.spec, stage.number);
+            for seen in scope.members.iter().map(|index| &self.seen[*index]) {
+                let Some(ahead) = seen.ahead else { continue };
+                scope.downloading += usize::from(!ahead.is_fetched);
+                scope.reserved += usize::from(seen.granted_in.is_none() && steps::is_about(step, seen.device));
+            }
             scope.stage = Some(stage);
         }
     }
@@ -294,7 +303,9 @@ impl<'a> Pass<'a> {
                 self.plan.rollouts.push(revision.rollout(scope.group, scope.rollouts.last_number() + 1));
             }
         }
-        let busy: BTreeSet<&str> = self.seen.iter().filter_map(|seen| Some(&*seen.open?.0.rollout_uid)).collect();
+        let open = self.seen.iter().filter_map(|seen| seen.open.map(|(target, _)| target));
+        let ahead = self.seen.iter().filter_map(|seen| seen.ahead.map(|ahead| ahead.target));
+        let busy: BTreeSet<&str> = open.chain(ahead).map(|target| &*target.rollout_uid).collect();
         let surplus = |scope: &Scope<'a>| scope.rollouts.surplus(scope.group.history_limit, &busy).collect::<Vec<_>>();
         for rollout in self.scopes.iter().flat_map(surplus) {
             self.plan.deletions.rollouts.push((rollout.name.clone(), rollout.uid.clone()));
@@ -355,7 +366,10 @@ fn obstacle<'a>(scope: &mut Scope<'a>, seen: &Seen<'a>, way: Way, snapshot: &Sna
         Presence::Never => return Some(Reason::NeverConnected),
     }
     match way {
-        Way::Forward => scope.next_move(snapshot, seen.device).err(),
+        Way::Forward => match scope.next_move(snapshot, seen.device) {
+            Ok(to) => (scope.schedules(&to) && !seen.device.has_known_zone()).then_some(Reason::UnknownTimeZone),
+            Err(reason) => Some(reason),
+        },
         Way::Back => {
             let can_be_had = scope.way_back(seen.device).is_some_and(|way_back| way_back.can_be_had);
             (!can_be_had).then_some(Reason::NoWayBack)

@@ -40,6 +40,12 @@ pub enum Reason {
     GroupInvalid,
     /// No window is open, or not for long enough.
     WaitingForWindow,
+    /// It fetches what it is to run, ahead of the window.
+    Downloading,
+    /// It has fetched what it is to run, and waits for the window with it.
+    Downloaded,
+    /// Its configuration is put into force at a time of day, of which it is told shortly before.
+    WaitingForTime,
     /// A freeze holds.
     Frozen,
     /// More devices failed than may: nothing is granted.
@@ -86,6 +92,8 @@ pub enum Reason {
     NoImageForModel,
     /// The configuration is not for its model.
     ConfigNotForModel,
+    /// Its configuration is put into force at a time, and nobody knows the zone of its clock.
+    UnknownTimeZone,
     /// It failed.
     Failed(Failure),
 }
@@ -127,6 +135,10 @@ impl Reason {
             Self::Soaking => "Soaking",
             Self::RollbackStarting => "RollbackStarting",
             Self::WaitingForWindow => "WaitingForWindow",
+            Self::Downloading => "Downloading",
+            Self::Downloaded => "Downloaded",
+            Self::WaitingForTime => "WaitingForTime",
+            Self::UnknownTimeZone => "UnknownTimeZone",
             Self::Frozen => "Frozen",
             Self::WaitingForApproval => "WaitingForApproval",
             Self::StepEmpty => "StepEmpty",
@@ -174,6 +186,10 @@ impl Reason {
             Self::Soaking => "waiting for the soak to end",
             Self::RollbackStarting => "about to go back",
             Self::WaitingForWindow => "waiting for a window",
+            Self::Downloading => "downloading ahead of a window",
+            Self::Downloaded => "downloaded and waiting for a window",
+            Self::WaitingForTime => "waiting for their time of day",
+            Self::UnknownTimeZone => "in a time zone that is not known",
             Self::Frozen => "frozen",
             Self::WaitingForApproval => "waiting for approval",
             Self::StepEmpty => "waiting for a step that nobody can begin",
@@ -223,6 +239,10 @@ impl Reason {
             | Self::Soaking
             | Self::RollbackStarting
             | Self::WaitingForWindow
+            | Self::Downloading
+            | Self::Downloaded
+            | Self::WaitingForTime
+            | Self::UnknownTimeZone
             | Self::Frozen
             | Self::WaitingForApproval
             | Self::StepEmpty
@@ -266,6 +286,7 @@ impl Reason {
             | Self::WrongModel
             | Self::NoImageForModel
             | Self::ConfigNotForModel
+            | Self::UnknownTimeZone
             | Self::NewerThanDesired
             | Self::VersionsNotComparable
             | Self::NoUpgradePath
@@ -284,6 +305,9 @@ impl Reason {
             | Self::Soaking
             | Self::RollbackStarting
             | Self::WaitingForWindow
+            | Self::Downloading
+            | Self::Downloaded
+            | Self::WaitingForTime
             | Self::Frozen
             | Self::WaitingForApproval
             | Self::StepEmpty

@@ -3,21 +3,24 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use fettle_crds::{FirmwarePolicy, TargetConfig, TargetFirmware};
-use jiff::SignedDuration;
+use fettle_crds::{DownloadTime, FirmwarePolicy, Stage, TargetConfig, TargetFirmware};
+use jiff::{SignedDuration, Timestamp};
 
 use super::availability::Presence;
 use super::course::{Clock, Course};
 use super::goal::{Goal, WayBack};
 use super::limits::{Budget, Usage};
 use super::membership::{Membership, Standing as MacStanding};
-use super::model::{Decisions, Device, Firmware, Group, Image, Progress, Readiness, Rollout, Snapshot, Target, Text};
+use super::model::{
+    Ahead, Decisions, Device, Firmware, Group, Image, Progress, Readiness, Rollout, Snapshot, Target, Text,
+};
 use super::output::Change;
 use super::paths::{Hop, NoHop, Paths, Release};
 use super::progress::{Standing, Way};
 use super::reason::Reason;
 use super::revision::{Revision, Rollouts, Wanted};
-use super::steps::{self, Stage};
+use super::schedule::{self, Next, Schedule};
+use super::steps;
 use super::tally::Tally;
 
 /// A group with all that belongs to it.
@@ -43,9 +46,19 @@ pub struct Scope<'a> {
     pub budget: Budget,
     pub course: Course,
     pub clock: Clock,
-    pub stage: Option<Stage>,
+    pub stage: Option<steps::Stage>,
     /// How many more devices the step may take on in this pass.
     pub places: usize,
+    /// So many of those places are for devices that fetch ahead, or have done so.
+    pub reserved: usize,
+    /// Devices that are fetching ahead.
+    pub downloading: usize,
+    /// When devices put configurations into force, where that is at a time of day.
+    pub schedule: Option<Schedule>,
+    /// The next time of one that waits for it.
+    pub waits_until: Option<Timestamp>,
+    /// A device waits for a time that is never inside a window.
+    pub waits_for_ever: bool,
     pub tally: Tally,
 }
 
@@ -68,6 +81,8 @@ pub struct Seen<'a> {
     /// What keeps it from a try, whatever its group is at.
     pub obstacle: Option<Reason>,
     pub open: Option<(&'a Target, Progress)>,
+    /// What it may fetch ahead of a window.
+    pub ahead: Option<Ahead<'a>>,
     /// It may have been granted a try by a write that was not answered.
     pub is_in_doubt: bool,
     /// The step in which the rollout of its group has granted it.
@@ -110,6 +125,11 @@ impl<'a> Scope<'a> {
             clock: Clock::Open { start_by: None },
             stage: None,
             places: 0,
+            reserved: 0,
+            downloading: 0,
+            schedule: group.times.as_ref().ok().and_then(Schedule::of),
+            waits_until: None,
+            waits_for_ever: false,
             tally: Tally::default(),
         }
     }
@@ -149,15 +169,21 @@ impl<'a> Scope<'a> {
             return Err(Reason::GroupInvalid);
         }
         let reported = device.facts.reported.as_ref().ok_or(Reason::NeverConnected)?;
+        let is_scheduled = self.schedule.is_some();
         let found = self.model(snapshot, &reported.model).ok_or(Reason::NeverConnected)?;
         let Model { goal, paths, stones } = found.as_mut().map_err(|reason| *reason)?;
-        let Some(paths) = paths else {
-            return Ok(Move { firmware: goal.firmware.clone(), config: goal.config.clone() });
-        };
-        match paths.next(&reported.version) {
-            Err(NoHop::AlreadyThere) | Ok(Hop { hops: 1, .. }) => {
-                Ok(Move { firmware: goal.firmware.clone(), config: goal.config.clone() })
+        let last = |goal: &Goal| {
+            let Goal { firmware, config } = goal.clone();
+            match &firmware {
+                // A configuration that has its time goes by itself, when the firmware is there.
+                Some(to) if is_scheduled && *to.reports == *reported.version => Move { firmware: None, config },
+                Some(_) if is_scheduled => Move { firmware, config: None },
+                Some(_) | None => Move { firmware, config },
             }
+        };
+        let Some(paths) = paths else { return Ok(last(goal)) };
+        match paths.next(&reported.version) {
+            Err(NoHop::AlreadyThere) | Ok(Hop { hops: 1, .. }) => Ok(last(goal)),
             Ok(hop) => {
                 let stone = match stones.get(&hop.release) {
                     Some(stone) => Some(stone.clone()),
@@ -176,6 +202,49 @@ impl<'a> Scope<'a> {
             Err(NoHop::NoPath) => Err(Reason::NoUpgradePath),
             Err(NoHop::NotVerified { .. }) => Err(Reason::FirmwareNotReady),
         }
+    }
+
+    /// How a device may begin what it would be told next, as far as the clock is concerned.
+    ///
+    /// # Errors
+    /// Why it may not begin now.
+    pub fn opening(&mut self, seen: &Seen<'a>, to: Move, now: Timestamp) -> Result<(Move, Stage), Reason> {
+        if let Clock::Frozen { .. } = self.clock {
+            return Err(Reason::Frozen);
+        }
+        let expected = self.expected();
+        if let (Some(schedule), Move { firmware: None, config: Some(config) }) = (&mut self.schedule, &to) {
+            return match schedule.next(seen.device, expected, now) {
+                Next::At(moment) if moment.at <= now + schedule::AHEAD => {
+                    let config = TargetConfig { scheduled: Some(moment.clone()), ..(**config).clone() };
+                    Ok((Move { firmware: None, config: Some(Arc::new(config)) }, Stage::Activate))
+                }
+                Next::At(moment) => {
+                    self.waits_until = self.waits_until.into_iter().chain([moment.at]).min();
+                    Err(Reason::WaitingForTime)
+                }
+                Next::Never => {
+                    self.waits_for_ever = true;
+                    Err(Reason::WaitingForTime)
+                }
+                Next::UnknownZone => Err(Reason::UnknownTimeZone),
+            };
+        }
+        match &self.clock {
+            Clock::Open { .. } => Ok((to, Stage::Activate)),
+            Clock::Closed { next: Some(_), .. }
+                if self.group.strategy.download == DownloadTime::Ahead && to.is_to_be_fetched(seen.device) =>
+            {
+                Ok((to, Stage::Download))
+            }
+            Clock::Closed { .. } => Err(Reason::WaitingForWindow),
+            Clock::Frozen { .. } => Err(Reason::Frozen),
+        }
+    }
+
+    /// Whether a device puts that into force at a time of day.
+    pub fn schedules(&self, to: &Move) -> bool {
+        self.schedule.is_some() && to.firmware.is_none() && to.config.is_some()
     }
 
     /// Two versions that have no order, and keep a device of that model from its next try.
@@ -241,7 +310,26 @@ fn is_verified(firmware: &Firmware, image: &Image) -> bool {
     firmware.readiness == Readiness::Ready && firmware.verified.contains(image.content.sha256.as_str())
 }
 
-impl Seen<'_> {
+impl Move {
+    /// Whether there is a firmware in it that the device does not run yet.
+    fn is_to_be_fetched(&self, device: &Device) -> bool {
+        let version = device.facts.reported.as_ref().map(|reported| &*reported.version);
+        self.firmware.as_ref().is_some_and(|firmware| version != Some(&*firmware.reports))
+    }
+
+    /// Whether a target is for this.
+    pub fn is_that_of(&self, target: &Target) -> bool {
+        self.firmware == target.firmware && self.config == target.config
+    }
+}
+
+impl<'a> Seen<'a> {
+    /// What it may fetch ahead, or has fetched, unless that is taken back in this pass.
+    pub fn kept_ahead(&self) -> Option<Ahead<'a>> {
+        let is_withdrawn = self.write.as_deref().is_some_and(|(change, _)| *change == Change::Withdrawn);
+        self.ahead.filter(|_| !is_withdrawn)
+    }
+
     /// Whether it counts as unavailable without a try that runs.
     pub fn is_away(&self) -> bool {
         let lost = matches!(self.presence, Presence::Reconnecting { .. });

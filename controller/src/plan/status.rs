@@ -201,6 +201,13 @@ impl GroupView<'_, '_> {
                 Readiness::Unknown | Readiness::Ready => {}
             }
         }
+        if self.scope.waits_for_ever {
+            let message = format!(
+                "{progress}; the time of config.apply.at is outside all windows, or too near to the end of each: no device \
+                 would ever put the configuration into force"
+            );
+            return stalled("NeverInWindow", message, NoticeKind::GroupInvalid);
+        }
         self.waits(&progress)
     }
 
@@ -236,13 +243,14 @@ impl GroupView<'_, '_> {
             );
             return Verdict::new(Phase::Waiting, "BlockedBySpread", message).waiting("Unavailable", None);
         }
+        let for_window = [Reason::WaitingForWindow, Reason::Downloading, Reason::Downloaded];
         match clock {
             Clock::Frozen { until, reason, .. } if tally.count(Reason::Frozen) > 0 => {
                 let why = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
                 let message = format!("{progress}; a freeze holds until {until}{why}");
                 return Verdict::new(Phase::Waiting, "Frozen", message).waiting("Freeze", Some(*until));
             }
-            Clock::Closed { next, closes } if tally.count(Reason::WaitingForWindow) > 0 => {
+            Clock::Closed { next, closes } if for_window.iter().any(|reason| tally.count(*reason) > 0) => {
                 let message = match (next, closes) {
                     (Some(next), None) => format!("{progress}; the next window opens at {next}"),
                     (Some(next), Some(_)) => {
@@ -255,6 +263,10 @@ impl GroupView<'_, '_> {
                 return Verdict::new(Phase::Waiting, "WaitingForWindow", message).waiting("Window", *next);
             }
             Clock::Frozen { .. } | Clock::Closed { .. } | Clock::Open { .. } => {}
+        }
+        if let Some(at) = self.scope.waits_until {
+            let message = format!("{progress}; the next time at which the configuration is put into force is {at}");
+            return Verdict::new(Phase::Waiting, "WaitingForTime", message).waiting("Time", Some(at));
         }
         if let Some(stage) = stage {
             let step = format!("step {} of {}", stage.number, stage.of);

@@ -14,7 +14,7 @@ use crate::plan::model::{
     Reported, Rollout, Session, Strategy, Target, Text, Times, Upgrade,
 };
 use crate::plan::versions::Requirement;
-use crate::plan::windows::{Calendar, Freeze, FreezeError, UnknownZone, Window, WindowError, Zone};
+use crate::plan::windows::{Calendar, Freeze, FreezeError, LocalTimeError, UnknownZone, Window, WindowError, Zone};
 
 /// The name of the capability with which a device says that it reports its configuration.
 const TELLS_CONFIG: &str = "ConfigVersion";
@@ -84,6 +84,7 @@ impl Interner {
             approved: spec.approved,
             held: spec.held,
             transfer: spec.transfer,
+            time_zone: spec.time_zone.map(|zone| self.text(&zone)),
             retry_at: metadata.annotations.as_ref().and_then(|all| all.get(RETRY_AT)).map(|at| self.text(at)),
             facts: self.facts(&status),
             decisions: self.decisions(status),
@@ -240,7 +241,10 @@ pub fn group(group: api::DeviceGroup) -> Option<Group> {
         device_timeout,
         retries,
         min_ready,
+        download,
     } = rollout;
+    let apply = config.as_ref().map(|desired| desired.apply.clone()).unwrap_or_default();
+    let times = times(&windows, &freezes, &time_zone, &apply);
     Some(Group {
         name,
         uid: uid(&metadata)?,
@@ -258,8 +262,9 @@ pub fn group(group: api::DeviceGroup) -> Option<Group> {
             device_timeout: signed(device_timeout),
             retries,
             min_ready: signed(min_ready),
+            download,
         },
-        times: times(&windows, &freezes, &time_zone).map(Arc::new).map_err(|wrong| wrong.to_string().into()),
+        times: times.map(Arc::new).map_err(|wrong| wrong.to_string().into()),
         paused,
         history_limit: revision_history_limit as usize,
         transfer,
@@ -278,13 +283,20 @@ pub enum TimesError {
     Freeze(#[from] FreezeError),
     #[error("timeZone: {0}")]
     Zone(#[from] UnknownZone),
+    #[error("config.apply.at: {0}")]
+    Apply(#[from] LocalTimeError),
 }
 
 /// When devices may begin.
 ///
 /// # Errors
 /// What is wrong, in words for the one who wrote it.
-pub fn times(windows: &[api::Window], freezes: &[api::Freeze], zone: &str) -> Result<Times, TimesError> {
+pub fn times(
+    windows: &[api::Window],
+    freezes: &[api::Freeze],
+    zone: &str,
+    apply: &api::Apply,
+) -> Result<Times, TimesError> {
     let read = |window: &api::Window| {
         let zone = window.time_zone.as_deref().unwrap_or(zone);
         Window::parse(&window.schedule, signed(window.duration), zone)
@@ -295,7 +307,9 @@ pub fn times(windows: &[api::Window], freezes: &[api::Freeze], zone: &str) -> Re
         Freeze::parse(&freeze.from, &freeze.to, freeze.reason.as_deref().unwrap_or_default(), &zone)
     };
     let freezes = freezes.iter().map(freeze).collect::<Result<_, _>>()?;
-    Ok(Times { calendar: Calendar::new(windows, freezes) })
+    let at = apply.at.as_deref().filter(|_| apply.mode == api::ApplyMode::Scheduled);
+    let apply_at = at.map(str::parse).transpose()?;
+    Ok(Times { calendar: Calendar::new(windows, freezes), zone, apply_at })
 }
 
 /// The API bounds durations to 30 days.

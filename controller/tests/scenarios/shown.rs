@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use fettle_controller::plan::model::{Device, Snapshot};
 use fettle_controller::plan::output::{Change, DeviceWrite, GroupWrite, Plan};
-use fettle_crds::{Condition, DeviceRolloutStatus};
+use fettle_crds::{Condition, DeviceRolloutStatus, Stage};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde_yaml::Value;
@@ -111,9 +111,19 @@ fn device(device: &Device, write: &DeviceWrite, now: Timestamp) -> String {
         Change::Granted => {
             let target = target.unwrap();
             let firmware = target.firmware.as_ref().map(|firmware| format!(" to {}", firmware.version));
-            let config = target.config.as_ref().map(|config| format!(" with config {}", config.identity));
+            let config = target.config.as_ref().map(|config| match &config.scheduled {
+                Some(moment) => format!(" with config {} at {}", config.identity, moment.local),
+                None => format!(" with config {}", config.identity),
+            });
             let until = ahead(target.until.duration_since(now));
             let start_by = ahead(target.start_by.duration_since(now));
+            if target.stage == Stage::Download {
+                let (id, attempt) = (target.id, target.attempt);
+                let firmware = firmware.unwrap_or_default();
+                return format!(
+                    "may fetch ahead as {id}, try {attempt},{firmware}, to start in {start_by} and end in {until}"
+                );
+            }
             let previous = write.decisions.previous.as_ref().unwrap();
             let before = previous.config.as_ref().map_or(String::new(), |config| format!(" and {}", config.identity));
             let is_kept = if previous.firmware.content.is_some() { ", kept" } else { "" };

@@ -9,5 +9,6 @@ mod objects;
 mod outages;
 mod ownership;
 mod rollouts;
+mod times;
 mod wire;
 mod world;

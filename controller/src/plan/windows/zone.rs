@@ -13,6 +13,12 @@ pub struct UnknownZone(pub String);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Zone(TimeZone);
 
+impl Default for Zone {
+    fn default() -> Self {
+        Self::utc()
+    }
+}
+
 impl Zone {
     /// The zone of that name, which is compared without case.
     ///
