@@ -209,8 +209,8 @@ fn conclusion(progress: &Progress, devices: usize, took: Duration, folder: &Path
         "
 What you saw: the manifests of examples/ in a real API server; a controller that decided who may
 move; a bridge that told each device what to do, over its own protocol, and served its files. Each
-device fetched an image, checked it, restarted into it, and took its new configuration; never more
-of a group at once than its maxUnavailable allows. Their logs are in {folder}/{LOGS}.
+device fetched an image, checked it, restarted into it, and took its new configuration: one switch
+first, then half of them, then the rest, never more at once than maxUnavailable allows. Their logs are in {folder}/{LOGS}.
 
 Try next:
   make up       the same without devices, and it stays: connect your own; `make down` ends it
