@@ -148,7 +148,9 @@ impl GroupView<'_, '_> {
                 let why = if budget.whole_step_failed && budget.failed <= budget.allowed {
                     format!("all devices of the step failed{failed}")
                 } else {
-                    format!("{} failed{failed}, and {} may", budget.failed, budget.allowed)
+                    let accepted = rollout.is_some_and(|rollout| rollout.spec.accept_failures.is_some());
+                    let by = if accepted { "acceptFailures" } else { "failureBudget" };
+                    format!("{} failed{failed}, where {by} allows {}", budget.failed, budget.allowed)
                 };
                 let message = format!(
                     "{progress}; stopped: {why}. Apply another revision, or patch retryAt, acceptFailures or abort of \

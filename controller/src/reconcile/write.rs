@@ -193,7 +193,10 @@ impl Writer {
                 tracing::info!(device = &*device, target = id, "withdrawn");
             }
             Change::Judged => tracing::info!(device = &*device, target = id, "timed out with no bridge there"),
-            Change::Retried => tracing::info!(device = &*device, "to be tried again"),
+            Change::Retried => {
+                let forgiven = decisions.granted.as_ref().and_then(|granted| granted.forgiven);
+                tracing::info!(device = &*device, forgiven, "wish for another try taken in");
+            }
             Change::Done => tracing::debug!(device = &*device, target = id, "done changed"),
             Change::Accepted => tracing::debug!(device = &*device, "acceptance written"),
         }
