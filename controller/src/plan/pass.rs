@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use fettle_crds::TryResult;
+use fettle_crds::{Step, TryResult};
 use jiff::Timestamp;
 
 use super::availability::Presence;
@@ -232,7 +232,14 @@ impl<'a> Pass<'a> {
             let accepted = rollout.spec.accept_failures;
             let (seen, members) = (&self.seen, &scope.members);
             let all_accepted = accepted.is_some_and(|accepted| scope.failed <= accepted as usize);
-            let stage = steps::find(rollout, all_accepted, now, |number, step| {
+            let is_open = rollout.status.completed_at.is_none() && scope.way == Way::Forward;
+            let (total, failed, allowed) = (scope.usage.total, scope.failed, scope.group.strategy.failure_budget);
+            let budget = |stage: &steps::Stage| {
+                let judged = if stage.is_last() { total } else { stage.size };
+                let wholly = is_open && stage.census.has_failed_wholly(stage.size);
+                Budget::new(allowed, judged, accepted, failed, wholly)
+            };
+            let census = |number, step: Option<&Step>| {
                 let mut census = Census::default();
                 for seen in members.iter().map(|index| &seen[*index]) {
                     let is_served = seen.mac == MacStanding::Accepted && !seen.device.held;
@@ -241,12 +248,10 @@ impl<'a> Pass<'a> {
                     }
                 }
                 census
-            });
+            };
+            let stage = steps::find(rollout, all_accepted, now, census, |stage| !budget(stage).is_exceeded());
             self.wake.at(stage.soak_until);
-            let judged = if stage.is_last() { scope.usage.total } else { stage.size };
-            let is_open = rollout.status.completed_at.is_none() && scope.way == Way::Forward;
-            let wholly = is_open && stage.census.has_failed_wholly(stage.size);
-            scope.budget = Budget::new(scope.group.strategy.failure_budget, judged, accepted, scope.failed, wholly);
+            scope.budget = budget(&stage);
             scope.course = Course::of(scope.group, rollout, scope.budget);
             scope.places = stage.places();
             let step = steps::listed(&rollout.spec, stage.number);

@@ -140,12 +140,14 @@ pub fn written(rollout: &Rollout) -> u32 {
 }
 
 /// Finds the step that the rollout is at now, from the one that is written on: those that are done are left behind.
-/// `census` counts the devices of a step.
+/// `census` counts the devices of a step. One in which more failed than may is not left behind, `may_pass` says: the next,
+/// being larger, might allow as many.
 pub fn find(
     rollout: &Rollout,
     accepted_failures: bool,
     now: Timestamp,
     mut census: impl FnMut(u32, Option<&Step>) -> Census,
+    may_pass: impl Fn(&Stage) -> bool,
 ) -> Stage {
     let spec = &rollout.spec;
     let of = count(spec);
@@ -154,7 +156,8 @@ pub fn find(
         let step = listed(spec, number);
         let before = rollout.status.step.as_ref().filter(|step| step.number == number);
         let found = stage(spec, number, of, step, before, accepted_failures, now, census(number, step));
-        if number >= of || matches!(found.stand, Stand::Running) || found.rests_for.is_some() {
+        let is_done = !matches!(found.stand, Stand::Running) && found.rests_for.is_none();
+        if number >= of || !is_done || !may_pass(&found) {
             return found;
         }
         number += 1;
