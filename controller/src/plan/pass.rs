@@ -145,7 +145,7 @@ impl<'a> Pass<'a> {
             way,
             rollout: scope.rollout,
             granted,
-            in_soak: scope.is_in_soak(seen.granted_in),
+            watched_until: scope.watched_until(seen.granted_in),
             strategy: &scope.group.strategy,
             presence: seen.presence,
             settings: &snapshot.settings,

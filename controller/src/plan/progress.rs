@@ -51,8 +51,8 @@ pub struct Terms<'a> {
     pub rollout: Option<&'a Rollout>,
     /// What that has done with the device.
     pub granted: Option<&'a Granted>,
-    /// The step in which it was granted, with its soak, is not over.
-    pub in_soak: bool,
+    /// The end of the soak of the step in which it was granted. What has happened by then counts, also afterwards.
+    pub watched_until: Option<Timestamp>,
     pub strategy: &'a Strategy,
     pub presence: Presence,
     pub settings: &'a Settings,
@@ -94,13 +94,19 @@ impl Terms<'_> {
         }
     }
 
-    fn is_watched(&self) -> bool {
-        self.in_soak && self.granted.is_some() && self.way == Way::Forward
+    fn is_watched_at(&self, at: Timestamp) -> bool {
+        let watched = self.watched_until.filter(|_| self.granted.is_some() && self.way == Way::Forward);
+        watched.is_some_and(|until| at <= until)
     }
 
-    /// Away for longer than a try may take, before the soak of its step is over.
+    /// When it is, or will have been, away for longer than a try may take, if that is before the soak of its step is over.
+    fn lost_in_soak_at(&self) -> Option<Timestamp> {
+        let at = self.presence.lost_at()? + self.strategy.device_timeout;
+        Some(at).filter(|at| self.is_watched_at(*at))
+    }
+
     fn is_lost_in_soak(&self) -> bool {
-        self.is_watched() && self.presence.lost_at().is_some_and(|lost| lost + self.strategy.device_timeout <= self.now)
+        self.lost_in_soak_at().is_some_and(|at| at <= self.now)
     }
 
     /// It reports what it should, and loses its connection again and again. Connected for as long as a try may take, it
@@ -109,7 +115,9 @@ impl Terms<'_> {
         let target = device.decisions.target.as_ref().map(|target| target.id);
         let drops = device.facts.drops.filter(|drops| Some(drops.target) == target).map_or(0, |drops| drops.count);
         let is_forgiven = self.granted.and_then(|granted| granted.forgiven) >= target;
-        self.is_watched()
+        // When it lost its connection last, or called after that.
+        let last = self.presence.lost_at().or(device.facts.session.as_ref().map(|session| session.since));
+        last.is_some_and(|last| self.is_watched_at(last))
             && !is_forgiven
             && drops >= DROPS_MAX
             && self.stable_from(device).is_none_or(|at| self.now < at)
@@ -122,15 +130,14 @@ impl Terms<'_> {
     }
 
     /// When the judgement changes by the passing of time alone.
-    pub fn changes_at(&self, device: &Device, standing: Standing) -> Option<Timestamp> {
-        let lost = || self.presence.lost_at().map(|lost| lost + self.strategy.device_timeout);
-        match standing {
-            Standing::Settling { until } => Some(until),
-            Standing::BetweenTries { at, .. } => Some(at),
-            Standing::Failed(Failure::Unstable) => self.stable_from(device),
-            Standing::Current | Standing::Untried if self.is_watched() => lost(),
-            Standing::Current | Standing::Untried | Standing::Forgiven { .. } | Standing::Failed(_) => None,
-        }
+    pub fn changes_at(&self, device: &Device, standing: Standing) -> impl Iterator<Item = Timestamp> {
+        let (by_itself, lost) = match standing {
+            Standing::Settling { until: at } | Standing::BetweenTries { at, .. } => (Some(at), self.lost_in_soak_at()),
+            Standing::Current | Standing::Untried => (None, self.lost_in_soak_at()),
+            Standing::Failed(Failure::Unstable) => (self.stable_from(device), None),
+            Standing::Forgiven { .. } | Standing::Failed(_) => (None, None),
+        };
+        by_itself.into_iter().chain(lost)
     }
 
     /// By its last target, and by what is left of those that were taken back.

@@ -279,10 +279,12 @@ impl<'a> Scope<'a> {
         }
     }
 
-    /// Whether a device is in the step in which it was granted, or in the soak of that.
-    pub fn is_in_soak(&self, granted_in: Option<u32>) -> bool {
-        let Some(rollout) = self.rollout.filter(|rollout| rollout.status.completed_at.is_none()) else { return false };
-        granted_in.is_some_and(|step| step >= steps::written(rollout))
+    /// Until when a device that was granted in that step is watched: until the soak of the step is over. For ever while that
+    /// step is not done; not at all, where the rollout is past it or is complete.
+    pub fn watched_until(&self, granted_in: Option<u32>) -> Option<Timestamp> {
+        let rollout = self.rollout.filter(|rollout| rollout.status.completed_at.is_none())?;
+        granted_in.filter(|step| *step >= steps::written(rollout))?;
+        Some(steps::soak_ends(rollout).unwrap_or(Timestamp::MAX))
     }
 
     /// How long a try is expected to take: as long as the longest that worked, or as it may at most.

@@ -134,6 +134,16 @@ pub fn is_about(step: Option<&Step>, device: &Device) -> bool {
     step.and_then(|step| step.selector.as_ref()).is_none_or(|selector| selector.matches(&device.labels))
 }
 
+/// When the soak of the step that is written is over, where that step is done.
+pub fn soak_ends(rollout: &Rollout) -> Option<Timestamp> {
+    let step = rollout.status.step.as_ref()?;
+    Some(step.finished_at? + soak(listed(&rollout.spec, step.number)).unwrap_or(SignedDuration::ZERO))
+}
+
+fn soak(step: Option<&Step>) -> Option<SignedDuration> {
+    step.and_then(|step| step.soak).and_then(|soak| SignedDuration::try_from(soak.0).ok())
+}
+
 /// The step that a rollout is at, as it is written.
 pub fn written(rollout: &Rollout) -> u32 {
     rollout.status.step.as_ref().map_or(1, |step| step.number)
@@ -197,8 +207,7 @@ fn stage(
         Stand::Finished => Some(before.and_then(|before| before.finished_at).unwrap_or(now)),
         Stand::Running | Stand::NothingToDo | Stand::Empty => None,
     };
-    let soak = step.and_then(|step| step.soak).and_then(|soak| SignedDuration::try_from(soak.0).ok());
-    let soak_until = finished_at.zip(soak.filter(|soak| !soak.is_zero())).map(|(finished, soak)| finished + soak);
+    let soak_until = finished_at.zip(soak(step).filter(|soak| !soak.is_zero())).map(|(finished, soak)| finished + soak);
     let is_approved = spec.approved_step.is_some_and(|approved| approved >= number);
     let needs_approval = step.is_some_and(|step| step.approval == Approval::Required);
     let rests_for = match stand {
