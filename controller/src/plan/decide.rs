@@ -194,6 +194,13 @@ impl<'a> Pass<'a> {
         if held.is_some() {
             return Ok(held);
         }
+        if may_be_retried && self.scopes[scope].is_paused() {
+            return Ok(Some(Reason::Paused));
+        }
+        // A person is told of this by day, and not when the window opens.
+        if let Some(reason) = self.scopes[scope].waits_for_person().filter(|_| seen.granted_in.is_none()) {
+            return Ok(Some(reason));
+        }
         let to = match self.scopes[scope].next_move(self.snapshot, seen.device) {
             Ok(to) => to,
             Err(reason) => return Ok(Some(reason)),
@@ -220,9 +227,7 @@ impl<'a> Pass<'a> {
             return Ok(Some(match stage.rests_for {
                 _ if opening == Stage::Download => Reason::WaitingForWindow,
                 Some(Rest::Soak { .. }) => Reason::Soaking,
-                Some(Rest::Approval) => Reason::WaitingForApproval,
-                Some(Rest::Empty) => Reason::StepEmpty,
-                None => Reason::WaitingForStep,
+                Some(Rest::Approval | Rest::Empty) | None => Reason::WaitingForStep,
             }));
         }
         Err(Candidate { scope, to, attempt, kind: Kind::Forward, stage: opening })

@@ -152,7 +152,8 @@ impl Terms<'_> {
             return if tries > 0 { between } else { Standing::Untried };
         };
         let failed = |failure| {
-            if self.is_forgiven(target, &end) {
+            // Who is not there cannot be tried again, and must not hold up the others meanwhile.
+            if self.is_forgiven(target, &end) && !is_lost(self.presence) {
                 Standing::Forgiven { failed: target.id }
             } else {
                 Standing::Failed(failure)

@@ -20,7 +20,7 @@ use super::progress::{Standing, Way};
 use super::reason::Reason;
 use super::revision::{Revision, Rollouts, Wanted};
 use super::schedule::{self, Next, Schedule};
-use super::steps;
+use super::steps::{self, Rest};
 use super::tally::Tally;
 
 /// A group with all that belongs to it.
@@ -273,9 +273,23 @@ impl<'a> Scope<'a> {
         }
         match self.course {
             Course::Forward => true,
-            Course::Stopped => seen.is_retried,
+            Course::Stopped => seen.is_retried && !self.is_paused(),
             Course::Back => self.way_back(seen.device).is_some_and(|way| way.goal.is_led_to_by(target)),
             Course::Paused | Course::Aborted | Course::Turning(_) | Course::BackHalted(_) => false,
+        }
+    }
+
+    /// Whether a person has paused the rollout, or its group.
+    pub fn is_paused(&self) -> bool {
+        self.group.paused || self.rollout.is_some_and(|rollout| rollout.spec.paused == Some(true))
+    }
+
+    /// What the rollout rests for after a step, where only a person can let it go on.
+    pub fn waits_for_person(&self) -> Option<Reason> {
+        match self.stage.as_ref().filter(|stage| !stage.is_last())?.rests_for? {
+            Rest::Approval => Some(Reason::WaitingForApproval),
+            Rest::Empty => Some(Reason::StepEmpty),
+            Rest::Soak { .. } => None,
         }
     }
 
