@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use fettle_crds::{Step, TryResult};
-use jiff::Timestamp;
+use fettle_crds::{Step, TryResult, Verdict};
+use jiff::{SignedDuration, Timestamp};
 
 use super::availability::Presence;
 use super::course::{Clock, Course};
+use super::goal::Goal;
 use super::limits::Budget;
 use super::membership::{Macs, Membership, Selectors, Standing as MacStanding};
 use super::model::{Device, End, Group, Progress, Snapshot, Text};
@@ -167,14 +168,14 @@ impl<'a> Pass<'a> {
         if !matches!(seen.standing, Standing::Current) {
             seen.obstacle = obstacle(scope, seen, way, snapshot);
         }
-        if let Some((target, Progress::Ended(End { result: TryResult::Succeeded, at: Some(at), .. }))) =
-            device.attempt()
-            && scope.rollouts.all().any(|rollout| rollout.uid == target.rollout_uid)
+        if seen.obstacle.is_none()
+            && seen.standing != Standing::Current
+            && let (Some(Ok(Goal { firmware: Some(to), .. })), Some(reported)) =
+                (scope.goal(snapshot, device), &device.facts.reported)
         {
-            let scheduled = target.config.as_ref().and_then(|config| config.scheduled.as_ref());
-            let began = scheduled.map_or(target.granted_at, |moment| moment.at);
-            scope.longest = scope.longest.max(Some(at.duration_since(began)));
+            scope.flashes |= *to.reports != *reported.version;
         }
+        observe_duration(scope, device);
     }
 
     /// Counts who is away and who has failed, before anything is decided.
@@ -346,6 +347,25 @@ impl<'a> Pass<'a> {
         }
         self.plan.next = self.wake.at;
         self.plan
+    }
+}
+
+/// How long the last try of a device took, where that tells how long others take.
+fn observe_duration(scope: &mut Scope<'_>, device: &Device) {
+    let Some((target, Progress::Ended(End { result: TryResult::Succeeded, reason, at: Some(at) }))) = device.attempt()
+    else {
+        return;
+    };
+    // One in which there was nothing to do tells nothing.
+    if reason == Verdict::AlreadyCurrent || !scope.rollouts.all().any(|rollout| rollout.uid == target.rollout_uid) {
+        return;
+    }
+    let scheduled = target.config.as_ref().and_then(|config| config.scheduled.as_ref());
+    let began = scheduled.map_or(target.granted_at, |moment| moment.at);
+    let took = Some(at.duration_since(began).max(SignedDuration::ZERO));
+    scope.longest = scope.longest.max(took);
+    if target.firmware.as_ref().is_some_and(|firmware| *firmware.reports != *target.from) {
+        scope.longest_flash = scope.longest_flash.max(took);
     }
 }
 

@@ -41,8 +41,11 @@ pub struct Scope<'a> {
     pub usage: Usage,
     /// Devices that count as failed.
     pub failed: usize,
-    /// The longest try that worked, of this group's rollouts.
+    /// The longest try that worked, of this group's rollouts; and of those the longest that brought other firmware.
     pub longest: Option<SignedDuration>,
+    pub longest_flash: Option<SignedDuration>,
+    /// A device may be granted that needs other firmware.
+    pub flashes: bool,
     pub budget: Budget,
     pub course: Course,
     pub clock: Clock,
@@ -120,6 +123,8 @@ impl<'a> Scope<'a> {
             usage: Usage::default(),
             failed: 0,
             longest: None,
+            longest_flash: None,
+            flashes: false,
             budget: Budget::default(),
             course: Course::Forward,
             clock: Clock::Open { start_by: None },
@@ -301,10 +306,12 @@ impl<'a> Scope<'a> {
         Some(steps::soak_ends(rollout).unwrap_or(Timestamp::MAX))
     }
 
-    /// How long a try is expected to take: as long as the longest that worked, or as it may at most.
+    /// How long a try is expected to take: as long as the longest that worked, or as it may at most. What a configuration
+    /// took tells nothing of firmware.
     pub fn expected(&self) -> SignedDuration {
         let most = self.group.strategy.device_timeout;
-        self.longest.map_or(most, |longest| longest.min(most))
+        let longest = if self.flashes { self.longest_flash } else { self.longest };
+        longest.map_or(most, |longest| longest.min(most))
     }
 }
 
