@@ -129,14 +129,6 @@ impl Clock {
         }
     }
 
-    /// When a try must begin at the latest, where that is limited.
-    pub fn start_by(&self) -> Option<Timestamp> {
-        match self {
-            Self::Open { start_by } => *start_by,
-            Self::Closed { .. } | Self::Frozen { .. } => None,
-        }
-    }
-
     /// Why nobody may begin.
     pub fn holds(&self) -> Option<Reason> {
         match self {

@@ -7,7 +7,7 @@ use fettle_crds::{SessionPolicy, Stage, TryResult};
 use super::course::Course;
 use super::grants::{self, Backing, Fate, Try};
 use super::membership::{Membership, Standing as MacStanding};
-use super::model::{Ahead, Decisions, End, Granted, Progress, Target};
+use super::model::{Ahead, Decisions, End, Granted, Progress, Rollout, Target};
 use super::output::Change;
 use super::pass::{Pass, WRITES_PER_PASS};
 use super::progress::{Standing, Way};
@@ -119,7 +119,10 @@ impl<'a> Pass<'a> {
         let backing = self.backing(index, target);
         let seen = &self.seen[index];
         let withdrawn = grants::withdrawn(seen.device, target);
-        if !grants::may_stay_ahead(seen.device, target, backing, seen.presence) && self.may_write() {
+        // Nobody else has the place of one that cannot go on.
+        let is_stuck = seen.obstacle.is_some_and(Reason::is_left_behind);
+        let stays = !is_stuck && grants::may_stay_ahead(seen.device, target, backing, seen.presence);
+        if !stays && self.may_write() {
             self.seen[index].write = Some(Box::new((Change::Withdrawn, withdrawn)));
         }
     }
@@ -138,14 +141,7 @@ impl<'a> Pass<'a> {
         let failed = decisions.target.as_ref().filter(|_| matches!(seen.standing, Standing::Failed(_)));
         let rollout = seen.membership.only().and_then(|scope| self.scopes[scope].rollout);
         if let (Some(failed), Some(rollout)) = (failed.map(|target| target.id), rollout) {
-            let ours = decisions.granted.take().filter(|granted| granted.rollout_uid == rollout.uid);
-            let fresh = || Granted {
-                rollout_uid: rollout.uid.clone(),
-                step: steps::written(rollout),
-                tries: 0,
-                forgiven: None,
-            };
-            decisions.granted = Some(Granted { forgiven: Some(failed), tries: 0, ..ours.unwrap_or_else(fresh) });
+            forgive(&mut decisions, rollout, steps::written(rollout), failed);
         }
         self.seen[index].write = Some(Box::new((Change::Retried, decisions)));
     }
@@ -235,7 +231,8 @@ impl<'a> Pass<'a> {
 
     fn reason_on_the_way_back(&mut self, index: usize, scope: usize) -> Result<Option<Reason>, Candidate> {
         let seen = &self.seen[index];
-        let Some(way_back) = self.scopes[scope].way_back(seen.device) else { return Ok(Some(Reason::NoWayBack)) };
+        // Nothing was noted of what it ran: it was never let go all the way.
+        let Some(way_back) = self.scopes[scope].way_back(seen.device) else { return Ok(Some(Reason::Refused)) };
         let attempt = match seen.standing {
             // It vanished in its try: what it said before that is no proof that it still runs it.
             Standing::Current if !seen.presence.is_connected() && failed_for(seen).is_some() => {
@@ -281,7 +278,8 @@ impl<'a> Pass<'a> {
         let Candidate { scope: at, to, attempt, stage, .. } = candidate;
         let seen = &self.seen[index];
         let (scope, device) = (&mut self.scopes[at], seen.device);
-        if let Some(ahead) = seen.kept_ahead() {
+        // What is on the way there may have become another release meanwhile.
+        if let Some(ahead) = seen.kept_ahead().filter(|ahead| to.is_that_of(ahead.target)) {
             return if ahead.is_fetched { Reason::Downloaded } else { Reason::Downloading };
         }
         let Some(rollout) = scope.rollout else { return Reason::RolloutStarting };
@@ -292,14 +290,23 @@ impl<'a> Pass<'a> {
             self.wake.at_once();
             return Reason::NextPass;
         }
-        let granted = Try { to, attempt, stage, start_by: None, spread: self.domains.values(device) };
+        let start_by = scope.start_by(self.now);
+        let granted = Try { to, attempt, stage, start_by, spread: self.domains.values(device) };
         let Some(target) = grants::target(device, scope.group, rollout, granted, self.now) else {
             return Reason::NeverConnected;
         };
         scope.tally.started(self.now);
         scope.downloading += 1;
-        scope.reserved += usize::from(seen.granted_in.is_none());
-        let decisions = device.decisions.clone();
+        let is_new = seen.granted_in.is_none() && seen.ahead.is_none();
+        let mut decisions = device.decisions.clone();
+        if let Standing::Forgiven { failed } = seen.standing {
+            // Whatever comes of this, it counts as failed until it is current: that must not go with the former target.
+            let step = scope.stage.as_ref().map_or(1, |stage| stage.number);
+            forgive(&mut decisions, rollout, step, failed);
+            scope.places = scope.places.saturating_sub(usize::from(is_new));
+        } else {
+            scope.reserved += usize::from(is_new);
+        }
         let decisions = Decisions { last_target: target.id, outcome: None, target: Some(target), ..decisions };
         self.writes += 1;
         self.seen[index].write = Some(Box::new((Change::Granted, decisions)));
@@ -340,9 +347,9 @@ impl<'a> Pass<'a> {
             self.wake.at_once();
             return Reason::NextPass;
         }
-        let start_by = match (kind, &scope.clock) {
-            (Kind::Back, _) => None,
-            (Kind::Forward | Kind::Farewell, clock) => clock.start_by(),
+        let start_by = match kind {
+            Kind::Back => None,
+            Kind::Forward | Kind::Farewell => scope.start_by(self.now),
         };
         // What it has fetched for this goes on under its id.
         let fetched = seen.kept_ahead().filter(|ahead| to.is_that_of(ahead.target));
@@ -370,7 +377,7 @@ impl<'a> Pass<'a> {
             decisions.granted = Some(granted);
             if granted_in.is_none() {
                 scope.places = scope.places.saturating_sub(1);
-                scope.reserved -= usize::from(self.seen[index].ahead.is_some());
+                scope.reserved = scope.reserved.saturating_sub(usize::from(self.seen[index].ahead.is_some()));
                 self.seen[index].granted_in = Some(step);
             }
         }
@@ -407,6 +414,15 @@ impl<'a> Pass<'a> {
             self.seen[index].write = Some(Box::new((Change::Done, decisions)));
         }
     }
+}
+
+/// Notes that a device gets a fresh set of tries, though it has failed. From then on it is one of its step, whatever it had
+/// failed at.
+fn forgive(decisions: &mut Decisions, rollout: &Rollout, step: u32, failed: i64) {
+    let ours = decisions.granted.take().filter(|granted| granted.rollout_uid == rollout.uid);
+    let fresh = || Granted { rollout_uid: rollout.uid.clone(), step, tries: 0, forgiven: None };
+    let ours = ours.unwrap_or_else(fresh);
+    decisions.granted = Some(Granted { forgiven: ours.forgiven.max(Some(failed)), tries: 0, ..ours });
 }
 
 /// How many more devices of a group may go down.

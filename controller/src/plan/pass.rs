@@ -16,7 +16,7 @@ use super::progress::{Standing, Terms, Way};
 use super::reason::Reason;
 use super::revision::{self, Content, Known, Rollouts, Wanted};
 use super::scope::{Scope, Seen};
-use super::spread::{self, Domains};
+use super::spread::{self, Domains, Full};
 use super::status::{self, GroupView};
 use super::steps::{self, Census, Counted, State};
 
@@ -259,7 +259,10 @@ impl<'a> Pass<'a> {
             for seen in scope.members.iter().map(|index| &self.seen[*index]) {
                 let Some(ahead) = seen.ahead else { continue };
                 scope.downloading += usize::from(!ahead.is_fetched);
-                scope.reserved += usize::from(seen.granted_in.is_none() && steps::is_about(step, seen.device));
+                // One that others at its place keep from going on, who are away, keeps nobody's place.
+                let is_blocked = self.domains.place(seen.device, false) == Err(Full::Away);
+                let is_next = seen.granted_in.is_none() && steps::is_about(step, seen.device);
+                scope.reserved += usize::from(is_next && !is_blocked);
             }
             scope.stage = Some(stage);
         }
@@ -392,7 +395,8 @@ fn obstacle<'a>(scope: &mut Scope<'a>, seen: &Seen<'a>, way: Way, snapshot: &Sna
     }
     match way {
         Way::Forward => match scope.next_move(snapshot, seen.device) {
-            Ok(to) => (scope.schedules(&to) && !seen.device.has_known_zone()).then_some(Reason::UnknownTimeZone),
+            // Before its firmware goes: else it would be left half way, and its step with it.
+            Ok(_) => (scope.schedule.is_some() && !seen.device.has_known_zone()).then_some(Reason::UnknownTimeZone),
             Err(reason) => Some(reason),
         },
         Way::Back => {

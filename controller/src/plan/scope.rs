@@ -247,9 +247,14 @@ impl<'a> Scope<'a> {
         }
     }
 
-    /// Whether a device puts that into force at a time of day.
-    pub fn schedules(&self, to: &Move) -> bool {
-        self.schedule.is_some() && to.firmware.is_none() && to.config.is_some()
+    /// No first command after that: where a window ends too soon, or a freeze begins.
+    pub fn start_by(&self, now: Timestamp) -> Option<Timestamp> {
+        match &self.clock {
+            Clock::Open { start_by } => *start_by,
+            Clock::Closed { .. } | Clock::Frozen { .. } => {
+                self.group.times.as_ref().ok().and_then(|times| times.calendar.next_freeze(now))
+            }
+        }
     }
 
     /// Two versions that have no order, and keep a device of that model from its next try.

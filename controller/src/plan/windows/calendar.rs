@@ -184,7 +184,8 @@ impl Calendar {
             .reduce(|found, other| if other.to() > found.to() { other } else { found })
     }
 
-    fn next_freeze(&self, at: Timestamp) -> Option<Timestamp> {
+    /// When the next freeze begins after that.
+    pub fn next_freeze(&self, at: Timestamp) -> Option<Timestamp> {
         self.freezes.iter().map(Freeze::from).filter(|from| *from > at).min()
     }
 }
