@@ -337,6 +337,8 @@ pub struct Known<'a> {
     snapshot: &'a Snapshot,
     /// By model and reported version; `None` where two releases say the same.
     images: HashMap<(&'a str, &'a str), Option<&'a Image>>,
+    /// The same of kept rollouts: of releases whose objects may be gone.
+    kept_images: HashMap<(&'a str, &'a str), Option<&'a RolloutImage>>,
     /// By identity: of readable profiles, and of kept rollouts.
     configs: HashMap<&'a str, (TargetConfig, Option<&'a Config>)>,
 }
@@ -354,6 +356,18 @@ impl<'a> Known<'a> {
                     .or_insert(Some(image));
             }
         }
+        let mut kept_images = HashMap::new();
+        let kept = snapshot.rollouts.values().filter_map(|rollout| rollout.spec.firmware.as_ref());
+        for image in kept.flat_map(|firmware| &firmware.images) {
+            for model in &image.models {
+                kept_images
+                    .entry((model.as_str(), image.reports.as_str()))
+                    .and_modify(|known: &mut Option<&RolloutImage>| {
+                        *known = known.filter(|known| known.content == image.content);
+                    })
+                    .or_insert(Some(image));
+            }
+        }
         let kept = snapshot.rollouts.values().filter_map(|rollout| rollout.spec.config.as_ref());
         let mut configs: HashMap<&str, _> = kept
             .map(|config| {
@@ -365,7 +379,7 @@ impl<'a> Known<'a> {
         for config in snapshot.profiles.values().filter_map(|profile| profile.source.read().ok()) {
             configs.insert(&config.identity, (config.in_target(), Some(config)));
         }
-        Self { snapshot, images, configs }
+        Self { snapshot, images, kept_images, configs }
     }
 
     /// What a device runs now, as far as it is known, and what has to be kept for that.
@@ -378,13 +392,15 @@ impl<'a> Known<'a> {
 
         let last_firmware =
             last.and_then(|target| target.firmware.as_ref()).filter(|firmware| firmware.reports == version);
-        let (sha256, content) = match last_firmware {
-            Some(firmware) => (Some(firmware.sha256.clone()), Some(firmware.content.clone())),
-            None => match self.images.get(&(model, version)).copied().flatten() {
-                Some(image) => {
-                    contents.push(Content::image(image));
-                    (Some(image.content.sha256.clone()), Some(image.name.to_string()))
-                }
+        let (sha256, content) = match (last_firmware, self.images.get(&(model, version))) {
+            (Some(firmware), _) => (Some(firmware.sha256.clone()), Some(firmware.content.clone())),
+            (None, Some(Some(image))) => {
+                contents.push(Content::image(image));
+                (Some(image.content.sha256.clone()), Some(image.name.to_string()))
+            }
+            (None, Some(None)) => (None, None),
+            (None, None) => match self.kept_images.get(&(model, version)).copied().flatten() {
+                Some(image) => (Some(image.sha256.clone()), Some(image.content.clone())),
                 None => (None, None),
             },
         };

@@ -36,6 +36,8 @@ pub struct Group {
     last_rollout: i64,
     /// So many rollouts before that one are kept, all complete.
     history: i64,
+    /// The firmware that those were for, where that is not what the group wants now.
+    history_of: Option<String>,
     /// Nothing has been written of it yet.
     is_new: bool,
     policy: FirmwarePolicy,
@@ -93,6 +95,7 @@ impl Default for Group {
             completed: false,
             last_rollout: 1,
             history: 0,
+            history_of: None,
             is_new: false,
             policy: FirmwarePolicy::UpgradeOnly,
             steps: Vec::new(),
@@ -210,6 +213,11 @@ impl Group {
         };
         let history = (self.last_rollout - self.history..self.last_rollout).filter_map(|number| {
             let mut former = rollout(number, Some("something-else"))?;
+            if let Some(firmware) = self.history_of.as_deref() {
+                let before = m::Group { firmware: Some(firmware.into()), ..group.clone() };
+                let Wanted::Revision(wanted) = Wanted::of(&before, snapshot) else { panic!("{firmware}?") };
+                former.spec = Arc::new(wanted.rollout(&before, number).spec);
+            }
             former.status.phase = Some("Complete".into());
             Some(former)
         });

@@ -74,6 +74,8 @@ struct Firmware {
     /// `True`, `Unknown`, or the reason why not.
     ready: String,
     upgradable_from: Option<String>,
+    /// Its object is gone; former rollouts were for it.
+    pruned: bool,
 }
 
 impl Default for Firmware {
@@ -84,6 +86,7 @@ impl Default for Firmware {
             models: vec!["S1".into()],
             ready: "True".into(),
             upgradable_from: None,
+            pruned: false,
         }
     }
 }
@@ -125,6 +128,8 @@ impl Given {
                 snapshot.rollouts.insert(rollout.name.clone(), rollout);
             }
         }
+        let is_pruned = |name: &m::Text| self.firmwares.get(&**name).is_some_and(|firmware| firmware.pruned);
+        snapshot.firmwares.retain(|name, _| !is_pruned(name));
         for (number, (name, device)) in self.devices.iter().enumerate() {
             if let Some(ahead) = device.doubt {
                 snapshot.in_doubt.insert(name.as_str().into(), now + ahead.0);
