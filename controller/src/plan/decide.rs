@@ -176,6 +176,8 @@ impl<'a> Pass<'a> {
             Standing::Current => return self.farewell(index, scope).map_or(Ok(None), Err),
             Standing::Settling { .. } if seen.presence.is_offline() => return Ok(Some(Reason::Offline)),
             Standing::Settling { .. } => return Ok(Some(Reason::Settling)),
+            // The rollout has nothing to do with it any more.
+            Standing::Failed(Failure::Unstable) if seen.leaves_its_step() => 1,
             Standing::Failed(failure) if !seen.device.held => return Ok(Some(Reason::Failed(failure))),
             Standing::BetweenTries { attempt, .. } => attempt + 1,
             Standing::Forgiven { .. } => 1,

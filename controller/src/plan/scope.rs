@@ -358,6 +358,13 @@ impl<'a> Seen<'a> {
         self.ahead.filter(|_| !is_withdrawn)
     }
 
+    /// Whether this pass takes back the only target that its rollout has given it.
+    pub fn leaves_its_step(&self) -> bool {
+        self.write
+            .as_deref()
+            .is_some_and(|(change, decisions)| *change == Change::Withdrawn && decisions.granted.is_none())
+    }
+
     /// Whether it counts as unavailable without a try that runs.
     pub fn is_away(&self) -> bool {
         let lost = matches!(self.presence, Presence::Reconnecting { .. });

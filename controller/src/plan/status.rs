@@ -173,7 +173,9 @@ impl GroupView<'_, '_> {
                 return verdict.told(NoticeKind::RolloutRolledBack);
             }
             Course::Back => {
-                let verdict = Verdict::new(Phase::RollingBack, "RollingBack", progress);
+                let blocked = self.blocked_by_spread().filter(|_| tally.counts.updating == 0);
+                let message = blocked.map_or_else(|| progress.clone(), |blocked| format!("{progress}; {blocked}"));
+                let verdict = Verdict::new(Phase::RollingBack, "RollingBack", message);
                 return verdict.told(NoticeKind::RolloutRollingBack);
             }
             Course::Paused | Course::BackHalted(Halt::Paused) if tally.counts.total > 0 && completed_at.is_none() => {
@@ -238,11 +240,8 @@ impl GroupView<'_, '_> {
         if rollout.is_none() || moves.iter().any(|reason| tally.count(*reason) > 0) {
             return Verdict::new(Phase::Progressing, "Progressing", progress);
         }
-        if let Some((domain, limit)) = tally.full_domain.as_ref().filter(|_| tally.count(Reason::BlockedBySpread) > 0) {
-            let message = format!(
-                "{progress}; spread allows {limit} of {domain} to be away, and as many are without any try that runs: \
-                 bring them back, or set spec.held on those in repair"
-            );
+        if let Some(blocked) = self.blocked_by_spread() {
+            let message = format!("{progress}; {blocked}");
             return Verdict::new(Phase::Waiting, "BlockedBySpread", message).waiting("Unavailable", None);
         }
         let for_window = [Reason::WaitingForWindow, Reason::Downloading, Reason::Downloaded];
@@ -298,6 +297,16 @@ impl GroupView<'_, '_> {
             }
         }
         Verdict::new(Phase::Waiting, "Waiting", progress).waiting("Devices", None)
+    }
+
+    /// The domain that those who are away fill, and the way out.
+    fn blocked_by_spread(&self) -> Option<String> {
+        let tally = &self.scope.tally;
+        let (domain, limit) = tally.full_domain.as_ref().filter(|_| tally.count(Reason::BlockedBySpread) > 0)?;
+        Some(format!(
+            "spread allows {limit} of {domain} to be away, and as many are without any try that runs: bring them back, or \
+             set spec.held on those in repair"
+        ))
     }
 
     fn group_status(&self, verdict: &Verdict) -> Option<GroupWrite> {

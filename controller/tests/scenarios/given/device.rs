@@ -122,6 +122,8 @@ struct Target {
     /// How it ended, in the words of the controller.
     judged: Option<String>,
     done: bool,
+    /// The labels that limits are set by, as they were at the grant.
+    spread: BTreeMap<String, String>,
 }
 
 impl Default for Target {
@@ -138,6 +140,7 @@ impl Default for Target {
             ended: None,
             judged: None,
             done: false,
+            spread: BTreeMap::new(),
         }
     }
 }
@@ -273,7 +276,7 @@ impl Target {
             granted_at,
             start_by: granted_at + SignedDuration::from_secs(60),
             until: at.unwrap_or(granted_at) + SignedDuration::try_from(DEVICE_TIMEOUT).unwrap(),
-            spread: Arc::default(),
+            spread: Arc::new(self.spread.clone()),
             done: self.done,
         });
         device.decisions.last_target = self.id;
