@@ -11,7 +11,7 @@ use fettle_crds::Scheduled;
 use jiff::{SignedDuration, Timestamp};
 
 use super::model::{Device, Text, Times};
-use super::windows::{Fit, LocalTime, Zone};
+use super::windows::{LocalTime, Zone};
 
 /// No earlier than this before its time is a device told of it: for so long nobody can take it back.
 pub const AHEAD: SignedDuration = SignedDuration::from_hours(1);
@@ -63,7 +63,7 @@ impl Schedule {
 fn find(at: LocalTime, zone: &Zone, times: &Times, expected: SignedDuration, now: Timestamp) -> Option<Scheduled> {
     let mut moment = at.next(zone, now, LEAD)?;
     for _ in 0..DAYS {
-        if matches!(times.calendar.fits(moment.at, expected), Fit::Fits { .. }) {
+        if times.calendar.has_room(moment.at, expected) {
             return Some(Scheduled { at: moment.at, local: moment.shown });
         }
         moment = at.next(zone, moment.at, SignedDuration::from_secs(1))?;

@@ -140,6 +140,13 @@ impl Calendar {
         }
     }
 
+    /// Whether one that starts then ends in time, where nothing else is asked: when one would is a long search.
+    pub fn has_room(&self, at: Timestamp, expected: SignedDuration) -> bool {
+        let ends =
+            |closes: Closing| closes.known().is_none_or(|end| latest_start(end, expected).is_some_and(|by| at <= by));
+        self.closes(at).is_some_and(ends)
+    }
+
     /// Whether windows are ever open for so long, freezes left aside, as far as the openings that follow `now` tell. A
     /// group whose windows are shorter than its `deviceTimeout` would never begin anything.
     pub fn ever_fits(&self, now: Timestamp, expected: SignedDuration) -> bool {
