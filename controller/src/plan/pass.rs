@@ -6,7 +6,7 @@ use fettle_crds::{Step, TryResult, Verdict};
 use jiff::{SignedDuration, Timestamp};
 
 use super::availability::Presence;
-use super::course::{Clock, Course};
+use super::course::{Clock, Course, Turn};
 use super::goal::Goal;
 use super::limits::Budget;
 use super::membership::{Macs, Membership, Selectors, Standing as MacStanding};
@@ -213,6 +213,7 @@ impl<'a> Pass<'a> {
                     spread::Presence::LeftOut | spread::Presence::Available => {}
                 }
                 scope.failed += usize::from(seen.has_failed());
+                scope.failed_away += usize::from(seen.has_failed() && !seen.presence.is_connected());
             }
             let groups = seen.membership.all().iter().map(|index| self.scopes[*index].group);
             self.domains.count(seen.device, groups, presence);
@@ -254,6 +255,13 @@ impl<'a> Pass<'a> {
             self.wake.at(stage.soak_until);
             scope.budget = budget(&stage);
             scope.course = Course::of(scope.group, rollout, scope.budget);
+            // There is no way back from a way back: after an outage of ours all seem to be away, and may have failed for that.
+            let settled = self.snapshot.settings.watching_since + self.snapshot.settings.reconnect_grace;
+            let rests_on_absence = scope.failed_away > 0 && failed - scope.failed_away <= scope.budget.allowed;
+            if scope.course == Course::Turning(Turn::BudgetExceeded) && rests_on_absence && now < settled {
+                scope.course = Course::Stopped;
+                self.wake.at(Some(settled));
+            }
             scope.places = stage.places();
             let step = steps::listed(&rollout.spec, stage.number);
             for seen in scope.members.iter().map(|index| &self.seen[*index]) {

@@ -41,6 +41,8 @@ pub struct Scope<'a> {
     pub usage: Usage,
     /// Devices that count as failed.
     pub failed: usize,
+    /// Those of them that are not there.
+    pub failed_away: usize,
     /// The longest try that worked, of this group's rollouts; and of those the longest that brought other firmware.
     pub longest: Option<SignedDuration>,
     pub longest_flash: Option<SignedDuration>,
@@ -122,6 +124,7 @@ impl<'a> Scope<'a> {
             members: Vec::new(),
             usage: Usage::default(),
             failed: 0,
+            failed_away: 0,
             longest: None,
             longest_flash: None,
             flashes: false,
