@@ -122,7 +122,11 @@ impl Clock {
             Gate::Frozen { until, reason, next } => (Self::Frozen { until, reason, next }, changes_at),
             Gate::NoWindowOpen { next } => (Self::Closed { next, closes: None }, changes_at),
             Gate::Open { .. } => match calendar.fits(now, expected) {
-                Fit::Fits { start_by } => (Self::Open { start_by }, [changes_at, start_by].into_iter().flatten().min()),
+                Fit::Fits { start_by } => {
+                    // At `start_by` itself it is still open.
+                    let closes = start_by.map(|at| at + SignedDuration::from_secs(1));
+                    (Self::Open { start_by }, [changes_at, closes].into_iter().flatten().min())
+                }
                 Fit::TooShort { closes, next } => (Self::Closed { next, closes: Some(closes) }, changes_at),
                 Fit::Closed { next } => (Self::Closed { next, closes: None }, changes_at),
             },

@@ -108,7 +108,7 @@ impl<'a> Pass<'a> {
         let backed = seen.mac == MacStanding::Accepted
             && !seen.device.held
             && !seen.has_wrong_model()
-            && seen.membership.only().is_some_and(|scope| self.scopes[scope].backs(seen, target));
+            && seen.membership.only().is_some_and(|scope| self.scopes[scope].backs(seen, target, self.now));
         if backed { Backing::Stands } else { Backing::Gone }
     }
 
@@ -267,7 +267,8 @@ impl<'a> Pass<'a> {
         let seen = &self.seen[index];
         let Scope { group, course, clock, .. } = &self.scopes[scope];
         let closes = group.session == SessionPolicy::Close && !seen.device.held;
-        let may_begin = course.holds().is_none() && clock.holds().is_none();
+        // A target for a revision that is on its way back would be taken back, and given, again and again.
+        let may_begin = *course == Course::Forward && clock.holds().is_none();
         if !closes || !may_begin || !seen.presence.is_connected() || seen.device.decisions.target.is_some() {
             return None;
         }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use fettle_crds::{DownloadTime, FirmwarePolicy, Stage, TargetConfig, TargetFirmware};
+use fettle_crds::{DownloadTime, FirmwarePolicy, Stage, TargetConfig, TargetFirmware, Verdict};
 use jiff::{SignedDuration, Timestamp};
 
 use super::availability::Presence;
@@ -12,7 +12,7 @@ use super::goal::{Goal, WayBack};
 use super::limits::{Budget, Usage};
 use super::membership::{Membership, Standing as MacStanding};
 use super::model::{
-    Ahead, Decisions, Device, Firmware, Group, Image, Progress, Readiness, Rollout, Snapshot, Target, Text,
+    Ahead, Decisions, Device, End, Firmware, Group, Image, Progress, Readiness, Rollout, Snapshot, Target, Text,
 };
 use super::output::Change;
 use super::paths::{Hop, NoHop, Paths, Release};
@@ -280,15 +280,29 @@ impl<'a> Scope<'a> {
     }
 
     /// Whether a target that has not begun still stands: whether its device could be granted it now, steps and limits apart.
-    pub fn backs(&mut self, seen: &Seen<'a>, target: &Target) -> bool {
+    pub fn backs(&mut self, seen: &Seen<'a>, target: &Target, now: Timestamp) -> bool {
         if self.rollout.is_none_or(|rollout| rollout.uid != target.rollout_uid) {
             return false;
         }
         match self.course {
-            Course::Forward => true,
-            Course::Stopped => seen.is_retried && !self.is_paused(),
+            Course::Forward => self.is_in_time(target, now),
+            Course::Stopped => seen.is_retried && !self.is_paused() && self.is_in_time(target, now),
             Course::Back => self.way_back(seen.device).is_some_and(|way| way.goal.is_led_to_by(target)),
             Course::Paused | Course::Aborted | Course::Turning(_) | Course::BackHalted(_) => false,
+        }
+    }
+
+    /// Whether the clock lets a target begin still, as it did when it was granted: a person may have set a freeze, or taken a
+    /// window away. After its `startBy` it is under way, or never will be.
+    fn is_in_time(&self, target: &Target, now: Timestamp) -> bool {
+        let has_its_own_time = target.config.as_ref().is_some_and(|config| config.scheduled.is_some());
+        if target.stage == Stage::Download || target.start_by < now {
+            return true;
+        }
+        match &self.clock {
+            Clock::Open { .. } => true,
+            Clock::Closed { closes, .. } => closes.is_some() || has_its_own_time,
+            Clock::Frozen { .. } => false,
         }
     }
 
@@ -371,7 +385,19 @@ impl<'a> Seen<'a> {
     /// Whether it counts as unavailable without a try that runs.
     pub fn is_away(&self) -> bool {
         let lost = matches!(self.presence, Presence::Reconnecting { .. });
-        self.presence.is_offline() || (lost && matches!(self.standing, Standing::Failed(_)))
+        let failed = matches!(self.standing, Standing::Failed(_)) || self.vanished_in_its_try();
+        self.presence.is_offline() || (lost && failed)
+    }
+
+    /// Whether it has not been seen since its last try timed out. What its group wants may be another since: that brings
+    /// nobody back.
+    fn vanished_in_its_try(&self) -> bool {
+        match (self.device.attempt(), self.presence.lost_at()) {
+            (Some((target, Progress::Ended(End { reason: Verdict::TimedOut, at, .. }))), Some(lost)) => {
+                lost <= at.unwrap_or(target.until)
+            }
+            _ => false,
+        }
     }
 
     /// Whether a try of it runs, or may.
