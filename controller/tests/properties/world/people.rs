@@ -1,0 +1,153 @@
+//! What happens to the fleet from outside: faults, and what people want.
+
+use std::sync::Arc;
+
+use fettle_controller::plan::model::{Readiness, Text};
+use fettle_controller::reconcile::convert;
+use fettle_crds::IntOrPercent;
+use fettle_crds::{Abort, Apply, DeviceRolloutSpec, Freeze, Window};
+
+use super::World;
+use super::bridge::BRIDGES;
+use super::fleet::{CONFIGS, ROLES, roles};
+use super::history::{Event, minutes};
+
+impl World {
+    pub fn happen(&mut self, event: &Event) {
+        if !matches!(event, Event::Nothing) {
+            let note = format!("{event:?}");
+            self.note(note);
+        }
+        let devices = self.real.len();
+        match *event {
+            Event::Nothing => {}
+            Event::Temper(number, temper, times) => {
+                self.real[number % devices].tempers.extend(std::iter::repeat_n(temper, times.into()));
+            }
+            Event::Away(number, long) => self.lose(number % devices, minutes(long)),
+            Event::Reflash(number, release) => self.reflash(number % devices, release),
+            Event::Kill(bridge) => self.kill(bridge),
+            Event::Start(bridge) => self.start(bridge % BRIDGES.len()),
+            Event::PauseGroup(group, paused) => self.group(group, |group| group.paused = paused),
+            Event::PauseRollout(group, paused) => self.say(group, |spec| spec.paused = Some(paused)),
+            Event::Approve(group) => self.approve(group),
+            Event::Abort(group, how) => self.say(group, |spec| {
+                spec.abort = match how {
+                    0 => Some(Abort::Stop),
+                    1 => Some(Abort::Rollback),
+                    _ => None,
+                }
+            }),
+            Event::RetryAll(group) => {
+                let now = self.now;
+                self.say(group, |spec| spec.retry_at = Some(now));
+            }
+            Event::RetryOne(number) => {
+                let at: Text = self.now.to_string().into();
+                self.spec(number % devices).retry_at = Some(at);
+            }
+            Event::AcceptFailures(group, many) => self.say(group, |spec| spec.accept_failures = many),
+            Event::Hold(number, held) => self.spec(number % devices).held = held,
+            Event::ApproveDevice(number, approved) => self.spec(number % devices).approved = approved,
+            Event::Move(number, to) => {
+                let labels = &mut self.spec(number % devices).labels;
+                labels.retain(|label, _| !ROLES.contains(&label.as_str()));
+                labels.extend(roles(to));
+            }
+            Event::Relabel(number, to) => {
+                let labels = &mut self.spec(number % devices).labels;
+                labels.insert("site".into(), format!("s{}", to % 4));
+                labels.insert("pair".into(), format!("p{}", to % 12));
+            }
+            Event::Want(group, release, config) => self.group(group, |group| {
+                // There is no sixth release.
+                group.firmware = Some(format!("fw-{}", release + 1).into());
+                group.config = config.checked_sub(1).map(|config| format!("config-{}", CONFIGS[config]).into());
+            }),
+            Event::Limit(group, limit) => {
+                self.group(group, |group| group.strategy.max_unavailable = IntOrPercent::Int(limit));
+            }
+            Event::Freeze(group, from, long) => {
+                let from = self.now + minutes(from);
+                self.set_freeze(group, Some((from, from + minutes(long))));
+            }
+            Event::Thaw(group) => self.set_freeze(group, None),
+            Event::Verified(release, is_verified) => {
+                let name = format!("fw-{}", release + 1);
+                let firmware = self.snapshot.firmwares.get_mut(name.as_str()).unwrap();
+                firmware.readiness = if is_verified { Readiness::Ready } else { Readiness::Unknown };
+            }
+            Event::Lose(bits) => self.lose_writes = Some(bits),
+            Event::Doubt(carried_out) => self.doubt = Some(carried_out),
+        }
+    }
+
+    fn spec(&mut self, number: usize) -> &mut fettle_controller::plan::model::Device {
+        self.version += 1;
+        let version = self.version;
+        let device = self.snapshot.devices.get_mut(&self.names[number]).unwrap();
+        device.resource_version = version;
+        device.generation += 1;
+        device
+    }
+
+    /// A person makes right what only a person can: a dead device is held, one that lives belongs to one group and is served.
+    pub fn make_right(&mut self, number: usize) {
+        let is_dead = self.real[number].is_dead();
+        let device = self.spec(number);
+        (device.held, device.approved) = (is_dead, true);
+        let roles_of = ROLES.iter().filter(|role| device.labels.contains_key(**role)).count();
+        if roles_of != 1 {
+            device.labels.retain(|label, _| !ROLES.contains(&label.as_str()));
+            device.labels.extend(roles(number % 2));
+        }
+    }
+
+    pub fn group(&mut self, number: usize, change: impl FnOnce(&mut fettle_controller::plan::model::Group)) {
+        let group = self.snapshot.groups.get_mut(ROLES[number % ROLES.len()]).unwrap();
+        group.generation += 1;
+        change(group);
+    }
+
+    /// In the spec of the newest rollout of a group, where there is one.
+    pub fn say(&mut self, number: usize, change: impl FnOnce(&mut DeviceRolloutSpec)) {
+        let Some(rollout) = self.newest(ROLES[number % ROLES.len()]).map(|rollout| rollout.name.clone()) else {
+            return;
+        };
+        let rollout = self.snapshot.rollouts.get_mut(&rollout).unwrap();
+        rollout.generation += 1;
+        change(Arc::make_mut(&mut rollout.spec));
+    }
+
+    /// A person lets a rollout go past the step that it says it is at.
+    pub fn approve(&mut self, number: usize) {
+        let newest = self.newest(ROLES[number % ROLES.len()]);
+        let step = newest.and_then(|rollout| rollout.status.step.as_ref()).map(|step| step.number);
+        self.say(number, |spec| {
+            let step = step.filter(|step| (*step as usize) <= spec.steps.len());
+            spec.approved_step = step.or(spec.approved_step);
+        });
+    }
+
+    pub fn set_freeze(&mut self, number: usize, freeze: Option<(jiff::Timestamp, jiff::Timestamp)>) {
+        let role = ROLES[number % ROLES.len()];
+        let times = self.times.get_mut(role).unwrap();
+        times.freeze = freeze;
+        times.changed_at = self.now;
+        let windows: Vec<Window> = times
+            .window
+            .map(|(hour, hours)| Window {
+                schedule: format!("0 {hour} * * *"),
+                duration: fettle_crds::Duration::from_secs(hours as u64 * 3600),
+                time_zone: None,
+            })
+            .into_iter()
+            .collect();
+        let freezes: Vec<Freeze> = freeze
+            .map(|(from, to)| Freeze { from: from.to_string(), to: to.to_string(), reason: Some("year end".into()) })
+            .into_iter()
+            .collect();
+        let read = convert::times(&windows, &freezes, "UTC", &Apply::default()).unwrap();
+        self.group(number, |group| group.times = Ok(Arc::new(read)));
+    }
+}
