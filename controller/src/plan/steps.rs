@@ -70,6 +70,10 @@ impl Census {
         self.granted >= size || self.eligible == 0
     }
 
+    fn is_all_current(&self) -> bool {
+        self.devices > 0 && self.current == self.devices
+    }
+
     /// Whether all devices that the step has taken on failed.
     pub fn has_failed_wholly(&self, size: usize) -> bool {
         self.own > 0 && self.own == self.own_failed && self.is_full(size)
@@ -165,7 +169,11 @@ pub fn find(
     loop {
         let step = listed(spec, number);
         let before = rollout.status.step.as_ref().filter(|step| step.number == number);
-        let found = stage(spec, number, of, step, before, accepted_failures, now, census(number, step));
+        let mut found = stage(spec, number, of, step, before, accepted_failures, now, census(number, step));
+        // Where all devices are current there is nobody whom an empty step would have to go before.
+        if found.rests_for == Some(Rest::Empty) && census(number, None).is_all_current() {
+            found.rests_for = None;
+        }
         let is_done = !matches!(found.stand, Stand::Running) && found.rests_for.is_none();
         if number >= of || !is_done || !may_pass(&found) {
             return found;
@@ -194,7 +202,7 @@ fn stage(
     };
     let somebody_is_current =
         census.granted_current > 0 || (census.granted == 0 && census.current > 0) || accepted_failures;
-    let stand = if census.devices > 0 && census.own == 0 && census.current == census.devices {
+    let stand = if census.own == 0 && census.is_all_current() {
         Stand::NothingToDo
     } else if census.is_full(size) && census.unsettled == 0 && somebody_is_current && census.devices > 0 {
         Stand::Finished
