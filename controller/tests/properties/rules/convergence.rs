@@ -128,6 +128,12 @@ pub fn every_device_becomes_current(world: &mut World) -> Result<(), String> {
         for number in 0..ROLES.len() {
             world.approve(number);
         }
+        // A flash that had begun before the faults ended may be the end of a device yet.
+        for number in 0..world.real.len() {
+            if world.real[number].is_dead() && !world.snapshot.devices[&world.names[number]].held {
+                world.make_right(number);
+            }
+        }
     })?;
     for (name, reason) in &made.waits {
         let number = world.number(name);
