@@ -108,12 +108,16 @@ impl Session {
         }
     }
 
-    /// Whether the device loses its connection by itself, after its last try has ended and before the next has begun: not
-    /// told to go, and not in a restart.
+    /// By whom the device loses its connection. By itself is only what comes after its last try has ended and before the
+    /// next has begun; a device that was told to go, or is in its restart, loses it neither way.
     fn loss(&self, by: EndedBy) -> Loss {
         let told = matches!(self.state, State::Restarting { .. } | State::Dismissed);
         let ended = self.memory.end.is_some() || self.last_end().is_some();
-        if by == EndedBy::Device && !told && ended { Loss::ByItself } else { Loss::Otherwise }
+        match by {
+            EndedBy::Device if !told && ended => Loss::ByItself,
+            EndedBy::Bridge if !told => Loss::ByUs,
+            EndedBy::Device | EndedBy::Bridge => Loss::Otherwise,
+        }
     }
 
     /// A command was not answered; it has this deadline.

@@ -131,6 +131,8 @@ enum State {
 enum Loss {
     /// By the device itself, whose last try had ended: what says how stable it is.
     ByItself,
+    /// We closed it, on a device that was there.
+    ByUs,
     Otherwise,
 }
 

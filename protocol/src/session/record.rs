@@ -172,7 +172,12 @@ impl Session {
         }
         let ours = matches!(hold, Hold::Us | Hold::Predecessor);
         if self.memory.end.is_some() || (ours && (due || self.is_asked_for())) {
-            let session = if ours { SessionRecord::Release { last_seen: since } } else { SessionRecord::Unchanged };
+            // Whose connection we have closed ourselves has the usual while to call again: who was only late is not gone.
+            let may_return = loss == Loss::ByUs && now < after(since, self.timing.drop_delay) && !self.is_asked_for();
+            let session = match ours && !may_return {
+                true => SessionRecord::Release { last_seen: since },
+                false => SessionRecord::Unchanged,
+            };
             let info = self.unrecorded.clone().filter(|_| ours);
             // Who was asked for by another bridge before the drop was to be written may have moved there quickly.
             let counts = self.memory.end.is_some() || after(since, self.timing.drop_delay) <= now;

@@ -123,8 +123,24 @@ fn the_deadline_of_five_and_seven_is_the_end_of_the_try() {
         world.pass(secs(1));
         assert_eq!(world.closed_for(link), Some(Reason::DeadlineExceeded));
         assert_eq!(world.end(), Some(Reason::TimedOut));
+    }
+}
+
+#[test]
+fn a_device_that_was_late_is_written_off_only_when_it_does_not_call_again() {
+    for (mut world, _) in [World::downloading(), World::downloading_profile()] {
+        world.pass(mins(15));
+        assert_eq!(world.end(), Some(Reason::TimedOut));
+        assert!(world.api.status.holder.is_some(), "it lost its connection by us, a moment ago");
+        world.pass(secs(5));
         assert_eq!(world.api.status.holder, None);
     }
+    let (mut world, _) = World::downloading();
+    world.pass(mins(15));
+    world.pass(secs(4));
+    world.calls(info("1.0"));
+    world.pass(mins(1));
+    assert!(world.api.status.holder.is_some());
 }
 
 #[test]
