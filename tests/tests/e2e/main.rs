@@ -1,6 +1,7 @@
 //! End to end: the real API server, controller and bridge as processes of their own, devices that speak the protocol.
 
 mod bridges;
+mod clock;
 mod documented_device;
 mod enrolment;
 mod failures;

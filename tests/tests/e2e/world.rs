@@ -6,12 +6,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use data_encoding::HEXLOWER;
-use fettle_crds::{Device, DeviceGroup, DeviceStatus, Firmware, TryResult, Verdict};
+use fettle_crds::{
+    Device, DeviceGroup, DeviceGroupStatus, DeviceRollout, DeviceRolloutStatus, DeviceStatus, Firmware, TryResult,
+    Verdict,
+};
+use fettle_device::journal::{Event, Outage, most_at_once};
 use fettle_device::spec::FilePorts;
 use fettle_device::{DeviceHandle, DeviceSpec, Fleet, FleetConfig, FleetHandle, image};
 use fettle_protocol::Mac;
 use fettle_tests::installation::Builder;
 use fettle_tests::{ControlPlane, Installation, TestNamespace};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use sha2::{Digest, Sha256};
 
 /// Within this everything happens that has to happen: a machine with two cores runs other tests beside this one.
@@ -22,6 +27,9 @@ pub const OLD: &str = "4.9.0";
 pub const NEW: &str = "5.2.1";
 /// The model of devices where it does not matter.
 pub const MODEL: &str = "S5700";
+
+/// Requests that the API server answers side by side, and no queue that others have to wait behind.
+const DECLARED_AT_A_TIME: usize = 16;
 
 /// A namespace, an installation in it, and a fleet that calls its first bridge.
 pub struct World {
@@ -82,6 +90,17 @@ impl World {
             "apiVersion: fettle.dev/v1alpha1\nkind: Device\nmetadata: {{name: {name}, labels: {labels}}}\nspec: {{mac: \"{mac}\"}}\n"
         ))
         .await
+    }
+
+    /// Declares devices, many at a time, and switches them on. Each has a name, its labels, and what it is.
+    pub async fn fleet(&mut self, devices: Vec<(String, &str, DeviceSpec)>) -> Result<Vec<DeviceHandle>> {
+        let world = &*self;
+        stream::iter(&devices)
+            .map(|(name, labels, spec)| world.declare(name, spec.mac, labels))
+            .buffer_unordered(DECLARED_AT_A_TIME)
+            .try_collect::<()>()
+            .await?;
+        self.switch_on(devices.into_iter().map(|(_, _, spec)| spec).collect()).await
     }
 
     /// Applies manifests.
@@ -146,6 +165,43 @@ impl World {
             conditions.iter().any(|is| is.type_ == "Stalled" && is.status == "True" && is.reason == reason)
         };
         self.namespace.wait_for("access", &format!("is Stalled with reason {reason}"), PATIENCE, stalled).await
+    }
+
+    /// Waits until the group `access` is as `ready` says.
+    pub async fn group_until(
+        &self,
+        what: &str,
+        ready: impl Fn(&DeviceGroupStatus) -> bool,
+    ) -> Result<DeviceGroupStatus> {
+        let ready = |group: &DeviceGroup| group.status.as_ref().is_some_and(&ready);
+        let group = self.namespace.wait_for::<DeviceGroup>("access", what, PATIENCE, ready).await?;
+        group.status.context("it was just there")
+    }
+
+    /// Waits until the status of a rollout is as `ready` says.
+    pub async fn rollout_until(
+        &self,
+        name: &str,
+        what: &str,
+        ready: impl Fn(&DeviceRolloutStatus) -> bool,
+    ) -> Result<DeviceRolloutStatus> {
+        let ready = |rollout: &DeviceRollout| rollout.status.as_ref().is_some_and(&ready);
+        let rollout = self.namespace.wait_for::<DeviceRollout>(name, what, PATIENCE, ready).await?;
+        rollout.status.context("it was just there")
+    }
+
+    /// Waits until the first rollout of the group `access` waits for this.
+    pub async fn waits_for(&self, reason: &str) -> Result<DeviceRolloutStatus> {
+        let waits =
+            |status: &DeviceRolloutStatus| status.waiting.as_ref().is_some_and(|waiting| waiting.reason == reason);
+        self.rollout_until("access-1", &format!("waits for {reason}"), waits).await
+    }
+
+    /// Says something in the spec of the first rollout of the group `access`, as a person does.
+    pub async fn person(&self, says: &str) -> Result<()> {
+        let patch = format!("{{\"spec\": {says}}}");
+        self.namespace.kubectl(&["patch", "drol", "access-1", "--type=merge", "-p", &patch]).await?;
+        Ok(())
     }
 
     /// Waits until the status of a device is as `ready` says.
@@ -224,4 +280,35 @@ pub async fn device_does(
     tokio::time::timeout(PATIENCE, device.wait_until(is_so)).await.map_err(|_| {
         anyhow::anyhow!("device {} did not, within {PATIENCE:?}: {what}\n{}", device.mac(), device.journal())
     })
+}
+
+/// The versions that devices run.
+pub fn versions(devices: &[DeviceHandle]) -> Vec<String> {
+    devices.iter().map(DeviceHandle::version).collect()
+}
+
+/// The versions that a device has booted, in their order.
+pub fn booted(device: &DeviceHandle) -> Vec<String> {
+    device.journal().boots().into_iter().map(|(_, version)| version.to_owned()).collect()
+}
+
+/// The most of these devices that were down at the same time because message 6 said so; what they lost by a power cut
+/// does not count.
+pub fn most_restarting_at_once(devices: &[DeviceHandle]) -> usize {
+    let restarts = |device: &DeviceHandle| {
+        let mut restarts: Vec<Outage> = Vec::new();
+        for entry in device.journal().entries() {
+            match entry.event {
+                Event::RestartBegan => restarts.push(Outage { from: entry.at, to: None }),
+                Event::Booted { .. } => {
+                    if let Some(restart) = restarts.last_mut() {
+                        restart.to.get_or_insert(entry.at);
+                    }
+                }
+                _ => {}
+            }
+        }
+        restarts
+    };
+    most_at_once(devices.iter().flat_map(restarts))
 }
