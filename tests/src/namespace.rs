@@ -169,8 +169,9 @@ impl TestNamespace {
         dump::of(&self.client, &self.name, &logs).await
     }
 
-    /// Prints the dump, but once for a test: the first is nearest to the cause.
-    async fn dump_once(&self) {
+    /// Prints the dump, but once for a test: the first is nearest to the cause. For tests that find by other means than a
+    /// wait that something is wrong.
+    pub async fn dump_once(&self) {
         if !self.dumped.swap(true, Ordering::Relaxed) {
             say!("{}", self.dump().await);
         }
