@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use fettle_controller::plan::plan;
+use fettle_controller::reconcile::index::{Index, News, Observed};
 use rustix::time::{ClockId, clock_gettime};
 
 use self::fleet::{Fleet, Shape};
@@ -97,19 +98,23 @@ impl Figure {
             Self::Pass => cpu_time(|| drop(black_box(plan(black_box(&index.snapshot), *now)))),
             Self::Event => {
                 let events = news.burst(EVENTS);
-                cpu_time(|| events.into_iter().for_each(|event| drop(index.observe(event)))) / EVENTS as u32
+                cpu_time(|| events.into_iter().for_each(|event| take_in(index, event))) / EVENTS as u32
             }
             Self::Merged => {
                 let events = news.burst((devices / BURST).max(1));
                 let count = events.len() as u32;
                 let all = cpu_time(|| {
-                    events.into_iter().for_each(|event| drop(index.observe(event)));
+                    events.into_iter().for_each(|event| take_in(index, event));
                     drop(black_box(plan(black_box(&index.snapshot), *now)));
                 });
                 all / count
             }
         }
     }
+}
+
+fn take_in(index: &mut Index, event: Observed) {
+    assert!(index.observe(event) == News::Yes, "an event that says nothing new");
 }
 
 fn cpu_time(work: impl FnOnce()) -> Duration {

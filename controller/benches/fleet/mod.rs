@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fettle_controller::metrics::Metrics;
-use fettle_controller::plan::model::{Settings, Snapshot};
+use fettle_controller::plan::model::{Image, Settings, Snapshot};
 use fettle_controller::plan::plan;
 use fettle_controller::reconcile::index::{Index, Observed, Written};
 use fettle_crds as api;
@@ -82,7 +82,7 @@ impl Shape {
 pub struct Fleet {
     pub index: Index,
     pub now: Timestamp,
-    pub news: News,
+    pub news: Watch,
 }
 
 /// How a device stands.
@@ -114,6 +114,11 @@ impl Fleet {
         for content in &made.contents {
             index.wrote(Written::Content(content.name().clone()), now);
         }
+        // What devices ran before is kept, too.
+        let old = index.snapshot.firmwares[&*format!("access-{OLD}")].images.clone();
+        for image in &old {
+            index.wrote(Written::Content(image.name.clone()), now - SignedDuration::from_hours(9));
+        }
         let mut rollouts: Vec<api::DeviceRollout> = Vec::new();
         for rollout in &made.rollouts {
             let rollout: api::DeviceRollout = read(json!({
@@ -135,14 +140,14 @@ impl Fleet {
             rollouts.push(rollout);
         }
         let devices: Vec<api::Device> =
-            (0..shape.devices).map(|number| shape.device(number, &rollouts, now)).collect();
+            (0..shape.devices).map(|number| shape.device(number, &rollouts, &old, now)).collect();
         index.observe(Observed::Device(Event::Init));
         for device in &devices {
             index.observe(Observed::Device(Event::InitApply(DeserializeGuard(Ok(device.clone())))));
         }
         index.observe(Observed::Device(Event::InitDone));
         // A fleet that has lived for a while: each device was written to since the list, in no order.
-        let mut news = News { devices, written: 0 };
+        let mut news = Watch { devices, written: 0 };
         for _ in 0..shape.devices {
             index.observe(news.next());
         }
@@ -168,12 +173,12 @@ fn settle(snapshot: &mut Snapshot, now: Timestamp) {
 }
 
 /// What a watch has to say: one device after the other, each as it was, but newer.
-pub struct News {
+pub struct Watch {
     devices: Vec<api::Device>,
     written: usize,
 }
 
-impl News {
+impl Watch {
     pub fn next(&mut self) -> Observed {
         self.written += 1;
         let mut device = self.devices[self.written * STRIDE % self.devices.len()].clone();
@@ -276,7 +281,7 @@ impl Shape {
         Stand::Waiting
     }
 
-    fn device(&self, number: usize, rollouts: &[api::DeviceRollout], now: Timestamp) -> api::Device {
+    fn device(&self, number: usize, rollouts: &[api::DeviceRollout], old: &[Image], now: Timestamp) -> api::Device {
         let (area, model) = (number * self.groups / self.devices, number % MODELS.len());
         let rollout = &rollouts[area];
         let spec = &rollout.spec;
@@ -319,7 +324,8 @@ impl Shape {
             status["target"] = target;
             status["lastTarget"] = json!(1);
             status["granted"] = json!({"rolloutUid": rollout.metadata.uid, "step": 3, "tries": 0});
-            let previous = json!({"version": OLD, "sha256": image.sha256, "content": image.content});
+            let Image { name, content, .. } = &old[model];
+            let previous = json!({"version": OLD, "sha256": content.sha256, "content": **name});
             status["previous"] = json!({"rolloutUid": rollout.metadata.uid, "firmware": previous});
         }
         match stand {

@@ -443,18 +443,33 @@ pub fn unnamed(snapshot: &Snapshot, wanted: &[Wanted<'_>], now: Timestamp) -> (V
         named.extend(revision.firmware.iter().flat_map(|firmware| &firmware.images).map(|image| &*image.name));
         named.extend(revision.config.map(|(_, config)| &*config.name));
     }
+    let mut left: BTreeMap<&str, (&Text, Timestamp)> = snapshot
+        .contents
+        .iter()
+        .filter(|(name, _)| !named.contains(&***name))
+        .map(|(name, made)| (&**name, (name, *made)))
+        .collect();
+    // Mostly rollouts name it all, and no device has to be asked.
     for decisions in snapshot.devices.values().map(|device| &device.decisions) {
-        if let Some(target) = &decisions.target {
-            named.extend(target.firmware.as_ref().map(|firmware| &*firmware.content));
-            named.extend(target.config.as_ref().map(|config| &*config.content));
+        if left.is_empty() {
+            break;
         }
-        if let Some(previous) = &decisions.previous {
-            named.extend(previous.firmware.content.as_deref());
-            named.extend(previous.config.as_ref().map(|config| &*config.content));
+        let target = decisions.target.as_ref();
+        let previous = decisions.previous.as_ref();
+        let of_target = [
+            target.and_then(|target| target.firmware.as_ref()).map(|firmware| &*firmware.content),
+            target.and_then(|target| target.config.as_ref()).map(|config| &*config.content),
+        ];
+        let of_previous = [
+            previous.and_then(|previous| previous.firmware.content.as_deref()),
+            previous.and_then(|previous| previous.config.as_ref()).map(|config| &*config.content),
+        ];
+        for content in of_target.into_iter().chain(of_previous).flatten() {
+            left.remove(content);
         }
     }
-    let unnamed = snapshot.contents.iter().filter(|(name, _)| !named.contains(&***name));
-    let (old, young): (Vec<_>, Vec<_>) = unnamed.partition(|(_, made)| **made + UNNAMED_CONTENT_AGE <= now);
-    let next = young.into_iter().map(|(_, made)| *made + UNNAMED_CONTENT_AGE).min();
-    (old.into_iter().map(|(name, _)| name.clone()).collect(), next)
+    let is_old = |(_, (_, made)): &(&str, (&Text, Timestamp))| *made + UNNAMED_CONTENT_AGE <= now;
+    let (old, young): (Vec<_>, Vec<_>) = left.into_iter().partition(is_old);
+    let next = young.into_iter().map(|(_, (_, made))| made + UNNAMED_CONTENT_AGE).min();
+    (old.into_iter().map(|(_, (name, _))| name.clone()).collect(), next)
 }
