@@ -31,7 +31,7 @@ pub use device_rollout::{
 pub use firmware::{FileSource, Firmware, FirmwareSpec, FirmwareStatus, HttpSource, Image, ImageStatus, Source};
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 pub use schema::{Duration, IntOrPercent};
-pub use selector::{LabelSelector, Operator, Requirement};
+pub use selector::{LabelSelector, Labels, Operator, Requirement};
 pub use strategy::{Approval, DownloadTime, Freeze, OnFailure, Spread, Step, Strategy, Window};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

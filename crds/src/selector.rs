@@ -50,6 +50,18 @@ pub enum Operator {
     DoesNotExist,
 }
 
+/// Labels, however they are kept.
+pub trait Labels {
+    /// The value of a label, if it is there.
+    fn value(&self, key: &str) -> Option<&str>;
+}
+
+impl Labels for BTreeMap<String, String> {
+    fn value(&self, key: &str) -> Option<&str> {
+        self.get(key).map(String::as_str)
+    }
+}
+
 impl LabelSelector {
     /// Whether it has no requirement at all.
     pub fn is_empty(&self) -> bool {
@@ -57,19 +69,20 @@ impl LabelSelector {
     }
 
     /// Whether `labels` meet all requirements. False for a selector without any.
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+    pub fn matches(&self, labels: &impl Labels) -> bool {
         !self.is_empty()
-            && self.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+            && self.match_labels.iter().all(|(key, value)| labels.value(key) == Some(value))
             && self.match_expressions.iter().all(|requirement| requirement.holds(labels))
     }
 }
 
 impl Requirement {
-    fn holds(&self, labels: &BTreeMap<String, String>) -> bool {
-        let value = labels.get(&self.key);
+    fn holds(&self, labels: &impl Labels) -> bool {
+        let value = labels.value(&self.key);
+        let is_listed = |value: &str| self.values.iter().any(|listed| listed == value);
         match self.operator {
-            Operator::In => value.is_some_and(|value| self.values.contains(value)),
-            Operator::NotIn => value.is_none_or(|value| !self.values.contains(value)),
+            Operator::In => value.is_some_and(is_listed),
+            Operator::NotIn => !value.is_some_and(is_listed),
             Operator::Exists => value.is_some(),
             Operator::DoesNotExist => value.is_none(),
         }

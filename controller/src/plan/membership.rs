@@ -1,7 +1,7 @@
 //! Which group a device belongs to, and whether it is accepted at all.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use jiff::Timestamp;
 
@@ -38,28 +38,30 @@ impl Membership {
 /// Finds the groups of devices without holding every selector against every device.
 pub struct Selectors<'a> {
     groups: &'a [&'a Group],
-    /// Groups that demand a label, by one label that they demand.
-    by_label: HashMap<(&'a str, &'a str), Vec<usize>>,
+    /// Groups that demand a label, by the key and the value of one that they demand; the keys in order.
+    by_label: Vec<(&'a str, HashMap<&'a str, Vec<usize>>)>,
     /// Groups that demand none.
     others: Vec<usize>,
 }
 
 impl<'a> Selectors<'a> {
     pub fn new(groups: &'a [&'a Group]) -> Self {
-        let mut by_label: HashMap<_, Vec<usize>> = HashMap::new();
+        let mut by_label: BTreeMap<&str, HashMap<&str, Vec<usize>>> = BTreeMap::new();
         let mut others = Vec::new();
         for (index, group) in groups.iter().enumerate() {
             match group.selector.match_labels.iter().next() {
-                Some((key, value)) => by_label.entry((key.as_str(), value.as_str())).or_default().push(index),
+                Some((key, value)) => by_label.entry(key).or_default().entry(value).or_default().push(index),
                 None => others.push(index),
             }
         }
-        Self { groups, by_label, others }
+        Self { groups, by_label: by_label.into_iter().collect(), others }
     }
 
     pub fn of(&self, device: &Device) -> Membership {
-        let labelled =
-            device.labels.iter().filter_map(|(key, value)| self.by_label.get(&(key.as_str(), value.as_str())));
+        let labelled = device.labels.iter().filter_map(|(key, value)| {
+            let at = self.by_label.binary_search_by(|(demanded, _)| (**demanded).cmp(key)).ok()?;
+            self.by_label[at].1.get(&**value)
+        });
         let candidates = labelled.flatten().chain(&self.others).copied();
         let mut found = candidates.filter(|index| self.groups[*index].selector.matches(&device.labels));
         let Some(first) = found.next() else { return Membership::None };

@@ -15,6 +15,7 @@ pub mod course;
 mod decide;
 pub mod goal;
 pub mod grants;
+pub mod labels;
 pub mod limits;
 pub mod membership;
 pub mod model;

@@ -14,6 +14,7 @@ use fettle_crds::{
 };
 use jiff::{SignedDuration, Timestamp};
 
+use super::labels::Labels;
 use super::versions::Requirement;
 use super::windows::{Calendar, LocalTime, Zone};
 
@@ -66,7 +67,7 @@ pub struct Device {
     /// What a write depends on.
     pub resource_version: u64,
     pub generation: i64,
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     pub mac: Mac,
     pub origin: Origin,
     /// Of the spec: a device that reports another is not served.

@@ -63,7 +63,7 @@ impl<'a> Domains<'a> {
         }
         let at_grant = device.decisions.target.as_ref().filter(|_| presence == Presence::Updating);
         for (index, label) in self.labels.iter().enumerate() {
-            let value = device.labels.get(*label).map(String::as_str);
+            let value = device.labels.get(label).map(|value| &**value);
             if let Some(value) = value {
                 let domain = self.domains.entry((index, value)).or_default();
                 let limits = groups.clone().flat_map(|group| &group.strategy.spread);
@@ -83,7 +83,7 @@ impl<'a> Domains<'a> {
     /// Whether one more device may go down. `counted`: it is one of those that count already.
     pub fn place(&self, device: &Device, counted: bool) -> Result<(), Full> {
         for (index, label) in self.labels.iter().enumerate() {
-            let domain = device.labels.get(*label).and_then(|value| self.domains.get(&(index, value.as_str())));
+            let domain = device.labels.get(label).and_then(|value| self.domains.get(&(index, &**value)));
             let Some((domain, limit)) = domain.and_then(|domain| Some((domain, domain.limit?))) else { continue };
             if domain.updating + domain.away - usize::from(counted) >= limit {
                 return Err(if domain.updating > usize::from(counted) { Full::Updating } else { Full::Away });
@@ -95,23 +95,23 @@ impl<'a> Domains<'a> {
     /// A device goes down.
     pub fn take(&mut self, device: &'a Device) {
         for (index, label) in self.labels.iter().enumerate() {
-            if let Some(value) = device.labels.get(*label) {
-                self.domains.entry((index, value.as_str())).or_default().updating += 1;
+            if let Some(value) = device.labels.get(label) {
+                self.domains.entry((index, &**value)).or_default().updating += 1;
             }
         }
     }
 
     /// The values of a device that a target of it remembers.
     pub fn values(&self, device: &Device) -> Arc<BTreeMap<String, String>> {
-        let value = |label: &&str| Some(((*label).to_owned(), device.labels.get(*label)?.clone()));
+        let value = |label: &&str| Some(((*label).to_owned(), device.labels.get(label)?.to_string()));
         Arc::new(self.labels.iter().filter_map(value).collect())
     }
 
     /// The first domain in which there is no place for a device, for a sentence.
     pub fn full_domain(&self, device: &Device) -> Option<(Text, usize)> {
         self.labels.iter().enumerate().find_map(|(index, label)| {
-            let value = device.labels.get(*label)?;
-            let domain = self.domains.get(&(index, value.as_str()))?;
+            let value = device.labels.get(label)?;
+            let domain = self.domains.get(&(index, &**value))?;
             let limit = domain.limit.filter(|limit| domain.updating + domain.away >= *limit)?;
             Some((format!("{label}={value}").into(), limit))
         })

@@ -88,7 +88,7 @@ impl Interner {
             retry_at: metadata.annotations.as_ref().and_then(|all| all.get(RETRY_AT)).map(|at| self.text(at)),
             facts: self.facts(&status),
             decisions: self.decisions(status),
-            labels: metadata.labels.unwrap_or_default(),
+            labels: metadata.labels.iter().flatten().map(|(key, value)| (self.text(key), self.text(value))).collect(),
         })
     }
 

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fettle_controller::plan::labels::Labels;
 use fettle_controller::plan::model::{Target, Text};
 use fettle_crds::Verdict;
 use jiff::{SignedDuration, Timestamp};
@@ -51,7 +52,7 @@ pub struct Permission {
     pub attempt: u32,
     pub direction: Direction,
     /// The labels of the device at the grant.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     pub granted_at: Timestamp,
     /// When the first command was sent.
     pub commanded: Option<Timestamp>,
@@ -95,7 +96,7 @@ impl Account {
         target: &Target,
         group: Text,
         direction: Direction,
-        labels: BTreeMap<String, String>,
+        labels: Labels,
     ) {
         let permission = Permission {
             id: target.id,

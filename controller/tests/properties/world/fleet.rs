@@ -177,7 +177,7 @@ impl Fleet {
         for (number, born) in self.devices.iter().enumerate() {
             let mac = format!("02:00:00:00:00:{number:02x}");
             let mut device = object(json!({"mac": mac}), &name(number), |device| interner.device(device));
-            device.labels = born.labels();
+            device.labels = born.labels().into_iter().collect();
             snapshot.devices.insert(device.name.clone(), device);
         }
         snapshot
@@ -210,13 +210,28 @@ impl Born {
 }
 
 /// The labels that say to whom a device belongs: 2 is both groups, 3 is none.
-pub fn roles(role: usize) -> BTreeMap<String, String> {
+fn roles(role: usize) -> BTreeMap<String, String> {
     let roles: &[&str] = match role {
         2 => &ROLES,
         3 => &[],
         role => &ROLES[role..=role],
     };
     roles.iter().map(|role| ((*role).to_owned(), "yes".to_owned())).collect()
+}
+
+/// Changes the labels of a device.
+pub fn relabel(device: &mut m::Device, change: impl FnOnce(&mut BTreeMap<String, String>)) {
+    let mut labels = device.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+    change(&mut labels);
+    device.labels = labels.into_iter().collect();
+}
+
+/// Takes a device to the group, or the groups, of that number.
+pub fn move_to(device: &mut m::Device, role: usize) {
+    relabel(device, |labels| {
+        labels.retain(|label, _| !ROLES.contains(&label.as_str()));
+        labels.extend(roles(role));
+    });
 }
 
 impl Release {

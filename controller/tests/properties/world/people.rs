@@ -9,7 +9,7 @@ use fettle_crds::{Abort, Apply, DeviceRolloutSpec, Freeze, Window};
 
 use super::World;
 use super::bridge::BRIDGES;
-use super::fleet::{CONFIGS, ROLES, roles};
+use super::fleet::{CONFIGS, ROLES, move_to, relabel};
 use super::history::{Event, minutes};
 
 impl World {
@@ -49,16 +49,11 @@ impl World {
             Event::AcceptFailures(group, many) => self.say(group, |spec| spec.accept_failures = many),
             Event::Hold(number, held) => self.spec(number % devices).held = held,
             Event::ApproveDevice(number, approved) => self.spec(number % devices).approved = approved,
-            Event::Move(number, to) => {
-                let labels = &mut self.spec(number % devices).labels;
-                labels.retain(|label, _| !ROLES.contains(&label.as_str()));
-                labels.extend(roles(to));
-            }
-            Event::Relabel(number, to) => {
-                let labels = &mut self.spec(number % devices).labels;
+            Event::Move(number, to) => move_to(self.spec(number % devices), to),
+            Event::Relabel(number, to) => relabel(self.spec(number % devices), |labels| {
                 labels.insert("site".into(), format!("s{}", to % 4));
                 labels.insert("pair".into(), format!("p{}", to % 12));
-            }
+            }),
             Event::Want(group, release, config) => self.group(group, |group| {
                 // There is no sixth release.
                 group.firmware = Some(format!("fw-{}", release + 1).into());
@@ -98,8 +93,7 @@ impl World {
         (device.held, device.approved) = (is_dead, true);
         let roles_of = ROLES.iter().filter(|role| device.labels.contains_key(**role)).count();
         if roles_of != 1 {
-            device.labels.retain(|label, _| !ROLES.contains(&label.as_str()));
-            device.labels.extend(roles(number % 2));
+            move_to(device, number % 2);
         }
     }
 

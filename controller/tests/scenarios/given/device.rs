@@ -176,7 +176,7 @@ impl Device {
             name: name.into(),
             resource_version: 1,
             generation: 1,
-            labels: self.labels.clone(),
+            labels: self.labels.clone().into_iter().collect(),
             mac: m::Mac::parse(&self.mac.clone().unwrap_or_else(|| format!("02:00:00:00:00:{number:02x}"))).unwrap(),
             origin: if self.pending { m::Origin::Pending } else { m::Origin::Declared },
             model: self.model.as_deref().map(Into::into),
