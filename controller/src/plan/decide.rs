@@ -130,9 +130,7 @@ impl<'a> Pass<'a> {
     /// A person wants a device to be tried again: that acts once, when it is seen.
     fn take_in_wish(&mut self, index: usize) {
         let seen = &self.seen[index];
-        let decisions = &seen.device.decisions;
-        let is_new = seen.device.retry_at.is_some() && seen.device.retry_at != decisions.retried_at;
-        if !is_new || seen.write.is_some() || seen.is_in_doubt || !self.may_write() {
+        if !seen.is_wished || seen.write.is_some() || seen.is_in_doubt || !self.may_write() {
             return;
         }
         let seen = &self.seen[index];
@@ -337,11 +335,11 @@ impl<'a> Pass<'a> {
                 _ => Reason::Retrying,
             };
         }
-        match self.domains.place(device, replaces) {
+        match self.domains.place(index, replaces) {
             Ok(()) => {}
             Err(Full::Updating) => return Reason::WaitingForSpread,
             Err(Full::Away) => {
-                scope.tally.blocked(self.domains.full_domain(device));
+                scope.tally.blocked(self.domains.full_domain(index, device));
                 return Reason::BlockedBySpread;
             }
         }
@@ -390,7 +388,7 @@ impl<'a> Pass<'a> {
         if !replaces {
             room[at] -= 1;
             self.writes += 1;
-            self.domains.take(device);
+            self.domains.take(index);
         }
         self.seen[index].write = Some(Box::new((Change::Granted, decisions)));
         Reason::Updating
@@ -402,14 +400,14 @@ impl<'a> Pass<'a> {
         if seen.open.is_some() || seen.ahead.is_some() || seen.write.is_some() || seen.is_in_doubt {
             return;
         }
-        let Some(target) = &seen.device.decisions.target else { return };
+        let Some(before) = seen.done else { return };
         let scope = seen.membership.only().map(|scope| &self.scopes[scope]);
         if scope.is_some_and(|scope| matches!(scope.wanted, Wanted::Invalid(_))) {
             return;
         }
         let done = reason.is_none() && scope.is_some_and(|scope| scope.group.session == SessionPolicy::Close);
         // It is only said to a device that is there; taken back at once, or the device would be sent away again.
-        if target.done != done && (!done || seen.presence.is_connected()) && self.may_write() {
+        if before != done && (!done || seen.presence.is_connected()) && self.may_write() {
             let mut decisions = self.seen[index].device.decisions.clone();
             if let Some(target) = &mut decisions.target {
                 target.done = done;

@@ -30,7 +30,6 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let wanted: Vec<Wanted<'_>> = groups.iter().map(|group| Wanted::of(group, snapshot)).collect();
     let rollouts = Rollouts::of_all(snapshot, &groups);
     let mut pass = Pass::new(snapshot, now, &groups, &wanted, &rollouts);
-    pass.take_stock();
     pass.steer();
     pass.decide();
     pass.accept();
@@ -99,8 +98,10 @@ impl<'a> Pass<'a> {
             plan: Plan::default(),
         };
         let (selectors, macs) = (Selectors::new(groups), Macs::new(snapshot));
+        let by_uid = pass.by_uid();
         for (index, device) in snapshot.devices.values().enumerate() {
             let seen = pass.look_at(device, selectors.of(device), macs.standing(device));
+            pass.count(&seen, &by_uid);
             if let Some(scope) = seen.membership.only() {
                 pass.scopes[scope].members.push(index);
             }
@@ -114,9 +115,15 @@ impl<'a> Pass<'a> {
         self.wake.at(presence.changes_at());
         let doubt = self.snapshot.in_doubt.get(&device.name).copied().filter(|until| *until > self.now);
         self.wake.at(doubt);
+        let decisions = &device.decisions;
+        let is_observed = decisions.observed_generation == Some(device.generation);
         let mut seen = Seen {
             device,
             membership,
+            is_served: mac == MacStanding::Accepted && !device.held,
+            is_told: is_observed && mac.acceptance(device, self.now).is_none(),
+            is_wished: device.retry_at.is_some() && device.retry_at != decisions.retried_at,
+            done: decisions.target.as_ref().map(|target| target.done),
             mac,
             presence,
             standing: Standing::Untried,
@@ -178,46 +185,43 @@ impl<'a> Pass<'a> {
         observe_duration(scope, device);
     }
 
-    /// Counts who is away and who has failed, before anything is decided.
-    fn take_stock(&mut self) {
-        let by_uid: HashMap<&str, usize> = self
-            .scopes
-            .iter()
-            .enumerate()
-            .flat_map(|(index, scope)| scope.rollouts.all().map(move |rollout| (&*rollout.uid, index)))
-            .collect();
-        for seen in &self.seen {
-            // A device counts where it is now, and where it was when it was granted.
-            let granted = seen.open.and_then(|(target, _)| by_uid.get(&*target.rollout_uid).copied());
-            let elsewhere = granted.filter(|index| !seen.membership.all().contains(index));
-            if let Some(index) = elsewhere {
-                self.scopes[index].usage.updating += 1;
-            }
-            let presence = match (seen.is_updating(), seen.device.held, seen.is_away()) {
-                (true, ..) => spread::Presence::Updating,
-                (false, true, _) => spread::Presence::LeftOut,
-                (false, false, true) => spread::Presence::Away,
-                (false, false, false) => spread::Presence::Available,
-            };
-            for index in seen.membership.all() {
-                let scope = &mut self.scopes[*index];
-                let usage = &mut scope.usage;
-                usage.total += usize::from(!seen.device.held);
-                match presence {
-                    spread::Presence::Updating => usage.updating += 1,
-                    spread::Presence::Away => {
-                        usage.away += 1;
-                        usage.lost += usize::from(seen.granted_in.is_some());
-                        scope.tally.away(&seen.device.name);
-                    }
-                    spread::Presence::LeftOut | spread::Presence::Available => {}
-                }
-                scope.failed += usize::from(seen.has_failed());
-                scope.failed_away += usize::from(seen.has_failed() && !seen.presence.is_connected());
-            }
-            let groups = seen.membership.all().iter().map(|index| self.scopes[*index].group);
-            self.domains.count(seen.device, groups, presence);
+    /// The groups of rollouts, by the uids of those.
+    fn by_uid(&self) -> HashMap<&'a str, usize> {
+        let scopes = self.scopes.iter().enumerate();
+        scopes.flat_map(|(index, scope)| scope.rollouts.all().map(move |rollout| (&*rollout.uid, index))).collect()
+    }
+
+    /// Counts whether a device is away and whether it has failed, before anything is decided.
+    fn count(&mut self, seen: &Seen<'a>, by_uid: &HashMap<&str, usize>) {
+        // A device counts where it is now, and where it was when it was granted.
+        let granted = seen.open.and_then(|(target, _)| by_uid.get(&*target.rollout_uid).copied());
+        let elsewhere = granted.filter(|index| !seen.membership.all().contains(index));
+        if let Some(index) = elsewhere {
+            self.scopes[index].usage.updating += 1;
         }
+        let presence = match (seen.is_updating(), seen.device.held, seen.is_away()) {
+            (true, ..) => spread::Presence::Updating,
+            (false, true, _) => spread::Presence::LeftOut,
+            (false, false, true) => spread::Presence::Away,
+            (false, false, false) => spread::Presence::Available,
+        };
+        for index in seen.membership.all() {
+            let scope = &mut self.scopes[*index];
+            let usage = &mut scope.usage;
+            usage.total += usize::from(!seen.device.held);
+            match presence {
+                spread::Presence::Updating => usage.updating += 1,
+                spread::Presence::Away => {
+                    usage.away += 1;
+                    usage.lost += usize::from(seen.granted_in.is_some());
+                    scope.tally.away(&seen.device.name);
+                }
+                spread::Presence::LeftOut | spread::Presence::Available => {}
+            }
+            scope.failed += usize::from(seen.has_failed());
+            scope.failed_away += usize::from(seen.has_failed() && !seen.presence.is_connected());
+        }
+        self.domains.count(seen.device, seen.membership.all(), presence);
     }
 
     /// Which way each rollout goes, at which step it is, and whether the clock lets anybody begin.
@@ -244,8 +248,7 @@ impl<'a> Pass<'a> {
             let census = |number, step: Option<&Step>| {
                 let mut census = Census::default();
                 for seen in members.iter().map(|index| &seen[*index]) {
-                    let is_served = seen.mac == MacStanding::Accepted && !seen.device.held;
-                    if is_served && steps::is_about(step, seen.device) {
+                    if seen.is_served && steps::is_about(step, seen.device) {
                         census.count(counted(seen), number);
                     }
                 }
@@ -289,16 +292,17 @@ impl<'a> Pass<'a> {
     /// Whether each device is accepted. Goes with what is written of it anyway, else by itself.
     fn accept(&mut self) {
         for index in 0..self.seen.len() {
-            let Seen { device, ref mac, ref write, .. } = self.seen[index];
+            let Seen { device, ref mac, ref write, is_told, .. } = self.seen[index];
             if *mac == MacStanding::Yields {
                 self.plan.deletions.devices.push((device.name.clone(), device.resource_version));
                 continue;
             }
-            let acceptance = mac.acceptance(device, self.now);
-            let is_observed = device.decisions.observed_generation == Some(device.generation);
             let goes_along = write.is_some();
-            let is_told = acceptance.is_none() && is_observed;
-            if is_told || self.seen[index].is_in_doubt || (!goes_along && !self.may_write()) {
+            if is_told {
+                continue;
+            }
+            let acceptance = mac.acceptance(device, self.now);
+            if self.seen[index].is_in_doubt || (!goes_along && !self.may_write()) {
                 continue;
             }
             let fresh = || Box::new((Change::Accepted, device.decisions.clone()));

@@ -83,6 +83,14 @@ pub struct Seen<'a> {
     pub mac: MacStanding,
     pub presence: Presence,
     pub standing: Standing,
+    /// Approved, the only one with its MAC, and not held.
+    pub is_served: bool,
+    /// What is written of its acceptance is what there is to say.
+    pub is_told: bool,
+    /// A person wants it to be tried again, and that has not been acted on.
+    pub is_wished: bool,
+    /// What its target says of whether it may be sent away; `None`: it has none.
+    pub done: Option<bool>,
     /// What keeps it from a try, whatever its group is at.
     pub obstacle: Option<Reason>,
     pub open: Option<(&'a Target, Progress)>,
@@ -407,7 +415,7 @@ impl<'a> Seen<'a> {
 
     /// Whether it counts against the failure budget.
     pub fn has_failed(&self) -> bool {
-        if self.device.held || self.mac != MacStanding::Accepted {
+        if !self.is_served {
             return false;
         }
         let retried = self.is_retried && self.standing != Standing::Current;

@@ -64,8 +64,10 @@ impl Tally {
     }
 
     fn granted(&mut self, device: &Device, rollout: Option<&Rollout>) {
+        // Once it is written, nobody has to be asked.
+        let Some(rollout) = rollout.filter(|rollout| rollout.status.started_at.is_none()) else { return };
         let target = device.decisions.target.as_ref();
-        if let Some(target) = target.filter(|target| rollout.is_some_and(|rollout| rollout.uid == target.rollout_uid)) {
+        if let Some(target) = target.filter(|target| rollout.uid == target.rollout_uid) {
             self.started(target.granted_at);
         }
     }
