@@ -197,10 +197,8 @@ impl<'a> Pass<'a> {
         if let Some(reason) = self.scopes[scope].waits_for_person().filter(|_| seen.granted_in.is_none()) {
             return Ok(Some(reason));
         }
-        let to = match self.scopes[scope].next_move(self.snapshot, seen.device) {
-            Ok(to) => to,
-            Err(reason) => return Ok(Some(reason)),
-        };
+        // It was looked for together with what keeps it from a try.
+        let Some(to) = seen.to.clone() else { return Ok(Some(Reason::GroupInvalid)) };
         let (to, opening) = match self.scopes[scope].opening(seen, to, self.now) {
             Ok(opening) => opening,
             Err(reason) => {

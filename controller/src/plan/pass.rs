@@ -15,7 +15,7 @@ use super::output::{Change, DeviceWrite, Plan};
 use super::progress::{Standing, Terms, Way};
 use super::reason::Reason;
 use super::revision::{self, Content, Known, Rollouts, Wanted};
-use super::scope::{Scope, Seen};
+use super::scope::{Move, Scope, Seen};
 use super::spread::{self, Domains, Full};
 use super::status::{self, GroupView};
 use super::steps::{self, Census, Counted, State};
@@ -128,6 +128,7 @@ impl<'a> Pass<'a> {
             presence,
             standing: Standing::Untried,
             obstacle: None,
+            to: None,
             open: device.open_target(),
             ahead: device.download(),
             is_in_doubt: doubt.is_some(),
@@ -173,7 +174,10 @@ impl<'a> Pass<'a> {
         seen.is_retried = matches!(seen.standing, Standing::Forgiven { .. })
             || granted.is_some_and(|granted| granted.forgiven.is_some());
         if !matches!(seen.standing, Standing::Current) {
-            seen.obstacle = obstacle(scope, seen, way, snapshot);
+            match next_try(scope, seen, way, snapshot) {
+                Ok(to) => seen.to = Some(to),
+                Err(obstacle) => seen.obstacle = Some(obstacle),
+            }
         }
         if seen.obstacle.is_none()
             && seen.standing != Standing::Current
@@ -267,11 +271,12 @@ impl<'a> Pass<'a> {
             }
             scope.places = stage.places();
             let step = steps::listed(&rollout.spec, stage.number);
-            for seen in scope.members.iter().map(|index| &self.seen[*index]) {
+            for index in &scope.members {
+                let seen = &self.seen[*index];
                 let Some(ahead) = seen.ahead else { continue };
                 scope.downloading += usize::from(!ahead.is_fetched);
                 // One that others at its place keep from going on, who are away, keeps nobody's place.
-                let is_blocked = self.domains.place(seen.device, false) == Err(Full::Away);
+                let is_blocked = self.domains.place(*index, false) == Err(Full::Away);
                 let is_next = seen.granted_in.is_none() && steps::is_about(step, seen.device);
                 scope.reserved += usize::from(is_next && !is_blocked);
             }
@@ -384,36 +389,41 @@ fn observe_duration(scope: &mut Scope<'_>, device: &Device) {
     }
 }
 
-/// What keeps a device from a try, whatever its rollout is at.
-fn obstacle<'a>(scope: &mut Scope<'a>, seen: &Seen<'a>, way: Way, snapshot: &Snapshot) -> Option<Reason> {
+/// What a device would be told in its next try.
+///
+/// # Errors
+/// What keeps it from that, whatever its rollout is at.
+fn next_try<'a>(scope: &mut Scope<'a>, seen: &Seen<'a>, way: Way, snapshot: &Snapshot) -> Result<Move, Reason> {
     match seen.mac {
         MacStanding::Accepted => {}
-        MacStanding::NotApproved | MacStanding::Yields => return Some(Reason::NotApproved),
-        MacStanding::DuplicateMac(_) => return Some(Reason::DuplicateMac),
+        MacStanding::NotApproved | MacStanding::Yields => return Err(Reason::NotApproved),
+        MacStanding::DuplicateMac(_) => return Err(Reason::DuplicateMac),
     }
     if seen.device.held {
-        return Some(Reason::Held);
+        return Err(Reason::Held);
     }
     if seen.has_wrong_model() {
-        return Some(Reason::WrongModel);
+        return Err(Reason::WrongModel);
     }
     match seen.presence {
         Presence::Connected { .. } => {}
-        Presence::Dismissed => return Some(Reason::Dismissed),
-        Presence::BridgeStarting { .. } => return Some(Reason::BridgeStarting),
-        Presence::Reconnecting { .. } => return Some(Reason::Reconnecting),
-        Presence::Offline { .. } => return Some(Reason::Offline),
-        Presence::Never => return Some(Reason::NeverConnected),
+        Presence::Dismissed => return Err(Reason::Dismissed),
+        Presence::BridgeStarting { .. } => return Err(Reason::BridgeStarting),
+        Presence::Reconnecting { .. } => return Err(Reason::Reconnecting),
+        Presence::Offline { .. } => return Err(Reason::Offline),
+        Presence::Never => return Err(Reason::NeverConnected),
     }
     match way {
-        Way::Forward => match scope.next_move(snapshot, seen.device) {
+        Way::Forward => {
+            let to = scope.next_move(snapshot, seen.device)?;
             // Before its firmware goes: else it would be left half way, and its step with it.
-            Ok(_) => (scope.schedule.is_some() && !seen.device.has_known_zone()).then_some(Reason::UnknownTimeZone),
-            Err(reason) => Some(reason),
-        },
+            let is_lost_in_time = scope.schedule.is_some() && !seen.device.has_known_zone();
+            if is_lost_in_time { Err(Reason::UnknownTimeZone) } else { Ok(to) }
+        }
         Way::Back => {
-            let can_be_had = scope.way_back(seen.device).is_some_and(|way_back| way_back.can_be_had);
-            (!can_be_had).then_some(Reason::NoWayBack)
+            let way_back = scope.way_back(seen.device).filter(|way_back| way_back.can_be_had);
+            let Goal { firmware, config } = way_back.ok_or(Reason::NoWayBack)?.goal.clone();
+            Ok(Move { firmware, config })
         }
     }
 }

@@ -93,6 +93,8 @@ pub struct Seen<'a> {
     pub done: Option<bool>,
     /// What keeps it from a try, whatever its group is at.
     pub obstacle: Option<Reason>,
+    /// What it would be told in its next try, where nothing keeps it from that.
+    pub to: Option<Move>,
     pub open: Option<(&'a Target, Progress)>,
     /// What it may fetch ahead of a window.
     pub ahead: Option<Ahead<'a>>,
@@ -159,15 +161,14 @@ impl<'a> Scope<'a> {
 
     fn model(&mut self, snapshot: &Snapshot, model: &Text) -> Option<&mut Result<Model, Reason>> {
         let revision = self.revision()?;
-        if !self.models.contains_key(model) {
-            let found = Goal::of(revision, model).map(|goal| Model {
+        let policy = self.group.policy;
+        Some(self.models.entry(model.clone()).or_insert_with(|| {
+            Goal::of(revision, model).map(|goal| Model {
                 goal,
-                paths: revision.firmware.and_then(|goal| paths(goal, snapshot, model, self.group.policy)),
+                paths: revision.firmware.and_then(|goal| paths(goal, snapshot, model, policy)),
                 stones: HashMap::new(),
-            });
-            self.models.insert(model.clone(), found);
-        }
-        self.models.get_mut(model)
+            })
+        }))
     }
 
     /// What the revision means for the model that the device reports; `None` where either is not known.

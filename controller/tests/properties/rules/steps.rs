@@ -17,7 +17,9 @@ use crate::world::account::{StepSeen, Uid};
 fn about<'a>(world: &'a World, group: &'a Group, step: Option<&'a Step>) -> impl Iterator<Item = usize> + 'a {
     world.members(&group.name).filter(move |number| {
         let device = world.device(*number);
-        let is_chosen = step.and_then(|step| step.selector.as_ref()).is_none_or(|_| device.labels.get("ring").is_some_and(|ring| **ring == *"canary"));
+        let is_chosen = step
+            .and_then(|step| step.selector.as_ref())
+            .is_none_or(|_| device.labels.get("ring").is_some_and(|ring| **ring == *"canary"));
         is_chosen && device.approved && !device.held && world.groups_of(*number).len() == 1
     })
 }

@@ -90,14 +90,7 @@ pub struct StepSeen {
 }
 
 impl Account {
-    pub fn grant(
-        &mut self,
-        number: usize,
-        target: &Target,
-        group: Text,
-        direction: Direction,
-        labels: Labels,
-    ) {
+    pub fn grant(&mut self, number: usize, target: &Target, group: Text, direction: Direction, labels: Labels) {
         let permission = Permission {
             id: target.id,
             rollout: target.rollout_uid.clone(),
