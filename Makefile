@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test bench tools generate
+.PHONY: help demo up down test bench bench-planner tools generate
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
@@ -47,6 +47,10 @@ bench: prerequisites ## figures: devices per second, API writes, latency, memory
 	@echo "building the programs, optimised (minutes the first time)"
 	@cargo build --quiet --release --workspace --bins
 	@$(TARGET)/release/dev bench $(ARGS)
+
+bench-planner: prerequisites ## figures: what a pass over 1,000 to 100,000 devices costs
+	@echo "building the controller, optimised (minutes the first time)"
+	@cargo bench --quiet --package fettle-controller --bench planner -- $(ARGS)
 
 generate: prerequisites ## writes the definitions of the API anew, from the types in crds/src
 	@cargo run --quiet --package fettle-crds --bin crdgen -- crds/yaml charts/fettle/crds

@@ -1,6 +1,6 @@
 //! The simulated devices: one process, and what its journal says happened when.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -33,6 +33,8 @@ const FIRST_MAC: u64 = 0x02_00_5e_00_00_01;
 /// and the result of a configuration.
 const DOWNLOADS: [u8; 2] = [3, 4];
 const LAST_WORDS: [u8; 2] = [1, 9];
+/// Those that command anything that changes a device.
+const COMMANDS: [u8; 4] = [3, 4, 6, 8];
 
 /// The MAC of the device with this index.
 pub(super) fn mac(index: usize) -> String {
@@ -59,17 +61,29 @@ pub(super) struct Fleet {
 }
 
 impl Fleet {
-    /// Switches `devices` strict devices on, which call `bridge`.
+    /// Switches `devices` strict devices on, which call `bridge` and do as they are told.
     pub(super) fn start(devices: usize, bridge: &Bridge, folder: &Path) -> Result<Self> {
-        let spec = json!({"devices": [{
-            "count": devices,
-            "firstMac": mac(0),
-            "model": MODEL,
-            "version": OLD_VERSION,
-            // The restart is the installation, and nothing else.
-            "timings": {"install": INSTALL, "restart": "0s"},
-            "filePorts": {"ftp": bridge.ftp_port(), "tftp": bridge.tftp_port()},
-        }]});
+        Self::start_with(&[Kind { count: devices, faults: &[] }], bridge, folder)
+    }
+
+    /// The same, of several kinds one after the other.
+    pub(super) fn start_with(kinds: &[Kind], bridge: &Bridge, folder: &Path) -> Result<Self> {
+        let mut devices = 0;
+        let mut specs = Vec::new();
+        for Kind { count, faults } in kinds {
+            specs.push(json!({
+                "count": count,
+                "firstMac": mac(devices),
+                "model": MODEL,
+                "version": OLD_VERSION,
+                // The restart is the installation, and nothing else.
+                "timings": {"install": INSTALL, "restart": "0s"},
+                "filePorts": {"ftp": bridge.ftp_port(), "tftp": bridge.tftp_port()},
+                "faults": faults,
+            }));
+            devices += count;
+        }
+        let spec = json!({"devices": specs});
         let path = folder.join("fleet.json");
         fs::write(&path, serde_json::to_vec_pretty(&spec)?)?;
         let journal = folder.join("fleet.journal");
@@ -96,6 +110,28 @@ impl Fleet {
         let file = File::open(&self.journal).with_context(|| format!("no {}", self.journal.display()))?;
         Milestones::read(BufReader::new(file).lines(), from)
     }
+
+    /// What has happened so far. The journal is behind by half a second.
+    pub(super) fn record(&self) -> Result<Record> {
+        let file = File::open(&self.journal).with_context(|| format!("no {}", self.journal.display()))?;
+        Record::read(BufReader::new(file).lines())
+    }
+}
+
+/// So many devices in a row that have the same faults, in the words of `fettle-device`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kind {
+    pub(super) count: usize,
+    pub(super) faults: &'static [&'static str],
+}
+
+/// Which devices something happened to, by MAC.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Record {
+    /// They were told to fetch, to restart or to apply something.
+    pub(super) touched: BTreeSet<String>,
+    /// They are not heard of again.
+    pub(super) vanished: BTreeSet<String>,
 }
 
 /// When the devices reached what.
@@ -114,6 +150,21 @@ struct Line {
     at: Timestamp,
     event: String,
     message: Option<u8>,
+}
+
+impl Record {
+    fn read(lines: impl Iterator<Item = std::io::Result<String>>) -> Result<Self> {
+        let mut record = Self::default();
+        for line in lines {
+            let Ok(Line { mac, event, message, .. }) = serde_json::from_str::<Line>(&line?) else { continue };
+            match (event.as_str(), message) {
+                ("received", Some(message)) if COMMANDS.contains(&message) => drop(record.touched.insert(mac)),
+                ("vanished" | "bricked", _) => drop(record.vanished.insert(mac)),
+                _ => {}
+            }
+        }
+        Ok(record)
+    }
 }
 
 impl Milestones {
@@ -180,6 +231,20 @@ mod tests {
         ];
         let milestones = Milestones::read(lines.into_iter(), at(5)).unwrap();
         assert_eq!(milestones, Milestones { first_command: Some(at(9)), finished: vec![at(13), at(15)] });
+    }
+
+    #[test]
+    fn touched_is_who_was_told_to_change_anything() {
+        let line = |mac: &str, event: &str| Ok(format!(r#"{{"mac":"{mac}","at":"{}",{event}}}"#, at(1)));
+        let lines = vec![
+            line("a", r#""event":"sent","message":1"#),
+            line("b", r#""event":"received","message":3"#),
+            line("b", r#""event":"vanished""#),
+            line("c", r#""event":"received","message":2"#),
+        ];
+        let record = Record::read(lines.into_iter()).unwrap();
+        let b = || BTreeSet::from(["b".to_owned()]);
+        assert_eq!(record, Record { touched: b(), vanished: b() });
     }
 
     #[test]

@@ -2,10 +2,11 @@
 //!
 //! A fleet of simulated devices, in one process, each of which fetches an image and takes two seconds to install it. All of
 //! them may move at once. Beside Fettle's figures stand those of a bare client that makes the same API writes: what the API
-//! server and the machine allow.
+//! server and the machine allow. Then the same in three steps. And [`harm`]: what a bad release does before it halts.
 
 mod bare;
 mod fleet;
+mod harm;
 mod requests;
 mod run;
 mod table;
@@ -27,7 +28,7 @@ use crate::control_plane::LOGS;
 use crate::say;
 
 /// What one size may take at most: some three times what five thousand devices take on two cores.
-const WITHIN: Duration = Duration::from_secs(5 * 60);
+const WITHIN: Duration = Duration::from_secs(8 * 60);
 
 /// Sizes to measure.
 #[derive(Args, Debug)]
@@ -35,6 +36,9 @@ pub struct Arguments {
     /// How many devices; several sizes are measured one after the other
     #[arg(long, value_delimiter = ',', default_values_t = [1_000, 5_000], value_parser = clap::value_parser!(u32).range(1..))]
     devices: Vec<u32>,
+    /// Only how many of 200 devices a bad release harms before its rollout halts
+    #[arg(long, conflicts_with = "devices")]
+    harm: bool,
     /// Write the figures into a file, too; without a name, into target/bench/figures.json
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "target/bench/figures.json")]
     json: Option<PathBuf>,
@@ -42,9 +46,15 @@ pub struct Arguments {
 
 /// Measures, and prints a table for each size.
 pub async fn bench(arguments: Arguments) -> Result<ExitCode> {
-    let Arguments { devices, json } = arguments;
+    let Arguments { devices, harm, json } = arguments;
     allow_files();
     let folder = root()?.join("target/bench");
+    if harm {
+        let folder = folder.join("harm");
+        let harms = harm::run(&folder).await.with_context(|| format!("the logs are below {}", folder.display()))?;
+        print(&harm::table(&harms));
+        return write(json, &json!({"harm": harms}));
+    }
     let mut sizes = Vec::new();
     for devices in devices {
         let folder = folder.join(devices.to_string());
@@ -63,8 +73,13 @@ pub async fn bench(arguments: Arguments) -> Result<ExitCode> {
         print(&table::of(&figures));
         sizes.push(figures);
     }
-    if let Some(path) = json {
-        fs::write(&path, serde_json::to_vec_pretty(&json!({"sizes": sizes}))?)
+    write(json, &json!({"sizes": sizes}))
+}
+
+/// Writes figures where they are wanted in a file.
+fn write(path: Option<PathBuf>, figures: &serde_json::Value) -> Result<ExitCode> {
+    if let Some(path) = path {
+        fs::write(&path, serde_json::to_vec_pretty(figures)?)
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(ExitCode::SUCCESS)

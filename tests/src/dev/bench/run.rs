@@ -28,11 +28,12 @@ use crate::namespace::TestNamespace;
 use crate::{manifest, say};
 
 const NAMESPACE: &str = "fettle";
-const GROUP: &str = "access";
+pub(super) const GROUP: &str = "access";
 
-/// What the devices are taken to: first a firmware, and then another with a configuration.
-const FIRMWARE: &str = "5.2.1";
+/// What the devices are taken to: first a firmware, then another with a configuration, and then a third in steps.
+pub(super) const FIRMWARE: &str = "5.2.1";
 const NEXT_FIRMWARE: &str = "5.3.0";
+const LAST_FIRMWARE: &str = "5.4.0";
 const CONFIG: &str = "17";
 
 /// A configuration besides is measured with fleets up to this: what it adds is the same for each device.
@@ -62,6 +63,8 @@ pub(super) struct Figures {
     pub(super) upgrade: Wave,
     /// To another firmware, with a configuration besides.
     pub(super) with_config: Option<Wave>,
+    /// To yet another firmware: one device, then a tenth of them, then all, without a soak.
+    pub(super) in_steps: Wave,
     pub(super) idle: Idle,
     pub(super) processes: Vec<Process>,
     /// Of whatever else ran on this machine during the upgrade: compilers, the kernel, this program.
@@ -125,6 +128,7 @@ pub(super) async fn run(devices: usize, folder: &Path) -> Result<Figures> {
     let bench = Bench { devices, namespace: &namespace, fettle: &fettle };
     bench.firmware(FIRMWARE).await?;
     bench.firmware(NEXT_FIRMWARE).await?;
+    bench.firmware(LAST_FIRMWARE).await?;
 
     say!("{devices} devices: declaring them, and switching them on");
     bench.declare().await?;
@@ -136,7 +140,7 @@ pub(super) async fn run(devices: usize, folder: &Path) -> Result<Figures> {
     say!("{devices} devices: the firmware");
     let measured = bench.measured(&control_plane, &fleet);
     let before = (usages(&measured)?, machine_cpu_seconds()?);
-    let upgrade = bench.wave(&mut fleet, &group(FIRMWARE, None)).await?;
+    let upgrade = bench.wave(&mut fleet, &group(FIRMWARE, None, at_once())).await?;
     let after = (usages(&measured)?, machine_cpu_seconds()?);
     say!("{devices} devices: idle for {} s", IDLE.as_secs());
     let idle = bench.idle().await?;
@@ -157,10 +161,15 @@ pub(super) async fn run(devices: usize, folder: &Path) -> Result<Figures> {
     let with_config = if devices <= WITH_CONFIG_UP_TO {
         say!("{devices} devices: another firmware, with a configuration");
         bench.config().await?;
-        Some(bench.wave(&mut fleet, &group(NEXT_FIRMWARE, Some(CONFIG))).await?)
+        Some(bench.wave(&mut fleet, &group(NEXT_FIRMWARE, Some(CONFIG), at_once())).await?)
     } else {
         None
     };
+
+    say!("{devices} devices: a third firmware, in three steps");
+    let steps = json!([{"devices": 1}, {"devices": "10%"}, {"devices": "100%"}]);
+    let rollout = json!({"steps": steps, "maxUnavailable": "100%"});
+    let in_steps = bench.wave(&mut fleet, &group(LAST_FIRMWARE, None, rollout)).await?;
 
     // From the top down, so that none writes what the end of another means.
     fettle.controller().kill();
@@ -168,18 +177,22 @@ pub(super) async fn run(devices: usize, folder: &Path) -> Result<Figures> {
     fleet.process.kill();
     say!("{devices} devices: a bare client makes the same API writes");
     let bare = bare::run(&control_plane, devices, &example, fleet::OLD_VERSION).await?;
-    Ok(Figures { devices, upgrade, with_config, idle, processes, other_cpu_seconds, bare })
+    Ok(Figures { devices, upgrade, with_config, in_steps, idle, processes, other_cpu_seconds, bare })
 }
 
 fn usages(measured: &[Measured]) -> Result<Vec<Usage>> {
     measured.iter().map(Measured::usage).collect()
 }
 
-fn group(firmware: &str, config: Option<&str>) -> Value {
+fn at_once() -> Value {
+    json!({"maxUnavailable": "100%"})
+}
+
+pub(super) fn group(firmware: &str, config: Option<&str>, rollout: Value) -> Value {
     let mut spec = json!({
         "selector": {"matchLabels": {"role": "access"}},
         "firmware": {"name": object_name(firmware)},
-        "rollout": {"maxUnavailable": "100%"},
+        "rollout": rollout,
         "logs": {"upload": "Never"},
     });
     if let Some(config) = config {
@@ -192,20 +205,21 @@ fn object_name(version: &str) -> String {
     format!("access-{version}")
 }
 
-struct Bench<'a> {
-    devices: usize,
-    namespace: &'a TestNamespace,
-    fettle: &'a Installation,
+/// A fleet, and what upgrades it.
+pub(super) struct Bench<'a> {
+    pub(super) devices: usize,
+    pub(super) namespace: &'a TestNamespace,
+    pub(super) fettle: &'a Installation,
 }
 
 impl Bench<'_> {
-    async fn apply(&self, manifest: &Value) -> Result<()> {
+    pub(super) async fn apply(&self, manifest: &Value) -> Result<()> {
         manifest::apply(&self.namespace.client, &self.namespace.name, manifest).await?;
         Ok(())
     }
 
     /// Declares a release, with its image, and returns when it is verified.
-    async fn firmware(&self, version: &str) -> Result<()> {
+    pub(super) async fn firmware(&self, version: &str) -> Result<()> {
         let file = format!("{version}.bin");
         let path = self.fettle.files_dir().join(&file);
         fleet::make_image(version, &path).await?;
@@ -236,7 +250,7 @@ impl Bench<'_> {
         .await
     }
 
-    async fn declare(&self) -> Result<()> {
+    pub(super) async fn declare(&self) -> Result<()> {
         let api: Api<Device> = self.namespace.api();
         let declare = |index: usize| {
             let api = &api;
@@ -250,7 +264,7 @@ impl Bench<'_> {
     }
 
     /// Returns when all devices have a session.
-    async fn connected(&self, fleet: &mut Fleet) -> Result<()> {
+    pub(super) async fn connected(&self, fleet: &mut Fleet) -> Result<()> {
         let mut last = (Instant::now(), 0.0);
         loop {
             let sessions = self.fettle.bridge().program().metric("fettle_bridge_sessions", &[]).await?;
@@ -269,7 +283,7 @@ impl Bench<'_> {
     }
 
     /// Returns when nothing has been written to a Device for two looks.
-    async fn settled(&self) -> Result<Requests> {
+    pub(super) async fn settled(&self) -> Result<Requests> {
         let settle = async {
             let mut before = Requests::read(&self.namespace.client).await?;
             let mut quiet = 0;

@@ -39,7 +39,7 @@ impl Line {
 
 /// The table of a size.
 pub(super) fn of(figures: &Figures) -> String {
-    let Figures { devices, upgrade, with_config, idle, processes, other_cpu_seconds, bare } = figures;
+    let Figures { devices, upgrade, with_config, in_steps, idle, processes, other_cpu_seconds, bare } = figures;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut text = format!(
         "\n{devices} devices, {cores} cores: each fetches {IMAGE_SIZE} and takes 2 s to install it; maxUnavailable 100%, no logs\n\n"
@@ -53,6 +53,13 @@ pub(super) fn of(figures: &Figures) -> String {
         ));
         lines.extend(writes(wave, None));
     }
+    let goal = format!("≥ {DEVICES_PER_SECOND}");
+    lines.push(
+        Line::new("in three steps (1, 10 %, all): devices per second", format!("{:.1}", in_steps.devices_per_second))
+            .goal(goal, in_steps.devices_per_second >= DEVICES_PER_SECOND)
+            .remark(format!("in {:.1} s", in_steps.seconds)),
+    );
+    lines.extend(writes(in_steps, None));
     for Line { what, value, goal, remark } in lines {
         text.push_str(format!("  {what:<50} {value:>9}   {goal:<14} {remark}").trim_end());
         text.push('\n');
