@@ -283,7 +283,7 @@ impl Bench<'_> {
     }
 
     /// Returns when nothing has been written to a Device for two looks.
-    pub(super) async fn settled(&self) -> Result<Requests> {
+    async fn settled(&self) -> Result<Requests> {
         let settle = async {
             let mut before = Requests::read(&self.namespace.client).await?;
             let mut quiet = 0;
