@@ -183,12 +183,14 @@ impl Calendar {
         }
     }
 
-    /// The freeze that holds then; of several the one that ends last, and of those the first.
+    /// The freeze that holds then; of several the one that ends last, and of those the one that began first: another that
+    /// ends with it does not take its place meanwhile.
     fn frozen_at(&self, at: Timestamp) -> Option<&Freeze> {
+        let outlasts = |other: &Freeze, found: &Freeze| (other.to(), found.from()) > (found.to(), other.from());
         self.freezes
             .iter()
             .filter(|freeze| freeze.holds_at(at))
-            .reduce(|found, other| if other.to() > found.to() { other } else { found })
+            .reduce(|found, other| if outlasts(other, found) { other } else { found })
     }
 
     /// When the next freeze begins after that.

@@ -92,7 +92,7 @@ fn is_true(world: &World, made: &Plan, number: usize, reason: Reason) -> bool {
         }
         Reason::BackingOff => rollout.is_some_and(|rollout| world.account.has_tried(number, &rollout.uid)),
         Reason::WaitingForSlot | Reason::Retrying => (0..world.real.len()).any(|other| {
-            let of_group = world.device(other).labels.contains_key(&*group.name);
+            let of_group = world.device(other).labels.contains_key(&group.name);
             let was_ours = world.account.permission(other).is_some_and(|open| open.group == group.name);
             (of_group || was_ours) && is_updating(world, made, other)
         }),

@@ -312,7 +312,7 @@ impl World {
     /// The groups that select a device, by the simplest reading.
     pub fn groups_of(&self, number: usize) -> Vec<&Group> {
         let labels = &self.device(number).labels;
-        let roles = ROLES.iter().filter(|role| labels.contains_key(**role));
+        let roles = ROLES.iter().filter(|role| labels.contains_key(role));
         roles.map(|role| &self.snapshot.groups[*role]).collect()
     }
 

@@ -91,7 +91,7 @@ impl World {
         let is_dead = self.real[number].is_dead();
         let device = self.spec(number);
         (device.held, device.approved) = (is_dead, true);
-        let roles_of = ROLES.iter().filter(|role| device.labels.contains_key(**role)).count();
+        let roles_of = ROLES.iter().filter(|role| device.labels.contains_key(role)).count();
         if roles_of != 1 {
             move_to(device, number % 2);
         }
