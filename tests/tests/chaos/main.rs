@@ -1,7 +1,7 @@
 //! Chaos: hundreds of devices, faults on one in ten, and every program of Fettle's, and the API server, killed at random. What
 //! the devices wrote down meanwhile shows no rule broken, and in the end the fleet is where it should be.
 //!
-//! `FETTLE_CHAOS_SEED` repeats a run as far as chance has a say in it (who is faulty and how, who is killed and when, not how
+//! `FETTLE_CHAOS_SEED` draws another run, as far as chance has a say in it (who is faulty and how, who is killed and when, not how
 //! the threads of a machine take turns). `FETTLE_CHAOS_DEVICES` and `FETTLE_CHAOS_BLOWS` make it larger.
 
 #![allow(clippy::print_stdout, reason = "what a test prints is shown where it fails")]
@@ -59,6 +59,9 @@ const RETRIES: usize = 2;
 /// Requests that the API server answers side by side, and no queue that others have to wait behind.
 const REQUESTS_AT_A_TIME: usize = 32;
 
+/// What chance is drawn from where nobody says another: what stops a change must come from that change.
+const SEED: u64 = 20_261_121;
+
 /// So many broken rules are told in full.
 const TOLD: usize = 3;
 
@@ -66,7 +69,7 @@ const TOLD: usize = 3;
 async fn whatever_is_killed_no_rule_is_broken_and_the_fleet_arrives() -> Result<()> {
     let seed = match env::var("FETTLE_CHAOS_SEED") {
         Ok(seed) => seed.parse().context("FETTLE_CHAOS_SEED is not a number")?,
-        Err(_) => rand::random(),
+        Err(_) => SEED,
     };
     println!("FETTLE_CHAOS_SEED={seed}");
     chaos(seed).await.with_context(|| format!("FETTLE_CHAOS_SEED={seed} repeats this run"))
