@@ -2,7 +2,7 @@
 //!
 //! A fleet of simulated devices, in one process, each of which fetches an image and takes two seconds to install it. All of
 //! them may move at once. Beside Fettle's figures stand those of a bare client that makes the same API writes: what the API
-//! server and the machine allow. Then the same in three steps. And [`harm`]: what a bad release does before it halts.
+//! server and the machine allow. Then the same in three steps. And `harm`: what a bad release does before it halts.
 
 mod bare;
 mod fleet;
