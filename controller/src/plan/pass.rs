@@ -258,7 +258,8 @@ impl<'a> Pass<'a> {
                 }
                 census
             };
-            let stage = steps::find(rollout, all_accepted, now, census, |stage| !budget(stage).is_exceeded());
+            let reached = members.iter().filter_map(|index| seen[*index].granted_in).max().unwrap_or(1);
+            let stage = steps::find(rollout, reached, all_accepted, now, census, |stage| !budget(stage).is_exceeded());
             self.wake.at(stage.soak_until);
             scope.budget = budget(&stage);
             scope.course = Course::of(scope.group, rollout, scope.budget);

@@ -156,8 +156,12 @@ pub fn written(rollout: &Rollout) -> u32 {
 /// Finds the step that the rollout is at now, from the one that is written on: those that are done are left behind.
 /// `census` counts the devices of a step. One in which more failed than may is not left behind, `may_pass` says: the next,
 /// being larger, might allow as many.
+///
+/// `reached` is the latest step in which anybody was granted. The status is written now and then, and may not say yet that
+/// the rollout was there: those who were granted in it do. Counted by a former step, they would take it up again.
 pub fn find(
     rollout: &Rollout,
+    reached: u32,
     accepted_failures: bool,
     now: Timestamp,
     mut census: impl FnMut(u32, Option<&Step>) -> Census,
@@ -165,7 +169,7 @@ pub fn find(
 ) -> Stage {
     let spec = &rollout.spec;
     let of = count(spec);
-    let mut number = written(rollout).clamp(1, of);
+    let mut number = written(rollout).max(reached).clamp(1, of);
     loop {
         let step = listed(spec, number);
         let before = rollout.status.step.as_ref().filter(|step| step.number == number);
