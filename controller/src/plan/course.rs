@@ -56,10 +56,15 @@ pub enum Halt {
     Aborted,
 }
 
+/// Whether a person has paused the rollout, or its group.
+pub fn is_paused(group: &Group, rollout: &Rollout) -> bool {
+    group.paused || rollout.spec.paused == Some(true)
+}
+
 impl Course {
     /// The course of a rollout that stands for what its group wants.
     pub fn of(group: &Group, rollout: &Rollout, budget: Budget) -> Self {
-        let paused = group.paused || rollout.spec.paused == Some(true);
+        let paused = is_paused(group, rollout);
         let abort = rollout.spec.abort;
         if rollout.status.rollback.is_some() {
             return match abort {

@@ -105,8 +105,7 @@ impl<'a> Pass<'a> {
     /// Whether what let a device begin still holds.
     fn backing(&mut self, index: usize, target: &Target) -> Backing {
         let seen = &self.seen[index];
-        let backed = seen.mac == MacStanding::Accepted
-            && !seen.device.held
+        let backed = seen.is_served
             && !seen.has_wrong_model()
             && seen.membership.only().is_some_and(|scope| self.scopes[scope].backs(seen, target, self.now));
         if backed { Backing::Stands } else { Backing::Gone }

@@ -272,15 +272,7 @@ impl<'a> Pass<'a> {
             }
             scope.places = stage.places();
             let step = steps::listed(&rollout.spec, stage.number);
-            for index in &scope.members {
-                let seen = &self.seen[*index];
-                let Some(ahead) = seen.ahead else { continue };
-                scope.downloading += usize::from(!ahead.is_fetched);
-                // One that others at its place keep from going on, who are away, keeps nobody's place.
-                let is_blocked = self.domains.place(*index, false) == Err(Full::Away);
-                let is_next = seen.granted_in.is_none() && steps::is_about(step, seen.device);
-                scope.reserved += usize::from(is_next && !is_blocked);
-            }
+            (scope.downloading, scope.reserved) = count_ahead(&scope.members, &self.seen, &self.domains, step);
             scope.stage = Some(stage);
         }
     }
@@ -369,6 +361,21 @@ impl<'a> Pass<'a> {
         self.plan.next = self.wake.at;
         self.plan
     }
+}
+
+/// How many devices of a group are fetching ahead; and how many places of its step are kept for those that do, or have.
+fn count_ahead(members: &[usize], seen: &[Seen<'_>], domains: &Domains<'_>, step: Option<&Step>) -> (usize, usize) {
+    let (mut downloading, mut reserved) = (0, 0);
+    for index in members {
+        let seen = &seen[*index];
+        let Some(ahead) = seen.ahead else { continue };
+        downloading += usize::from(!ahead.is_fetched);
+        // One that others at its place keep from going on, who are away, keeps nobody's place.
+        let is_blocked = domains.place(*index, false) == Err(Full::Away);
+        let is_next = seen.granted_in.is_none() && steps::is_about(step, seen.device);
+        reserved += usize::from(is_next && !is_blocked);
+    }
+    (downloading, reserved)
 }
 
 /// How long the last try of a device took, where that tells how long others take.

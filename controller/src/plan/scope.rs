@@ -7,7 +7,7 @@ use fettle_crds::{DownloadTime, FirmwarePolicy, Stage, TargetConfig, TargetFirmw
 use jiff::{SignedDuration, Timestamp};
 
 use super::availability::Presence;
-use super::course::{Clock, Course};
+use super::course::{self, Clock, Course};
 use super::goal::{Goal, WayBack};
 use super::limits::{Budget, Usage};
 use super::membership::{Membership, Standing as MacStanding};
@@ -247,16 +247,10 @@ impl<'a> Scope<'a> {
                 Next::UnknownZone => Err(Reason::UnknownTimeZone),
             };
         }
-        match &self.clock {
-            Clock::Open { .. } => Ok((to, Stage::Activate)),
-            Clock::Closed { next: Some(_), .. }
-                if self.group.strategy.download == DownloadTime::Ahead && to.is_to_be_fetched(seen.device) =>
-            {
-                Ok((to, Stage::Download))
-            }
-            Clock::Closed { .. } => Err(Reason::WaitingForWindow),
-            Clock::Frozen { .. } => Err(Reason::Frozen),
-        }
+        let Some(held) = self.clock.holds() else { return Ok((to, Stage::Activate)) };
+        let is_to_open = matches!(self.clock, Clock::Closed { next: Some(_), .. });
+        let fetches_ahead = self.group.strategy.download == DownloadTime::Ahead && to.is_to_be_fetched(seen.device);
+        if is_to_open && fetches_ahead { Ok((to, Stage::Download)) } else { Err(held) }
     }
 
     /// No first command after that: where a window ends too soon, or a freeze begins.
@@ -317,7 +311,7 @@ impl<'a> Scope<'a> {
 
     /// Whether a person has paused the rollout, or its group.
     pub fn is_paused(&self) -> bool {
-        self.group.paused || self.rollout.is_some_and(|rollout| rollout.spec.paused == Some(true))
+        self.rollout.is_some_and(|rollout| course::is_paused(self.group, rollout))
     }
 
     /// What the rollout rests for after a step, where only a person can let it go on.

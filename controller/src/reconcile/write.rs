@@ -186,7 +186,8 @@ impl Writer {
         match change {
             Change::Granted => {
                 self.metrics.grants.inc();
-                tracing::info!(device = &*device, target = id, attempt, "granted");
+                let stage = target.map_or(api::Stage::Activate, |target| target.stage);
+                tracing::info!(device = &*device, target = id, attempt, ?stage, "granted");
             }
             Change::Withdrawn => {
                 self.metrics.withdrawals.inc();
@@ -195,7 +196,7 @@ impl Writer {
             Change::Judged => tracing::info!(device = &*device, target = id, "timed out with no bridge there"),
             Change::Retried => {
                 let forgiven = decisions.granted.as_ref().and_then(|granted| granted.forgiven);
-                tracing::info!(device = &*device, forgiven, "wish for another try taken in");
+                tracing::info!(device = &*device, forgiven_target = forgiven, "a person asks for another try");
             }
             Change::Done => tracing::debug!(device = &*device, target = id, "done changed"),
             Change::Accepted => tracing::debug!(device = &*device, "acceptance written"),
