@@ -1,7 +1,8 @@
 //! What the planner costs: a pass over a whole namespace, and an event on the way into it.
 //!
 //! An event costs what taking it into the index costs, and its share of the pass that follows. Passes merge what has come
-//! since the last one, so that this share stays the same as a fleet grows.
+//! since the last one, so that this share does not grow with the number of devices, but with what it costs to reach them:
+//! the memory of a large fleet is in no cache.
 //!
 //! Shown is CPU time of the one thread that plans, which waits for nothing: whatever else a machine does, it disturbs that
 //! less than it does a clock on the wall. Of some rounds the middle one counts.

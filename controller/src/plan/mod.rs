@@ -5,12 +5,13 @@
 //! because limits span groups.
 //!
 //! The rules, by file: who belongs to what ([`membership`]), who is there ([`availability`]), what a group wants
-//! ([`revision`]) and what that is for a device ([`goal`]), where a device stands with it ([`progress`]), which way a rollout
-//! goes and whether anybody may begin ([`course`], [`windows`]), whom a step takes on ([`steps`]), how many may be away
-//! ([`limits`], [`spread`]), over which releases a device gets there ([`paths`], [`versions`]), which targets are given and
-//! taken back ([`grants`]), and how it is all told ([`status`]).
+//! ([`revision`]) and what that is for a device ([`goal`]), where a device stands with it ([`progress`]), which way a
+//! rollout goes and whether anybody may begin ([`course`], [`windows`], [`schedule`]), whom a step takes on
+//! ([`steps`]), how many may be away ([`limits`], [`spread`]), over which releases a device gets there ([`paths`],
+//! [`versions`]), which targets are given and taken back ([`grants`]), and how it is all told ([`status`]).
 
 pub mod availability;
+mod conditions;
 pub mod course;
 mod decide;
 pub mod goal;

@@ -1,16 +1,15 @@
 //! How it is told: conditions as kstatus has them, counts, reasons, sentences.
 //!
-//! A status is returned only where it differs from the one that is written. `lastTransitionTime` moves only when a
-//! condition flips, so that equal states are equal statuses.
+//! A status is returned only where it differs from the one that is written.
 
 use fettle_crds::schema::message as cut;
 use fettle_crds::{
-    Condition, ConfigProfileStatus, Counts, DeviceGroupStatus, DeviceRolloutStatus, Failure as ListedFailure,
-    RollbackStatus, Waiting,
+    ConfigProfileStatus, Counts, DeviceGroupStatus, DeviceRolloutStatus, Failure as ListedFailure, RollbackStatus,
+    Waiting,
 };
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::conditions::Conditions;
 use super::course::{Clock, Course, Halt, Turn};
 use super::model::{Profile, Readiness, Rollout, Text};
 use super::output::{GroupWrite, Notice, NoticeKind};
@@ -518,39 +517,4 @@ fn notices(before: &DeviceGroupStatus, after: &DeviceGroupStatus, verdict: &Verd
         _ => {}
     }
     notices
-}
-
-/// Conditions, in the making.
-struct Conditions<'a> {
-    before: &'a [Condition],
-    generation: i64,
-    now: Timestamp,
-    done: Vec<Condition>,
-}
-
-impl<'a> Conditions<'a> {
-    fn new(before: &'a [Condition], generation: i64, now: Timestamp) -> Self {
-        Self { before, generation, now, done: Vec::new() }
-    }
-
-    fn set(&mut self, type_: &str, holds: bool, reason: &str, message: &str) {
-        let status = if holds { "True" } else { "False" };
-        let before = self.before.iter().find(|condition| condition.type_ == type_ && condition.status == status);
-        self.done.push(Condition {
-            type_: type_.to_owned(),
-            status: status.to_owned(),
-            observed_generation: Some(self.generation),
-            last_transition_time: before.map_or(Time(self.now), |before| before.last_transition_time.clone()),
-            reason: reason.to_owned(),
-            message: cut(message),
-        });
-    }
-
-    /// Those of others stay.
-    fn done(mut self) -> Vec<Condition> {
-        let others = self.before.iter().filter(|before| self.done.iter().all(|done| done.type_ != before.type_));
-        let others: Vec<Condition> = others.cloned().collect();
-        self.done.extend(others);
-        self.done
-    }
 }

@@ -1,8 +1,9 @@
-//! Chaos: hundreds of devices, faults on one in ten, and every program of Fettle's, and the API server, killed at random. What
-//! the devices wrote down meanwhile shows no rule broken, and in the end the fleet is where it should be.
+//! Chaos: hundreds of devices, faults on one in ten, and every program of Fettle's, and the API server, killed. What the
+//! devices wrote down meanwhile shows no rule broken, and in the end the fleet is where it should be.
 //!
-//! `FETTLE_CHAOS_SEED` draws another run, as far as chance has a say in it (who is faulty and how, who is killed and when, not how
-//! the threads of a machine take turns). `FETTLE_CHAOS_DEVICES` and `FETTLE_CHAOS_BLOWS` make it larger.
+//! Faults and blows are the same in each run, as far as chance has a say in it (who is faulty and how, who is killed and
+//! when, not how the threads of a machine take turns). `FETTLE_CHAOS_SEED` draws others, `FETTLE_CHAOS_DEVICES` and
+//! `FETTLE_CHAOS_BLOWS` make it larger.
 
 #![allow(clippy::print_stdout, reason = "what a test prints is shown where it fails")]
 
