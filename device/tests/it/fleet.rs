@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use fettle_device::record::Summary;
 use fettle_device::spec::mac_plus;
 use fettle_device::{DeviceSpec, Fleet, FleetConfig, FleetError};
 use fettle_protocol::ServerMessage;
@@ -25,7 +26,9 @@ async fn a_thousand_devices_call_from_one_process_and_wait() {
         macs.insert(information.mac);
     }
     assert_eq!(macs.into_iter().collect::<Vec<_>>(), (0..1000).map(|i| mac_plus(MAC, i)).collect::<Vec<_>>());
-    within("all", fleet.wait_until(|summary| summary.is_all_on("4.9.0"))).await;
+    // A device notes what it has sent a moment after it is on its way.
+    let all_have_called = |summary: &Summary| summary.is_all_on("4.9.0") && summary.counters.sent(1) >= 1000;
+    within("all", fleet.wait_until(all_have_called)).await;
     assert_eq!(fleet.summary().counters.sent(1), 1000);
     within("the end", fleet.shutdown()).await;
     assert_eq!(fleet.summary().connected(), 0);
