@@ -14,7 +14,7 @@ use fettle_protocol::{DeviceMessage, Frame, FrameError, Mac, ServerMessage};
 
 use crate::conformance::{self, Violation};
 use crate::journal::{Event, FileKind, Received};
-use crate::spec::{Dialect, ScheduledReply};
+use crate::spec::{ScheduledReply, Vocabulary};
 
 /// What never changes about a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub struct Identity {
     pub mac: Mac,
     pub model: String,
     pub serial: Option<String>,
-    pub dialect: Dialect,
+    pub vocabulary: Vocabulary,
     pub scheduled_reply: ScheduledReply,
     /// Finish a transfer whose connection is lost, and tell its result on the next one.
     pub late_results: bool,
@@ -165,7 +165,7 @@ impl Agent {
 
     /// Whether [`Input::ProgressDue`] and [`Input::KeepAliveDue`] do anything.
     pub fn has_timers(&self) -> bool {
-        self.identity.dialect == Dialect::Extended
+        self.identity.vocabulary == Vocabulary::Extended
     }
 
     /// Takes what happened, and says what to do about it, in order.
@@ -225,7 +225,7 @@ impl Agent {
         self.link = Some(Link { config: facts.config.clone(), ..Link::default() });
         let information = self.information(facts);
         let mut effects = vec![Effect::Send(DeviceMessage::Information(information))];
-        if std::mem::take(&mut self.restarted) && self.identity.dialect == Dialect::Extended {
+        if std::mem::take(&mut self.restarted) && self.identity.vocabulary == Vocabulary::Extended {
             effects.push(Effect::Send(DeviceMessage::RestartComplete));
         }
         if let Some(owed) = self.owed.take() {
@@ -236,9 +236,9 @@ impl Agent {
 
     /// Message 1.
     pub fn information(&self, facts: Facts) -> DeviceInformation {
-        let Identity { mac, model, serial, dialect, scheduled_reply: _, late_results: _ } = &self.identity;
-        match dialect {
-            Dialect::Strict => DeviceInformation {
+        let Identity { mac, model, serial, vocabulary, scheduled_reply: _, late_results: _ } = &self.identity;
+        match vocabulary {
+            Vocabulary::Strict => DeviceInformation {
                 mac: *mac,
                 version: facts.version,
                 model: model.clone(),
@@ -246,19 +246,19 @@ impl Agent {
                 serial: None,
                 capabilities: Capabilities::default(),
             },
-            Dialect::Extended => DeviceInformation {
+            Vocabulary::Extended => DeviceInformation {
                 mac: *mac,
                 version: facts.version,
                 model: model.clone(),
                 config: facts.config,
                 serial: serial.clone(),
-                capabilities: dialect.capabilities(),
+                capabilities: vocabulary.capabilities(),
             },
         }
     }
 
     fn received(&mut self, frame: &Frame) -> Vec<Effect> {
-        let (message, violations) = conformance::read(frame, self.identity.dialect);
+        let (message, violations) = conformance::read(frame, self.identity.vocabulary);
         let mut effects = Vec::new();
         let violation = |violation| Effect::Note(Event::Violation(violation));
         let Some(message) = message else {
@@ -329,10 +329,10 @@ impl Agent {
 
     /// Data 75 and 76 are for those who announced more than the base protocol.
     fn detail(&self, text: String) -> ErrorDetail {
-        match self.identity.dialect {
-            Dialect::Strict => ErrorDetail::default(),
+        match self.identity.vocabulary {
+            Vocabulary::Strict => ErrorDetail::default(),
             // A datum holds 248 bytes; what does not fit says no more.
-            Dialect::Extended => {
+            Vocabulary::Extended => {
                 ErrorDetail { code: None, text: Some(text.chars().take(60).filter(|c| !c.is_control()).collect()) }
             }
         }
@@ -389,7 +389,7 @@ impl Agent {
         let mut effects = Vec::new();
         let done = applied.map(|facts| {
             // Message 1 again, as what it says has changed; before the result, so that the server knows both at once.
-            let is_extended = self.identity.dialect == Dialect::Extended;
+            let is_extended = self.identity.vocabulary == Vocabulary::Extended;
             let information = self.information(facts.clone());
             if let Some(link) = self.link.as_mut().filter(|link| is_extended && link.config != facts.config) {
                 link.config = facts.config;

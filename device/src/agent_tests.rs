@@ -3,12 +3,12 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn identity(dialect: Dialect) -> Identity {
+fn identity(vocabulary: Vocabulary) -> Identity {
     Identity {
         mac: Mac::new([2, 0, 0, 0, 0, 1]),
         model: "S5700".to_owned(),
         serial: Some("SN1".to_owned()),
-        dialect,
+        vocabulary,
         scheduled_reply: ScheduledReply::Applied,
         late_results: false,
     }
@@ -50,8 +50,8 @@ fn violations(effects: &[Effect]) -> Vec<&Violation> {
         .collect()
 }
 
-fn connected(dialect: Dialect) -> Agent {
-    let mut agent = Agent::new(identity(dialect));
+fn connected(vocabulary: Vocabulary) -> Agent {
+    let mut agent = Agent::new(identity(vocabulary));
     agent.on(Input::Connected(facts()));
     agent
 }
@@ -65,18 +65,18 @@ const OK_9: DeviceMessage =
 
 #[test]
 fn a_strict_device_says_who_it_is_in_three_data_and_an_extended_one_in_six() {
-    let numbers = |dialect| {
-        let effects = Agent::new(identity(dialect)).on(Input::Connected(facts()));
+    let numbers = |vocabulary| {
+        let effects = Agent::new(identity(vocabulary)).on(Input::Connected(facts()));
         let [Effect::Send(message)] = &effects[..] else { panic!("{effects:?}") };
         message.to_frame().data.iter().map(|(datum, _)| *datum).collect::<Vec<_>>()
     };
-    assert_eq!(numbers(Dialect::Strict), [1, 2, 3]);
-    assert_eq!(numbers(Dialect::Extended), [1, 2, 3, 64, 65, 66]);
+    assert_eq!(numbers(Vocabulary::Strict), [1, 2, 3]);
+    assert_eq!(numbers(Vocabulary::Extended), [1, 2, 3, 64, 65, 66]);
 }
 
 #[test]
 fn the_version_path_is_3_5_6_and_nothing_in_it_is_a_violation() {
-    let mut agent = connected(Dialect::Strict);
+    let mut agent = connected(Vocabulary::Strict);
     let effects = agent.on(received(&ServerMessage::DownloadVersion(download())));
     assert_eq!(violations(&effects), Vec::<&Violation>::new());
     assert_eq!(deeds(effects), [Effect::Fetch(FileKind::Image, Box::new(download()))]);
@@ -88,7 +88,7 @@ fn the_version_path_is_3_5_6_and_nothing_in_it_is_a_violation() {
 
 #[test]
 fn the_profile_path_is_4_7_8_9() {
-    let mut agent = connected(Dialect::Strict);
+    let mut agent = connected(Vocabulary::Strict);
     let effects = agent.on(received(&ServerMessage::DownloadProfile(download())));
     assert_eq!(deeds(effects), [Effect::Fetch(FileKind::Profile, Box::new(download()))]);
     assert_eq!(agent.on(Input::Fetched(FileKind::Profile, Fetched::Verified)), [Effect::Send(OK_7)]);
@@ -101,8 +101,8 @@ fn the_profile_path_is_4_7_8_9() {
 #[test]
 fn an_extended_device_says_what_it_now_runs_before_it_says_that_this_is_so() {
     let new = Facts { config: Some("17+77c0d1e2".to_owned()), ..facts() };
-    for dialect in [Dialect::Strict, Dialect::Extended] {
-        let mut agent = connected(dialect);
+    for vocabulary in [Vocabulary::Strict, Vocabulary::Extended] {
+        let mut agent = connected(vocabulary);
         let mut kinds = |facts: &Facts| {
             agent.on(received(&ServerMessage::DownloadProfile(download())));
             agent.on(Input::Fetched(FileKind::Profile, Fetched::Verified));
@@ -114,7 +114,7 @@ fn an_extended_device_says_what_it_now_runs_before_it_says_that_this_is_so() {
             };
             effects.iter().map(kind).collect::<Vec<_>>()
         };
-        let expected: &[u8] = if dialect == Dialect::Extended { &[1, 9] } else { &[9] };
+        let expected: &[u8] = if vocabulary == Vocabulary::Extended { &[1, 9] } else { &[9] };
         assert_eq!(kinds(&new), expected);
         assert_eq!(kinds(&new), [9], "nothing has changed the second time");
     }
@@ -126,7 +126,7 @@ fn damage_and_failure_are_told_apart() {
         (Fetched::CrcMismatch, DownloadResult::CrcMismatch),
         (Fetched::Failed("no such file".to_owned()), DownloadResult::Failed(2)),
     ] {
-        let mut agent = connected(Dialect::Strict);
+        let mut agent = connected(Vocabulary::Strict);
         agent.on(received(&ServerMessage::DownloadVersion(download())));
         assert_eq!(
             agent.on(Input::Fetched(FileKind::Image, fetched)),
@@ -137,8 +137,8 @@ fn damage_and_failure_are_told_apart() {
 
 #[test]
 fn only_an_extended_device_says_why_something_failed_and_that_it_has_restarted() {
-    for (dialect, reason) in [(Dialect::Strict, None), (Dialect::Extended, Some("flash full".to_owned()))] {
-        let mut agent = connected(dialect);
+    for (vocabulary, reason) in [(Vocabulary::Strict, None), (Vocabulary::Extended, Some("flash full".to_owned()))] {
+        let mut agent = connected(vocabulary);
         agent.on(received(&ServerMessage::DownloadProfile(download())));
         agent.on(Input::Fetched(FileKind::Profile, Fetched::Verified));
         agent.on(received(&ServerMessage::UpgradeProfile(UpgradeAt::Immediately)));
@@ -151,7 +151,7 @@ fn only_an_extended_device_says_why_something_failed_and_that_it_has_restarted()
         agent.on(Input::Restarted);
         let said = agent.on(Input::Connected(facts()));
         let complete = said.contains(&Effect::Send(DeviceMessage::RestartComplete));
-        assert_eq!(complete, dialect == Dialect::Extended);
+        assert_eq!(complete, vocabulary == Vocabulary::Extended);
         agent.on(Input::Disconnected);
         assert_eq!(agent.on(Input::Connected(facts())).len(), 1, "once");
     }
@@ -159,7 +159,7 @@ fn only_an_extended_device_says_why_something_failed_and_that_it_has_restarted()
 
 #[test]
 fn a_profile_is_applied_though_the_connection_is_lost_and_9_follows_the_next_message_1() {
-    let mut agent = connected(Dialect::Strict);
+    let mut agent = connected(Vocabulary::Strict);
     agent.on(received(&ServerMessage::DownloadProfile(download())));
     agent.on(Input::Fetched(FileKind::Profile, Fetched::Verified));
     agent.on(received(&ServerMessage::UpgradeProfile(UpgradeAt::Immediately)));
@@ -172,7 +172,7 @@ fn a_profile_is_applied_though_the_connection_is_lost_and_9_follows_the_next_mes
 #[test]
 fn a_transfer_is_given_up_with_its_connection_unless_the_device_is_told_to_be_late() {
     for (late_results, given_up) in [(false, vec![Effect::Abandon]), (true, vec![])] {
-        let mut agent = Agent::new(Identity { late_results, ..identity(Dialect::Strict) });
+        let mut agent = Agent::new(Identity { late_results, ..identity(Vocabulary::Strict) });
         agent.on(Input::Connected(facts()));
         agent.on(received(&ServerMessage::DownloadVersion(download())));
         assert_eq!(agent.on(Input::Disconnected), given_up);
@@ -186,7 +186,7 @@ fn a_transfer_is_given_up_with_its_connection_unless_the_device_is_told_to_be_la
 
 #[test]
 fn a_result_of_an_earlier_connection_allows_no_restart_on_this_one() {
-    let mut agent = connected(Dialect::Strict);
+    let mut agent = connected(Vocabulary::Strict);
     agent.on(received(&ServerMessage::DownloadVersion(download())));
     agent.on(Input::Fetched(FileKind::Image, Fetched::Verified));
     agent.on(Input::Disconnected);
@@ -202,7 +202,7 @@ fn a_result_of_an_earlier_connection_allows_no_restart_on_this_one() {
 
 #[test]
 fn a_command_into_an_outstanding_one_is_a_violation_and_replaces_a_transfer() {
-    let mut agent = connected(Dialect::Strict);
+    let mut agent = connected(Vocabulary::Strict);
     agent.on(received(&ServerMessage::DownloadVersion(download())));
     let effects = agent.on(received(&ServerMessage::DownloadProfile(download())));
     assert_eq!(violations(&effects), [&Violation::CommandWhileBusy { message: 4 }]);
@@ -211,7 +211,7 @@ fn a_command_into_an_outstanding_one_is_a_violation_and_replaces_a_transfer() {
 
 #[test]
 fn what_an_earlier_connection_or_a_schedule_began_is_not_held_against_the_server() {
-    let mut agent = Agent::new(Identity { late_results: true, ..identity(Dialect::Strict) });
+    let mut agent = Agent::new(Identity { late_results: true, ..identity(Vocabulary::Strict) });
     agent.on(Input::Connected(facts()));
     agent.on(received(&ServerMessage::DownloadVersion(download())));
     agent.on(Input::Disconnected);
@@ -226,7 +226,7 @@ fn what_an_earlier_connection_or_a_schedule_began_is_not_held_against_the_server
 
 #[test]
 fn what_comes_while_a_profile_is_applied_is_refused() {
-    let mut agent = connected(Dialect::Strict);
+    let mut agent = connected(Vocabulary::Strict);
     agent.on(received(&ServerMessage::DownloadProfile(download())));
     agent.on(Input::Fetched(FileKind::Profile, Fetched::Verified));
     agent.on(received(&ServerMessage::UpgradeProfile(UpgradeAt::Immediately)));
@@ -239,7 +239,7 @@ fn what_comes_while_a_profile_is_applied_is_refused() {
 
 #[test]
 fn message_2_ends_the_connection_whatever_is_going_on() {
-    let mut agent = connected(Dialect::Strict);
+    let mut agent = connected(Vocabulary::Strict);
     assert_eq!(deeds(agent.on(received(&ServerMessage::Interrupt))), [Effect::HangUp(HangUp::Told)]);
     let effects = agent.on(Input::Malformed(FrameError::TrailingBytes { message: 3, extra: 1 }));
     assert_eq!(deeds(effects), [Effect::HangUp(HangUp::Malformed)]);
@@ -249,7 +249,7 @@ fn message_2_ends_the_connection_whatever_is_going_on() {
 fn a_scheduled_profile_is_applied_at_its_time_or_when_the_device_is_done_with_what_it_does() {
     let time: jiff::civil::DateTime = "2026-12-01 03:00:00".parse().unwrap();
     for reply in [ScheduledReply::Applied, ScheduledReply::Accepted, ScheduledReply::AcceptedOnly] {
-        let mut agent = Agent::new(Identity { scheduled_reply: reply, ..identity(Dialect::Strict) });
+        let mut agent = Agent::new(Identity { scheduled_reply: reply, ..identity(Vocabulary::Strict) });
         agent.on(Input::Connected(facts()));
         agent.on(received(&ServerMessage::DownloadProfile(download())));
         agent.on(Input::Fetched(FileKind::Profile, Fetched::Verified));
@@ -274,7 +274,7 @@ fn a_scheduled_profile_is_applied_at_its_time_or_when_the_device_is_done_with_wh
 
 /// An agent that waits for this time to put a profile into force.
 fn scheduled(reply: ScheduledReply) -> Agent {
-    let mut agent = Agent::new(Identity { scheduled_reply: reply, ..identity(Dialect::Strict) });
+    let mut agent = Agent::new(Identity { scheduled_reply: reply, ..identity(Vocabulary::Strict) });
     agent.on(Input::Connected(facts()));
     agent.on(received(&ServerMessage::DownloadProfile(download())));
     agent.on(Input::Fetched(FileKind::Profile, Fetched::Verified));
@@ -340,8 +340,8 @@ fn a_transfer_that_is_given_up_makes_way_for_the_profile_whose_time_has_come() {
 
 #[test]
 fn what_was_fetched_ahead_is_kept_for_as_long_as_the_connection_stands() {
-    for dialect in [Dialect::Strict, Dialect::Extended] {
-        let mut agent = connected(dialect);
+    for vocabulary in [Vocabulary::Strict, Vocabulary::Extended] {
+        let mut agent = connected(vocabulary);
         agent.on(received(&ServerMessage::DownloadVersion(download())));
         agent.on(Input::Fetched(FileKind::Image, Fetched::Verified));
         for _ in 0..3 * 24 * 60 {
@@ -355,9 +355,9 @@ fn what_was_fetched_ahead_is_kept_for_as_long_as_the_connection_stands() {
 
 #[test]
 fn progress_and_keep_alive_are_said_by_extended_devices_alone() {
-    for dialect in [Dialect::Strict, Dialect::Extended] {
-        let mut agent = connected(dialect);
-        let said = usize::from(dialect == Dialect::Extended);
+    for vocabulary in [Vocabulary::Strict, Vocabulary::Extended] {
+        let mut agent = connected(vocabulary);
+        let said = usize::from(vocabulary == Vocabulary::Extended);
         assert_eq!(agent.on(Input::KeepAliveDue).len(), said);
         assert_eq!(agent.on(Input::ProgressDue(None)), [], "nothing is being done");
         agent.on(received(&ServerMessage::DownloadVersion(download())));
@@ -407,7 +407,7 @@ proptest! {
         inputs in prop::collection::vec(any_input(), 0..60),
         late_results in any::<bool>(),
     ) {
-        let mut agent = Agent::new(Identity { late_results, ..identity(Dialect::Strict) });
+        let mut agent = Agent::new(Identity { late_results, ..identity(Vocabulary::Strict) });
         for input in inputs {
             for effect in agent.on(input) {
                 let Effect::Send(message) = effect else { continue };
@@ -427,7 +427,7 @@ proptest! {
     /// An abandoned or refused command starts nothing: what runs is what was last begun.
     #[test]
     fn no_two_things_are_ever_done_at_once(inputs in prop::collection::vec(any_input(), 0..60)) {
-        let mut agent = Agent::new(identity(Dialect::Strict));
+        let mut agent = Agent::new(identity(Vocabulary::Strict));
         let mut running = false;
         for input in inputs {
             // Only what runs can end.

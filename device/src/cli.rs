@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use fettle_device::faults::Fault;
-use fettle_device::spec::{Backoff, DeviceSpec, Dialect, FilePorts, FlashAt, PathStyle, ScheduledReply, Timings};
+use fettle_device::spec::{Backoff, DeviceSpec, FilePorts, FlashAt, PathStyle, ScheduledReply, Timings, Vocabulary};
 use fettle_device::{FleetHandle, duration};
 use fettle_protocol::Mac;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -118,11 +118,11 @@ impl Behaviour {
     }
 
     fn spec(&self, mac: Mac, model: &str, version: &str) -> DeviceSpec {
-        let dialect = if self.extended && !self.strict { Dialect::Extended } else { Dialect::Strict };
+        let vocabulary = if self.extended && !self.strict { Vocabulary::Extended } else { Vocabulary::Strict };
         DeviceSpec {
             config: self.config.clone(),
             serial: self.serial.clone(),
-            dialect,
+            vocabulary,
             path_style: self.path_style,
             file_ports: self.file_ports(),
             timings: Timings {

@@ -8,7 +8,7 @@ use fettle_protocol::message::{Location, kind};
 use fettle_protocol::{Frame, FrameError, MessageError, ServerMessage};
 use serde::Serialize;
 
-use crate::spec::Dialect;
+use crate::spec::Vocabulary;
 
 /// Something that the server must never do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
@@ -59,18 +59,18 @@ fn table(message: u8) -> Option<(&'static [u8], &'static [u8])> {
     }
 }
 
-/// Reads a frame as the device does, and says all that is wrong with it. The message is what a device of this dialect
+/// Reads a frame as the device does, and says all that is wrong with it. The message is what a device of this vocabulary
 /// sees: without what it does not know, and `None` where nothing can be obeyed.
-pub(crate) fn read(frame: &Frame, dialect: Dialect) -> (Option<ServerMessage>, Vec<Violation>) {
+pub(crate) fn read(frame: &Frame, vocabulary: Vocabulary) -> (Option<ServerMessage>, Vec<Violation>) {
     let message = frame.message;
     let Some((base, more)) = table(message) else {
         return (None, vec![Violation::UnknownMessage { message }]);
     };
     let mut violations = Vec::new();
     let numbers: Vec<u8> = frame.data.iter().map(|(datum, _)| *datum).collect();
-    let known = |datum: u8| match dialect {
-        Dialect::Strict => base.contains(&datum) || datum == number::UPGRADE_TIME && more.contains(&datum),
-        Dialect::Extended => base.contains(&datum) || more.contains(&datum),
+    let known = |datum: u8| match vocabulary {
+        Vocabulary::Strict => base.contains(&datum) || datum == number::UPGRADE_TIME && more.contains(&datum),
+        Vocabulary::Extended => base.contains(&datum) || more.contains(&datum),
     };
     violations.extend(
         numbers.iter().filter(|datum| !known(**datum)).map(|datum| Violation::UnknownDatum { message, datum: *datum }),
@@ -165,8 +165,8 @@ mod tests {
             ServerMessage::UpgradeProfile(UpgradeAt::Time("2026-12-01 03:00:00".parse().unwrap())),
             ServerMessage::UploadLog(location()),
         ] {
-            assert_eq!(read(&message.to_frame(), Dialect::Strict), (Some(message.clone()), vec![]));
-            assert_eq!(read(&message.to_frame(), Dialect::Extended), (Some(message.clone()), vec![]));
+            assert_eq!(read(&message.to_frame(), Vocabulary::Strict), (Some(message.clone()), vec![]));
+            assert_eq!(read(&message.to_frame(), Vocabulary::Extended), (Some(message.clone()), vec![]));
         }
     }
 
@@ -181,8 +181,8 @@ mod tests {
             ..download()
         };
         let frame = ServerMessage::DownloadProfile(extended.clone()).to_frame();
-        assert_eq!(read(&frame, Dialect::Extended), (Some(ServerMessage::DownloadProfile(extended)), vec![]));
-        let (message, violations) = read(&frame, Dialect::Strict);
+        assert_eq!(read(&frame, Vocabulary::Extended), (Some(ServerMessage::DownloadProfile(extended)), vec![]));
+        let (message, violations) = read(&frame, Vocabulary::Strict);
         assert_eq!(message, Some(ServerMessage::DownloadProfile(download())), "a strict device does not see them");
         let unknown = |datum| Violation::UnknownDatum { message: 4, datum };
         assert_eq!(violations, [unknown(64), unknown(67), unknown(68), unknown(69), unknown(71)]);
@@ -192,7 +192,7 @@ mod tests {
     fn data_out_of_order_are_a_violation_and_are_understood_all_the_same() {
         let mut frame = ServerMessage::UploadLog(location()).to_frame();
         frame.data.swap(0, 5);
-        let (message, violations) = read(&frame, Dialect::Strict);
+        let (message, violations) = read(&frame, Vocabulary::Strict);
         assert_eq!(message, Some(ServerMessage::UploadLog(location())));
         assert_eq!(violations, [Violation::DataOrder { message: 10, data: vec![9, 5, 6, 7, 8, 4] }]);
     }
@@ -201,8 +201,8 @@ mod tests {
     fn types_from_nowhere_or_of_the_wrong_direction_are_unknown() {
         for message in [0, 1, 5, 12, 32, 33, 34, 255] {
             let frame = Frame { message, data: vec![] };
-            for dialect in [Dialect::Strict, Dialect::Extended] {
-                assert_eq!(read(&frame, dialect), (None, vec![Violation::UnknownMessage { message }]));
+            for vocabulary in [Vocabulary::Strict, Vocabulary::Extended] {
+                assert_eq!(read(&frame, vocabulary), (None, vec![Violation::UnknownMessage { message }]));
             }
         }
     }
@@ -213,7 +213,7 @@ mod tests {
             [("a/b", true), ("A", true), ("a b", true), (&"a".repeat(33), true), (&"a".repeat(32), false)]
         {
             let message = ServerMessage::UploadLog(Location { path: path.to_owned(), ..location() });
-            let (_, violations) = read(&message.to_frame(), Dialect::Strict);
+            let (_, violations) = read(&message.to_frame(), Vocabulary::Strict);
             assert_eq!(violations == [Violation::UnsafeText { message: 10, datum: 6 }], fault, "{path}");
         }
     }
@@ -222,7 +222,7 @@ mod tests {
     fn a_message_that_lacks_what_it_needs_is_not_obeyed() {
         let mut frame = ServerMessage::DownloadVersion(download()).to_frame();
         frame.data.pop();
-        let (message, violations) = read(&frame, Dialect::Strict);
+        let (message, violations) = read(&frame, Vocabulary::Strict);
         assert_eq!(message, None);
         assert!(
             matches!(violations[..], [Violation::DataOrder { .. }, Violation::BadMessage { .. }]),

@@ -103,7 +103,7 @@ impl<H: Hardware> Device<H> {
             mac: spec.mac,
             model: spec.model.clone(),
             serial: spec.serial(),
-            dialect: spec.dialect,
+            vocabulary: spec.vocabulary,
             scheduled_reply: spec.scheduled_reply,
             late_results: spec.late_results,
         };

@@ -10,7 +10,7 @@
 //! - firstMac: 02:00:5e:00:01:01
 //!   model: S5720
 //!   version: 4.9.0
-//!   dialect: extended
+//!   vocabulary: extended
 //!   faults: ['boot=comeBackOld', 'apply8=slow:30s*2']
 //! ```
 
@@ -23,7 +23,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::duration;
 use crate::faults::Fault;
-use crate::spec::{DeviceSpec, Dialect, FilePorts, PathStyle, ScheduledReply, Timings};
+use crate::spec::{DeviceSpec, FilePorts, PathStyle, ScheduledReply, Timings, Vocabulary};
 
 /// Why there is no fleet in a file.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +53,7 @@ struct Devices {
     config: Option<String>,
     serial: Option<String>,
     #[serde(default)]
-    dialect: Dialect,
+    vocabulary: Vocabulary,
     #[serde(default)]
     path_style: PathStyle,
     file_ports: Option<FilePorts>,
@@ -97,7 +97,7 @@ impl Devices {
             version,
             config,
             serial,
-            dialect,
+            vocabulary,
             path_style,
             file_ports,
             timings,
@@ -112,7 +112,7 @@ impl Devices {
         let first = DeviceSpec {
             config,
             serial,
-            dialect,
+            vocabulary,
             path_style,
             file_ports: file_ports.unwrap_or(ports),
             timings,
@@ -163,7 +163,7 @@ mod tests {
 - firstMac: 02:00:5e:00:01:01
   model: S5720
   version: 4.9.0
-  dialect: extended
+  vocabulary: extended
   serial: SN7
   timeZone: Europe/Berlin
   filePorts: {ftp: 2121}

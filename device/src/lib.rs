@@ -38,4 +38,4 @@ pub use faults::{Fault, FaultKind, Moment, Step};
 pub use fleet::{Fleet, FleetConfig, FleetError, FleetHandle};
 pub use handle::DeviceHandle;
 pub use hardware::{Hardware, SimulatedHardware};
-pub use spec::{DeviceSpec, Dialect, PathStyle, Timings};
+pub use spec::{DeviceSpec, PathStyle, Timings, Vocabulary};

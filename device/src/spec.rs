@@ -1,4 +1,4 @@
-//! What a device is and how it behaves when nothing goes wrong: identity, dialect, timings, habits of transfer.
+//! What a device is and how it behaves when nothing goes wrong: identity, vocabulary, timings, habits of transfer.
 //!
 //! What goes wrong is in [`crate::faults`].
 
@@ -16,7 +16,7 @@ use crate::faults::Fault;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "camelCase")]
 #[value(rename_all = "camelCase")]
-pub enum Dialect {
+pub enum Vocabulary {
     /// Messages 1–11 and data 1–14, and nothing else.
     #[default]
     Strict,
@@ -24,7 +24,7 @@ pub enum Dialect {
     Extended,
 }
 
-impl Dialect {
+impl Vocabulary {
     /// What it announces in datum 66.
     pub fn capabilities(self) -> Capabilities {
         match self {
@@ -175,7 +175,7 @@ pub struct DeviceSpec {
     pub config: Option<String>,
     /// Datum 65. Strict devices cannot report it.
     pub serial: Option<String>,
-    pub dialect: Dialect,
+    pub vocabulary: Vocabulary,
     pub path_style: PathStyle,
     pub file_ports: FilePorts,
     pub timings: Timings,
@@ -203,7 +203,7 @@ impl DeviceSpec {
             version: version.into(),
             config: None,
             serial: None,
-            dialect: Dialect::default(),
+            vocabulary: Vocabulary::default(),
             path_style: PathStyle::default(),
             file_ports: FilePorts::default(),
             timings: Timings::default(),
@@ -230,9 +230,9 @@ impl DeviceSpec {
     }
 
     pub(crate) fn serial(&self) -> Option<String> {
-        match self.dialect {
-            Dialect::Strict => None,
-            Dialect::Extended => {
+        match self.vocabulary {
+            Vocabulary::Strict => None,
+            Vocabulary::Extended => {
                 Some(self.serial.clone().unwrap_or_else(|| format!("SIM-{}", self.mac.dns_label().to_uppercase())))
             }
         }
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn an_extended_device_announces_every_known_capability_and_a_strict_one_none() {
-        assert_eq!(Dialect::Extended.capabilities().names().count(), Capabilities::NAMES.len());
-        assert_eq!(Dialect::Strict.capabilities(), Capabilities::default());
+        assert_eq!(Vocabulary::Extended.capabilities().names().count(), Capabilities::NAMES.len());
+        assert_eq!(Vocabulary::Strict.capabilities(), Capabilities::default());
     }
 }

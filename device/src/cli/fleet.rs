@@ -26,7 +26,7 @@ pub struct Arguments {
         value_delimiter = ','
     )]
     bridges: Vec<String>,
-    /// The devices, in YAML or JSON: a list `devices` of {count, firstMac, model, version, dialect, timings, faults, …}.
+    /// The devices, in YAML or JSON: a list `devices` of {count, firstMac, model, version, vocabulary, timings, faults, …}.
     /// Without it, the flags below say what all devices are; with it, only --ftp-port and --tftp-port do, of devices that
     /// have no `filePorts`.
     #[arg(long, env = "FETTLE_DEVICE_SPEC", value_name = "FILE", conflicts_with_all = ["count", "models", "version", "first_mac"])]

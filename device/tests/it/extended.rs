@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fettle_device::Dialect;
+use fettle_device::Vocabulary;
 use fettle_device::spec::FilePorts;
 use fettle_protocol::datum::{Capabilities, Transfer};
 use fettle_protocol::message::{Download, UpgradeAt};
@@ -16,7 +16,7 @@ const PROFILE: &[u8] = b"hostname sw-berlin-014\n";
 #[tokio::test]
 async fn it_is_told_ports_and_facts_and_tells_configuration_and_restart() {
     let scene = Scene::set(|spec| {
-        spec.dialect = Dialect::Extended;
+        spec.vocabulary = Vocabulary::Extended;
         spec.config = Some("16+1f3a09c2".to_owned());
     })
     .await;
@@ -24,7 +24,7 @@ async fn it_is_told_ports_and_facts_and_tells_configuration_and_restart() {
     let (mut talk, information) = scene.bridge.greet().await;
     assert_eq!(information.config.as_deref(), Some("16+1f3a09c2"));
     assert_eq!(information.serial.as_deref(), Some("SIM-02-00-5E-00-53-0E"));
-    assert_eq!(information.capabilities, Dialect::Extended.capabilities());
+    assert_eq!(information.capabilities, Vocabulary::Extended.capabilities());
     assert!(information.capabilities.has(Capabilities::SERVER_PORT));
 
     let extended = |mut download: Download, content: &[u8]| {
@@ -64,7 +64,7 @@ async fn it_is_told_ports_and_facts_and_tells_configuration_and_restart() {
 #[tokio::test]
 async fn it_fetches_from_the_port_that_it_is_told_and_not_from_its_own() {
     let scene = Scene::set(|spec| {
-        spec.dialect = Dialect::Extended;
+        spec.vocabulary = Vocabulary::Extended;
         spec.file_ports = FilePorts { ftp: 1, tftp: 1 };
     })
     .await;
@@ -80,7 +80,7 @@ async fn it_fetches_from_the_port_that_it_is_told_and_not_from_its_own() {
 #[tokio::test]
 async fn it_reports_progress_of_what_takes_long_and_says_why_something_failed() {
     let scene = Scene::set(|spec| {
-        spec.dialect = Dialect::Extended;
+        spec.vocabulary = Vocabulary::Extended;
         spec.timings.progress = Duration::from_millis(20);
         spec.faults = vec!["download3=throttle:200000".parse().unwrap()];
     })
@@ -119,7 +119,7 @@ async fn it_reports_progress_of_what_takes_long_and_says_why_something_failed() 
 #[tokio::test]
 async fn it_keeps_its_connection_alive() {
     let scene = Scene::set(|spec| {
-        spec.dialect = Dialect::Extended;
+        spec.vocabulary = Vocabulary::Extended;
         spec.timings.keep_alive = Duration::from_millis(10);
     })
     .await;

@@ -72,7 +72,7 @@ async fn fleet_reads_its_devices_from_a_file_and_gives_account_when_it_is_ended(
     std::fs::write(
         &spec,
         "devices: [{count: 2, firstMac: 02:00:5e:00:53:0e, model: S5700, version: 4.9.0}, \
-         {firstMac: 02:00:5e:00:54:00, model: S5720, version: 5.2.1, dialect: extended}]",
+         {firstMac: 02:00:5e:00:54:00, model: S5720, version: 5.2.1, vocabulary: extended}]",
     )
     .unwrap();
     let child =

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fettle_device::Dialect;
+use fettle_device::Vocabulary;
 use fettle_device::record::{Condition, Record};
 use fettle_device::spec::ScheduledReply;
 use fettle_protocol::datum::Transfer;
@@ -91,22 +91,22 @@ async fn a_time_that_comes_while_the_power_is_off_comes_with_the_power() {
 
 #[tokio::test]
 async fn a_device_that_accepts_says_no_more_where_it_is_of_that_kind() {
-    for dialect in [Dialect::Strict, Dialect::Extended] {
+    for vocabulary in [Vocabulary::Strict, Vocabulary::Extended] {
         let scene = Scene::set(|spec| {
-            spec.dialect = dialect;
+            spec.vocabulary = vocabulary;
             spec.scheduled_reply = ScheduledReply::AcceptedOnly;
         })
         .await;
         let (mut talk, _) = scene.bridge.greet().await;
         let at = soon();
-        let config = (dialect == Dialect::Extended).then(|| "17+77c0d1e2".to_owned());
+        let config = (vocabulary == Vocabulary::Extended).then(|| "17+77c0d1e2".to_owned());
         let download = Download { config: config.clone(), ..scene.files.put(Transfer::Ftp, "profile.cfg", PROFILE) };
         assert_eq!(talk.order_profile(download).await, 0);
         talk.say(ServerMessage::UpgradeProfile(UpgradeAt::Time(at.datetime()))).await;
         assert_eq!(talk.result(9).await, 0);
         within("its time", scene.device.wait_until(|record| !record.journal().configs().is_empty())).await;
         assert_applied(&scene, &at);
-        if dialect == Dialect::Extended {
+        if vocabulary == Vocabulary::Extended {
             // What has changed it says, as ever.
             assert_eq!(talk.hear_information().await.config, config);
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use fettle_device::faults::Fault;
 use fettle_device::spec::{FilePorts, mac_plus};
-use fettle_device::{DeviceSpec, Dialect};
+use fettle_device::{DeviceSpec, Vocabulary};
 use fettle_protocol::Mac;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
@@ -179,7 +179,7 @@ fn spec(mac: Mac, model: &str, fault: Option<&str>, bridges: &[BridgeAddress], r
     spec.bridges = vec![bridges[home].device];
     if rng.random() {
         // It learns from each command where the files are, and can do with any bridge.
-        spec.dialect = Dialect::Extended;
+        spec.vocabulary = Vocabulary::Extended;
         spec.bridges = bridges.iter().cycle().skip(home).take(bridges.len()).map(|bridge| bridge.device).collect();
     }
     // Long enough for many to be down at once, on a slow machine too.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use data_encoding::HEXLOWER;
 use fettle_crds::Firmware;
-use fettle_device::Dialect;
+use fettle_device::Vocabulary;
 use fettle_device::record::Record;
 use fettle_tests::ControlPlane;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -27,7 +27,7 @@ async fn a_device_whose_bridge_is_gone_for_good_is_served_by_another_once_that_o
     let mut world = World::start_with("dead-bridge", |builder| builder.bridges(2)).await?;
     world.firmware(NEW).await?;
     let mut spec = strict(1);
-    spec.dialect = Dialect::Extended;
+    spec.vocabulary = Vocabulary::Extended;
     spec.bridges = vec![world.fettle.bridges()[1].device_address()];
     let device = world.device("sw-1", spec).await?;
     let on = |bridge: &'static str| {

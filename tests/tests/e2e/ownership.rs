@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use fettle_device::{Dialect, Fault, FaultKind, Step};
+use fettle_device::{Fault, FaultKind, Step, Vocabulary};
 use fettle_tests::process::{Process, Spec};
 use fettle_tests::program;
 
@@ -42,7 +42,7 @@ async fn a_device_moves_from_one_bridge_to_the_other_idle_and_in_its_restart() -
     world.firmware("5.3.0").await?;
     // It takes the port of the file server from the command: each bridge has its own.
     let mut spec = strict(1);
-    spec.dialect = Dialect::Extended;
+    spec.vocabulary = Vocabulary::Extended;
     let device = world.device("sw-1", spec).await?;
     let [first, second] = [0, 1].map(|ordinal| world.fettle.bridges()[ordinal].device_address());
     let on = |bridge: &'static str| {
