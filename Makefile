@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test bench bench-planner tools generate
+.PHONY: help demo up down test bench bench-planner bench-files tools generate
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
@@ -51,6 +51,11 @@ bench: prerequisites ## figures: devices per second, API writes, latency, memory
 bench-planner: prerequisites ## figures: what a pass over 1,000 to 100,000 devices costs
 	@echo "building the controller, optimised (minutes the first time)"
 	@cargo bench --quiet --package fettle-controller --bench planner -- $(ARGS)
+
+bench-files: prerequisites ## figures: the file servers beside vsftpd, tftpd-hpa and atftpd
+	@tools/packages
+	@echo "building the bridge, optimised (minutes the first time)"
+	@cargo bench --quiet --package fettle-bridge --bench files -- $(ARGS)
 
 generate: prerequisites ## writes the definitions of the API anew, from the types in crds/src
 	@cargo run --quiet --package fettle-crds --bin crdgen -- crds/yaml charts/fettle/crds

@@ -1,64 +1,17 @@
-//! The file servers against other people's clients: curl, tftp-hpa, and Python's ftplib as a device that is strict about
-//! what FTP says.
+//! The file servers against other people's FTP clients, of which some speak TFTP too: curl, lftp, and Python's ftplib as a
+//! device that is strict about what FTP says.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod files_support;
 
-use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use files_support::{Command, PATIENCE, Servers, UPLOAD_SIZE, assert_same, bytes};
+use fettle_bridge::files::credentials::Minted;
 use jiff::Timestamp;
 
-/// Runs a program to its end. It must be installed.
-async fn run(program: &str, package: &str, args: &[&str]) -> Output {
-    let child =
-        tokio::process::Command::new(program).args(args).kill_on_drop(true).stdin(std::process::Stdio::null()).output();
-    match tokio::time::timeout(PATIENCE, child).await {
-        Ok(Ok(output)) => output,
-        Ok(Err(error)) => panic!("{program} cannot be run ({error}): apt-get install {package}"),
-        Err(_) => panic!("{program} {args:?} did not end"),
-    }
-}
-
-fn succeeded(output: &Output) -> String {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (out, err) = (text(&output.stdout), text(&output.stderr));
-    assert!(output.status.success(), "{}\n{out}\n{err}", output.status);
-    out
-}
-
-async fn curl(args: &[&str]) -> Output {
-    // No configuration of the user's, no proxy of the environment's.
-    let args = [&["--disable", "--noproxy", "*", "--silent", "--show-error", "--max-time", "50"], args].concat();
-    run("curl", "curl", &args).await
-}
-
-async fn python(script: &str, args: &[&str]) -> Output {
-    run("python3", "python3", &[&["-c", script], args].concat()).await
-}
-
-async fn tftp_hpa(servers: &Servers, mode: &str, command: &[&str]) -> Output {
-    let port = servers.tftp().port().to_string();
-    run("tftp", "tftp-hpa", &[&["-4", "-m", mode, "127.0.0.1", &port, "-c"], command].concat()).await
-}
-
-fn ftp_url(servers: &Servers, command: &Command, path: &str) -> String {
-    format!("ftp://{}:{}@{}/{path}", command.minted.user, command.minted.password, servers.ftp())
-}
-
-fn tftp_url(servers: &Servers, path: &str) -> String {
-    format!("tftp://{}/{path}", servers.tftp())
-}
-
-fn out(servers: &Servers) -> PathBuf {
-    servers.dir.path().join("out")
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
+use files_support::programs::{curl, ftp_url, out, python, run, succeeded, text, tftp_url, told};
+use files_support::{Command, Servers, UPLOAD_SIZE, assert_same, bytes};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn curl_fetches_over_ftp_in_every_way_in_which_it_can_name_the_file() {
@@ -197,85 +150,90 @@ async fn curl_is_told_why_it_gets_nothing() {
     assert!(servers.stays_incomplete(&ours).await);
 }
 
+/// lftp, logged in with the credentials of `command`, told these words.
+async fn lftp(servers: &Servers, command: &Command, words: &str) -> Output {
+    let Minted { user, password, .. } = &command.minted;
+    let (ip, port) = (servers.ftp().ip(), servers.ftp().port());
+    // No configuration of the user's; it would try for hours.
+    let settings = "set net:max-retries 2; set net:timeout 20; set cmd:fail-exit yes; set xfer:clobber yes";
+    let script = format!("{settings}; open -u {user},{password} -p {port} ftp://[{ip}]; {words}");
+    let script = if ip.is_ipv6() { script } else { script.replace(['[', ']'], "") };
+    run("lftp", &["--norc", "-c", &script]).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn curl_fetches_over_tftp_with_and_without_options() {
+async fn lftp_fetches_at_once_in_segments_and_where_it_broke_off() {
     let servers = Servers::start();
-    let image = bytes(200_000);
+    let image = bytes(2_000_003);
     let content = servers.content(&image).await;
     let out = out(&servers);
-    for options in [&[][..], &["--tftp-no-options"], &["--tftp-blksize", "1468"], &["--tftp-blksize", "65464"]] {
-        let command = servers.order_download("uid-1", &content);
-        for path in [command.path(), command.path().replace('/', ""), command.path().to_uppercase()] {
-            let url = tftp_url(&servers, &path);
-            succeeded(&curl(&[options, &["-o", text(&out), &url]].concat()).await);
+    for extended in ["yes", "no"] {
+        for get in ["get", "pget -n 4", "get -c"] {
+            let command = servers.order_download("uid-1", &content);
+            let _ = std::fs::remove_file(&out);
+            if get == "get -c" {
+                std::fs::write(&out, &image[..777_777]).unwrap();
+            }
+            let words = format!("set ftp:prefer-epsv {extended}; {get} {} -o {}", command.path(), text(&out));
+            succeeded(&lftp(&servers, &command, &words).await);
             assert_same(&std::fs::read(&out).unwrap(), &image);
+            assert!(servers.is_complete(&command).await, "{get}");
         }
-        assert!(servers.is_complete(&command).await);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn curl_fetches_more_blocks_than_there_are_numbers() {
-    let servers = Servers::start();
-    let image = bytes(8 * 65_536 + 8 * 100 + 3);
-    let content = servers.content(&image).await;
-    let command = servers.order_download("uid-1", &content);
-    let out = out(&servers);
-    let url = tftp_url(&servers, &command.path());
-    succeeded(&curl(&["--tftp-blksize", "8", "-o", text(&out), &url]).await);
-    assert_same(&std::fs::read(&out).unwrap(), &image);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn all_transfers_come_from_one_port_where_that_is_wanted() {
-    let servers = Servers::start_with(|config| config.tftp_ports = fettle_bridge::files::TftpPorts::Single);
-    let image = bytes(60_000);
-    let content = servers.content(&image).await;
-    let (out, log) = (out(&servers), servers.dir.path().join("log"));
-    std::fs::write(&log, &image).unwrap();
-    for blocks in ["512", "1400", "8192"] {
-        let download = servers.order_download("uid-1", &content);
-        succeeded(&curl(&["--tftp-blksize", blocks, "-o", text(&out), &tftp_url(&servers, &download.path())]).await);
-        assert_same(&std::fs::read(&out).unwrap(), &image);
-        let upload = servers.order_upload("uid-1", "sw-1");
-        succeeded(&curl(&["--tftp-blksize", blocks, "-T", text(&log), &tftp_url(&servers, &upload.path())]).await);
-        assert!(servers.is_complete(&upload).await);
-    }
-    succeeded(
-        &tftp_hpa(&servers, "octet", &["get", &servers.order_download("uid-1", &content).path(), text(&out)]).await,
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn tftp_hpa_fetches_and_brings_in_binary_mode() {
-    let servers = Servers::start();
-    let image = bytes(100_000);
-    let content = servers.content(&image).await;
-    let download = servers.order_download("uid-1", &content);
-    let (out, log) = (out(&servers), servers.dir.path().join("log"));
-    succeeded(&tftp_hpa(&servers, "octet", &["get", &download.path(), text(&out)]).await);
-    assert_same(&std::fs::read(&out).unwrap(), &image);
-    assert!(servers.is_complete(&download).await);
-
-    std::fs::write(&log, &image[..40_000]).unwrap();
-    let upload = servers.order_upload("uid-1", "sw-1");
-    succeeded(&tftp_hpa(&servers, "octet", &["put", text(&log), &upload.path()]).await);
-    assert!(servers.is_complete(&upload).await);
-    assert_same(&std::fs::read(&servers.stored_logs("sw-1")[0]).unwrap(), &image[..40_000]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn tftp_hpa_is_told_to_use_binary_mode_and_of_what_is_not_there() {
+async fn lftp_mirrors_what_is_to_be_seen_which_is_nothing_and_brings_a_log() {
     let servers = Servers::start();
     let content = servers.content(b"image").await;
     let command = servers.order_download("uid-1", &content);
-    let out = out(&servers);
-    let told =
-        |output: &Output| String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned();
-    let netascii = tftp_hpa(&servers, "netascii", &["get", &command.path(), text(&out)]).await;
-    assert!(told(&netascii).contains("use octet (binary) mode"), "{}", told(&netascii));
-    let missing = tftp_hpa(&servers, "octet", &["get", "pxelinux.0", text(&out)]).await;
-    assert!(told(&missing).contains("Error code 1"), "{}", told(&missing));
+    let mirrored = servers.dir.path().join("mirror");
+    succeeded(&lftp(&servers, &command, &format!("mirror / {}", text(&mirrored))).await);
+    assert_eq!(std::fs::read_dir(&mirrored).unwrap().count(), 0);
+    let log = servers.dir.path().join("log");
+    std::fs::write(&log, bytes(40_000)).unwrap();
+    let upload = servers.order_upload("uid-1", "sw-1");
+    succeeded(&lftp(&servers, &upload, &format!("put {} -o {}", text(&log), upload.path())).await);
+    assert!(servers.is_complete(&upload).await);
+    assert_same(&std::fs::read(&servers.stored_logs("sw-1")[0]).unwrap(), &bytes(40_000));
+    let refused = lftp(&servers, &command, "get etc/passwd -o /dev/null").await;
+    assert!(!refused.status.success() && told(&refused).contains("550"), "{}", told(&refused));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_has_ipv6_is_served_over_it() {
+    // As a listener on all addresses of both families, and as one of the newer family alone.
+    for listen in ["[::]:0", "[::1]:0"] {
+        let servers = Servers::start_with(|config| {
+            (config.ftp, config.tftp) = (listen.parse().unwrap(), listen.parse().unwrap());
+        });
+        let image = bytes(200_003);
+        let content = servers.content(&image).await;
+        let (out, log) = (out(&servers), servers.dir.path().join("log"));
+        std::fs::write(&log, bytes(20_000)).unwrap();
+        let hosts: &[&str] = if listen == "[::1]:0" { &["[::1]"] } else { &["[::1]", "127.0.0.1"] };
+        for host in hosts {
+            let download = servers.order_download("uid-1", &content);
+            let upload = servers.order_upload("uid-1", "sw-1");
+            let Minted { user, password, .. } = &download.minted;
+            let ftp = format!("ftp://{user}:{password}@{host}:{}", servers.ftp().port());
+            let tftp = format!("tftp://{host}:{}", servers.tftp().port());
+            for server in [&ftp, &tftp] {
+                let url = format!("{server}/{}", download.path());
+                succeeded(&curl(&["-o", text(&out), &url]).await);
+                assert_same(&std::fs::read(&out).unwrap(), &image);
+            }
+            assert!(servers.is_complete(&download).await);
+            succeeded(&curl(&["-T", text(&log), &format!("{ftp}/{}", upload.path())]).await);
+            assert!(servers.is_complete(&upload).await);
+        }
+        if listen == "[::1]:0" {
+            let command = servers.order_download("uid-1", &content);
+            let words = format!("pget -n 2 {} -o {}", command.path(), text(&out));
+            succeeded(&lftp(&servers, &command, &words).await);
+            assert_same(&std::fs::read(&out).unwrap(), &image);
+        }
+    }
 }
 
 const STRICT_DEVICE: &str = r#"

@@ -6,14 +6,13 @@ mod files_support;
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fettle_bridge::files::TftpPorts;
 use fettle_bridge::files::store::Source;
+use files_support::network::{Fate, Network, Way, loses_and_doubles};
 use files_support::{PATIENCE, Servers, UPLOAD_SIZE, assert_same, bytes};
 use tokio::net::UdpSocket;
-use tokio_util::task::AbortOnDropHandle;
 
 const RRQ: u8 = 1;
 const WRQ: u8 = 2;
@@ -24,83 +23,6 @@ const OACK: u8 = 6;
 
 /// After which the client repeats what it sent last.
 const REPEAT: Duration = Duration::from_millis(200);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Passes,
-    IsLost,
-    ComesTwice,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Way {
-    ToServer,
-    ToClient,
-}
-
-/// By way and by what a packet begins with.
-type Sent = Arc<Mutex<HashMap<(Way, Vec<u8>), usize>>>;
-
-/// A network between one client and the server. It counts, for each packet that was sent, how often.
-struct Network {
-    address: SocketAddr,
-    sent: Sent,
-    _task: AbortOnDropHandle<()>,
-}
-
-impl Network {
-    async fn new(server: SocketAddr, mut fate: impl FnMut(Way, &[u8]) -> Fate + Send + 'static) -> Self {
-        let near = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let far = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let address = near.local_addr().unwrap();
-        let sent = Sent::default();
-        let counts = Arc::clone(&sent);
-        let task = tokio::spawn(async move {
-            let (mut client, mut transfer) = (None, server);
-            let (mut out, mut back) = (vec![0; 65_536], vec![0; 65_536]);
-            loop {
-                let (way, packet, to) = tokio::select! {
-                    Ok((len, from)) = near.recv_from(&mut out) => {
-                        // A request goes to the server's port, also when it comes again.
-                        let packet = &out[..len];
-                        client = Some(from);
-                        (Way::ToServer, packet, if matches!(packet[1], RRQ | WRQ) { server } else { transfer })
-                    }
-                    Ok((len, from)) = far.recv_from(&mut back) => {
-                        transfer = from;
-                        let Some(client) = client else { continue };
-                        (Way::ToClient, &back[..len], client)
-                    }
-                    else => continue,
-                };
-                *counts.lock().unwrap().entry((way, packet[..4].to_vec())).or_default() += 1;
-                let socket = match way {
-                    Way::ToServer => &far,
-                    Way::ToClient => &near,
-                };
-                let times = match fate(way, packet) {
-                    Fate::IsLost => 0,
-                    Fate::Passes => 1,
-                    Fate::ComesTwice => 2,
-                };
-                for _ in 0..times {
-                    // The other side may have closed its port.
-                    let _ = socket.send_to(packet, to).await;
-                }
-            }
-        });
-        Self { address, sent, _task: AbortOnDropHandle::new(task) }
-    }
-
-    /// How often each data block was sent by the server.
-    fn blocks(&self) -> Vec<usize> {
-        let sent = self.sent.lock().unwrap();
-        sent.iter()
-            .filter(|((way, head), _)| *way == Way::ToClient && head[1] == DATA)
-            .map(|(_, count)| *count)
-            .collect()
-    }
-}
 
 /// What the server refused, by code and text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -262,21 +184,6 @@ fn refused(packet: &[u8]) -> Refused {
     Refused(u16::from_be_bytes([packet[2], packet[3]]), text)
 }
 
-/// Loses one packet of ten and doubles one of ten, the same ones in each run.
-fn bad_network() -> impl FnMut(Way, &[u8]) -> Fate + Send {
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    move |_, _| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        match state % 10 {
-            0 => Fate::IsLost,
-            1 => Fate::ComesTwice,
-            _ => Fate::Passes,
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn downloads_arrive_over_a_network_that_loses_and_doubles() {
     let servers = Servers::start();
@@ -284,7 +191,7 @@ async fn downloads_arrive_over_a_network_that_loses_and_doubles() {
     let content = servers.content(&image).await;
     for options in [&[][..], &[("blksize", "1024"), ("tsize", "0")], &[("windowsize", "8")]] {
         let command = servers.order_download("uid-1", &content);
-        let network = Network::new(servers.tftp(), bad_network()).await;
+        let network = Network::new(servers.tftp(), loses_and_doubles()).await;
         let read = Client::new(network.address).await.read(&command.path(), options).await.unwrap();
         assert_same(&read, &image);
         assert!(servers.is_complete(&command).await, "{options:?}");
@@ -299,7 +206,7 @@ async fn uploads_arrive_over_a_network_that_loses_and_doubles() {
         [("sw-1", &[][..]), ("sw-2", &[("blksize", "1024"), ("tsize", "12000")]), ("sw-3", &[("windowsize", "8")])]
     {
         let command = servers.order_upload("uid-1", name);
-        let network = Network::new(servers.tftp(), bad_network()).await;
+        let network = Network::new(servers.tftp(), loses_and_doubles()).await;
         Client::new(network.address).await.write(&command.path(), options, &log).await.unwrap();
         assert!(servers.is_complete(&command).await, "{name}");
         let stored = servers.stored_logs(name);

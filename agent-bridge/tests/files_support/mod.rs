@@ -3,6 +3,10 @@
 // Each test program uses its part of it.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod foreign;
+pub mod network;
+pub mod programs;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,0 +1,142 @@
+//! Other people's file servers, on free loopback ports, over a folder. They end with what holds them. `tools/servers` puts
+//! the programs where they are looked for.
+
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// No server takes as long to begin.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct Foreign {
+    pub address: SocketAddr,
+    child: Child,
+    _config: Option<TempDir>,
+}
+
+impl Foreign {
+    /// vsftpd, which serves `folder` to the user `ftp` with this password. It lets it write and delete there. `config` is what
+    /// its configuration says besides.
+    pub fn vsftpd(folder: &Path, password: &str, config: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let empty = dir.path().join("empty");
+        std::fs::create_dir(&empty).unwrap();
+        let passwords = dir.path().join("passwords");
+        std::fs::write(&passwords, format!("{password}\n")).unwrap();
+        let user = succeeded(Command::new("id").arg("-un"));
+        let address = free();
+        // One of the system's users is its anonymous one, so that neither users nor PAM are needed.
+        let text = format!(
+            "listen=YES\nlisten_address={}\nlisten_port={}\nbackground=NO\nrun_as_launching_user=YES\nftp_username={user}\n\
+             anonymous_enable=YES\nlocal_enable=NO\nwrite_enable=YES\nanon_upload_enable=YES\nanon_mkdir_write_enable=YES\n\
+             anon_other_write_enable=YES\nanon_world_readable_only=NO\nanon_umask=022\nfile_open_mode=0644\nanon_root={}\n\
+             secure_chroot_dir={}\nsecure_email_list_enable=YES\nemail_password_file={}\nseccomp_sandbox=NO\n\
+             xferlog_enable=NO\nmdtm_write=NO\n{config}\n",
+            address.ip(),
+            address.port(),
+            folder.display(),
+            empty.display(),
+            passwords.display(),
+        );
+        let file = dir.path().join("vsftpd.conf");
+        std::fs::write(&file, text).unwrap();
+        let child = start(Command::new(program("vsftpd")).arg(&file));
+        let mut server = Self { address, child, _config: Some(dir) };
+        server.wait(|| std::net::TcpStream::connect(address).is_ok());
+        server
+    }
+
+    /// tftpd-hpa, which serves `folder`, and lets it be written to. It changes its root to it, which takes root.
+    pub fn tftpd_hpa(folder: &Path) -> Self {
+        let address = free();
+        let child = start(
+            Command::new(program("in.tftpd"))
+                .args(["-L", "--secure", "--create", "--user", "root", "--address", &address.to_string()])
+                .arg(folder),
+        );
+        Self::over_tftp(address, child)
+    }
+
+    /// atftpd, which serves `folder`.
+    pub fn atftpd(folder: &Path) -> Self {
+        let address = free();
+        let (ip, port) = (address.ip().to_string(), address.port().to_string());
+        let child = start(
+            Command::new(program("atftpd"))
+                .args(["--daemon", "--no-fork", "--user", "root", "--group", "root"])
+                .args(["--bind-address", &ip, "--port", &port])
+                .arg(folder),
+        );
+        Self::over_tftp(address, child)
+    }
+
+    fn over_tftp(address: SocketAddr, child: Child) -> Self {
+        let mut server = Self { address, child, _config: None };
+        // What is there answers, if only that it has no such file.
+        server.wait(|| {
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+            socket.send_to(b"\0\x01nothing\0octet\0", address).unwrap();
+            socket.recv_from(&mut [0; 600]).is_ok()
+        });
+        server
+    }
+
+    fn wait(&mut self, is_up: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !is_up() {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!("the server on {} has ended: {status}", self.address);
+            }
+            assert!(begun.elapsed() < PATIENCE, "nothing answers on {}", self.address);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        // With the processes that it made for its clients.
+        if let Some(group) = rustix::process::Pid::from_raw(self.child.id().cast_signed()) {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+        let _ = self.child.wait();
+    }
+}
+
+fn start(command: &mut Command) -> Child {
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0).spawn();
+    child.unwrap_or_else(|error| panic!("{command:?} cannot be started ({error}): run tools/packages"))
+}
+
+/// Where a server's program is: where `tools/servers` unpacks it, or in the path.
+fn program(name: &str) -> PathBuf {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = set("FETTLE_CACHE")
+        .or_else(|| Some(set("XDG_CACHE_HOME")?.join("fettle")))
+        .or_else(|| Some(set("HOME")?.join(".cache/fettle")));
+    let unpacked = cache.map(|cache| cache.join("servers/usr/sbin").join(name)).filter(|path| path.exists());
+    unpacked.unwrap_or_else(|| name.into())
+}
+
+/// A port that nobody has, below those that the system gives away by itself, for TCP as for UDP.
+fn free() -> SocketAddr {
+    loop {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, rand::random_range(15_000..32_000)));
+        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
+
+fn succeeded(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
