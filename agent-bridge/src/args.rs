@@ -65,6 +65,15 @@ pub struct Args {
     /// How much the uploaded logs may take; the oldest go first.
     #[arg(long, env = "FETTLE_LOG_STORE_SIZE", default_value = "1GiB", value_parser = size)]
     pub log_store_size: u64,
+    /// How many logs are kept, of all devices together; the oldest go first. Each takes about 200 bytes of memory.
+    #[arg(long, env = "FETTLE_LOG_STORE_LOGS", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub log_store_logs: u32,
+    /// How many logs of one device are kept; its oldest go first.
+    #[arg(long, env = "FETTLE_LOGS_PER_DEVICE", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub logs_per_device: u32,
+    /// How long a log is kept.
+    #[arg(long, env = "FETTLE_LOG_RETENTION", default_value = "720h", value_parser = duration)]
+    pub log_retention: Duration,
     /// The largest log that a device may upload.
     #[arg(long, env = "FETTLE_LOG_SIZE", default_value = "16MiB", value_parser = size)]
     pub log_size: u64,

@@ -19,10 +19,10 @@ use fettle_bridge::cluster::writer::Writer;
 use fettle_bridge::cluster::{Identity, firmware};
 use fettle_bridge::files::credentials::Credentials;
 use fettle_bridge::files::ledger::Transfers;
-use fettle_bridge::files::logs::LogStore;
+use fettle_bridge::files::logs::{Arrived, LogSettings, LogStore, Retention};
 use fettle_bridge::files::store::Store;
 use fettle_bridge::files::{FileServerConfig, FileServers, TftpPorts};
-use fettle_bridge::hub::{Hub, Parts, Watches};
+use fettle_bridge::hub::{Hub, Parts, Sources, Watches};
 use fettle_bridge::metrics::Metrics;
 use fettle_bridge::tcp::{Listener, ListenerConfig, descriptors};
 use fettle_crds::Device;
@@ -40,6 +40,8 @@ use tokio_util::sync::CancellationToken;
 
 /// What connections have told and the hub has not taken in: with more, they wait.
 const TOLD: usize = 4096;
+/// Logs that have arrived and the hub has not taken in: with more, uploads wait for their last answer.
+const LOGS: usize = 256;
 /// For whoever is reading metrics while the program ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
@@ -82,10 +84,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let store = open_store(&args)?;
     let credentials = credentials(&args)?;
     let transfers = Arc::new(Transfers::new());
-    let log_dir = args.data_dir.join("logs");
-    let logs = LogStore::open(&log_dir, args.log_store_size, args.log_size)
-        .with_context(|| format!("the log folder {} cannot be used (--data-dir)", log_dir.display()))?;
-    let logs = Arc::new(logs);
+    let (arrived, logs_arrived) = mpsc::channel(LOGS);
+    let logs = Arc::new(open_logs(&args, &us, arrived, &registry)?);
     let files = FileServers::start(
         file_servers(&args),
         store.clone(),
@@ -133,6 +133,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         tftp_port: args.advertise_tftp_port.unwrap_or(files.tftp().port()),
     };
     let secrets = Api::namespaced(client.clone(), &namespace);
+    let log_keeper = tokio::spawn(Arc::clone(&logs).keep_tidy(shutdown.clone()));
     let contents = Contents::new(secrets, store.clone(), credentials, transfers, logs, advertised, heartbeat.held());
     let living = Arc::new(Mutex::new(Bridges::default()));
     let hub = Hub::new(Parts {
@@ -158,7 +159,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let (synced, mut is_synced) = watch::channel(false);
     // The hub ends after the connections, so that each can say how it ended; the Lease after the hub.
     let (hub_stop, lease_stop) = (CancellationToken::new(), CancellationToken::new());
-    let mut hub = tokio::spawn(hub.run(watches(&client, &namespace), told, synced, hub_stop.clone()));
+    let sources = Sources { connections: told, logs: logs_arrived };
+    let mut hub = tokio::spawn(hub.run(watches(&client, &namespace), sources, synced, hub_stop.clone()));
     let keeper =
         tokio::spawn(firmware::keep(Api::namespaced(client.clone(), &namespace), store, is_writer, shutdown.clone()));
     let readiness =
@@ -189,6 +191,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         hub.await?;
     }
     keeper.await?;
+    log_keeper.await?;
     readiness.await?;
     files.stopped().await;
     lease_stop.cancel();
@@ -233,6 +236,29 @@ fn open_store(args: &Args) -> anyhow::Result<Store> {
     let files = args.files_dir.clone().unwrap_or_else(|| args.data_dir.join("files"));
     Store::open(&cache, &files, args.max_file_size, args.cache_size)
         .with_context(|| format!("the cache {} cannot be used (--data-dir)", cache.display()))
+}
+
+fn open_logs(
+    args: &Args,
+    us: &Identity,
+    arrived: mpsc::Sender<Arrived>,
+    registry: &Registry,
+) -> anyhow::Result<LogStore> {
+    let wrong = || format!("the log folder in {} cannot be used (--data-dir)", args.data_dir.display());
+    let dir = std::path::absolute(args.data_dir.join("logs")).with_context(wrong)?;
+    let settings = LogSettings {
+        place: format!("file://{}{}", us.name, dir.display()),
+        dir,
+        retention: Retention {
+            bytes: args.log_store_size,
+            logs: args.log_store_logs as usize,
+            per_device: args.logs_per_device as usize,
+            age: SignedDuration::try_from(args.log_retention)?,
+        },
+        upload_size: args.log_size,
+        arrived,
+    };
+    LogStore::open(settings, registry).with_context(wrong)
 }
 
 fn credentials(args: &Args) -> anyhow::Result<Credentials> {

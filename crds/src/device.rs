@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::device_group::{Transfer, UploadLogs, WireTransfer};
+use crate::device_log::LastLog;
 use crate::{Condition, schema};
 
 /// One device, by MAC.
@@ -65,7 +66,7 @@ impl DeviceSpec {
     }
 }
 
-/// Facts (`session`, `lastSeen`, `reported`, `applied`, `upgrade`, `drops`), written by the bridge that holds the session; and
+/// Facts (`session`, `lastSeen`, `reported`, `applied`, `upgrade`, `drops`, `lastLog`), written by the bridge that holds the session; and
 /// decisions (all else), written by the controller.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -88,6 +89,9 @@ pub struct DeviceStatus {
     /// How often it has lost its connection by itself since the end of a try.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drops: Option<Drops>,
+    /// The newest log that it brought.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_log: Option<LastLog>,
 
     /// What the device may become: one try.
     #[serde(default, skip_serializing_if = "Option::is_none")]

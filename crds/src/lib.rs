@@ -9,6 +9,7 @@ mod config_profile;
 pub mod content;
 mod device;
 mod device_group;
+mod device_log;
 mod device_rollout;
 mod firmware;
 pub mod schema;
@@ -24,6 +25,7 @@ pub use device_group::{
     Apply, ApplyMode, DesiredConfig, DesiredFirmware, DeviceGroup, DeviceGroupSpec, DeviceGroupStatus, FirmwarePolicy,
     Logs, SessionPolicy, Transfer, UploadLogs, WireTransfer,
 };
+pub use device_log::LastLog;
 pub use device_rollout::{
     Abort, Counts, DeviceRollout, DeviceRolloutSpec, DeviceRolloutStatus, Failure, RollbackStatus, RolloutConfig,
     RolloutFirmware, RolloutImage, StepStatus, Waiting,

@@ -113,7 +113,7 @@ impl Contents {
             Step::Log => {
                 let permission = Permission::upload(id, command.number, until);
                 self.logs
-                    .expect_upload(&permission, &device.name_any())
+                    .expect_upload(&permission, &device.name_any(), command.target)
                     .map_err(|error| SourceError(error.to_string()))?;
                 self.transfers.expect(&permission, None);
                 Ok((File::Upload(self.location(&permission, target.transfer, can)), permission))

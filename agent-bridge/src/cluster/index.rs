@@ -194,6 +194,11 @@ impl Index {
         }
     }
 
+    /// The MAC of the Device with this name.
+    pub fn mac(&self, name: &str) -> Option<Mac> {
+        self.stubs.get(name).map(|stub| stub.mac)
+    }
+
     /// The Device as it was last seen, where it is kept whole.
     pub fn whole(&self, name: &str) -> Option<&Arc<Device>> {
         self.whole.get(name)
@@ -313,9 +318,10 @@ mod tests {
     #[test]
     fn a_mac_is_the_one_declared_device_that_has_it() {
         let mut index = Index::default();
-        assert_eq!(index.lookup(mac()), Lookup::Unknown);
+        assert_eq!((index.lookup(mac()), index.mac(RECORDED)), (Lookup::Unknown, None));
         index.watched(recorded(1), |_, _| false);
         assert_eq!((index.lookup(mac()), index.pending()), (Lookup::Unapproved, 1));
+        assert_eq!(index.mac(RECORDED), Some(mac()));
         index.watched(device("sw-1", MAC, true, 2), |_, _| false);
         assert_eq!(index.lookup(mac()), known("sw-1"), "a recorded device yields to a declared one");
         index.watched(device("sw-2", MAC, true, 3), |_, _| false);

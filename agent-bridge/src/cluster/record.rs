@@ -3,7 +3,7 @@
 use fettle_crds::schema::message;
 use fettle_crds::{Device, TryResult, Verdict};
 use fettle_protocol::message::DeviceInformation;
-use fettle_protocol::session::{Drops, Phase, Reason, Record, SessionRecord, TryEnd};
+use fettle_protocol::session::{Drops, Log, Phase, Reason, Record, SessionRecord, TryEnd};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -11,7 +11,7 @@ use super::Identity;
 
 /// The patch that writes `record` to `device`, on condition that nobody has written to it since.
 pub fn patch(record: &Record, device: &Device, us: &Identity, now: Timestamp) -> Value {
-    let Record { session: of_session, info, progress, end, drops, forget_applied } = record;
+    let Record { session: of_session, info, progress, end, drops, forget_applied, log } = record;
     let mut status = Map::new();
     session(of_session, device, us, now, &mut status);
     if let Some(info) = info {
@@ -35,6 +35,9 @@ pub fn patch(record: &Record, device: &Device, us: &Identity, now: Timestamp) ->
     if let Some(TryEnd { target: _, reason, message: _, applied: Some(config) }) = end {
         let reason = (*reason == Reason::ResultLost).then_some(Verdict::ResultLost);
         status.insert("applied".to_owned(), json!({"config": config, "at": now, "reason": reason}));
+    }
+    if let Some(Log { target, location, at, size }) = log {
+        status.insert("lastLog".to_owned(), json!({"location": location, "at": at, "size": size, "target": target}));
     }
     json!({"metadata": {"resourceVersion": device.metadata.resource_version}, "status": status})
 }
@@ -273,6 +276,14 @@ mod tests {
         assert_eq!(merged(&device, &ended).drops, None);
         let drops = Some(Drops { target: 4, count: 1 });
         assert_eq!(merged(&device, &Record { drops, ..ended }).drops, Some(fettle_crds::Drops { target: 4, count: 1 }));
+    }
+
+    #[test]
+    fn a_log_is_on_record_with_where_it_is() {
+        let log = Log { target: 3, location: "file://b-0/logs/sw-1/x.log".into(), at: at(90), size: 7 };
+        let status = merged(&device(), &Record { log: Some(log), ..Record::default() });
+        let location = "file://b-0/logs/sw-1/x.log".to_owned();
+        assert_eq!(status.last_log, Some(fettle_crds::LastLog { location, at: at(90), size: 7, target: 3 }));
     }
 
     #[test]

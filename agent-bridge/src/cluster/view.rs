@@ -57,6 +57,7 @@ pub fn view(device: &Device, standing: Standing, us: &Identity, bridges: &Bridge
             Progress { target: upgrade.target, phase }
         }),
         drops: status.drops.map(|drops| Drops { target: drops.target, count: drops.count }),
+        log: status.last_log.map(|log| log.location),
     }
 }
 

@@ -29,7 +29,7 @@ impl Hub {
         let mut next = Some(event);
         while let Some(event) = next.take() {
             if self.feed_one(mac, event) {
-                next = self.view(mac).map(Event::Viewed);
+                next = self.view(mac).map(|view| Event::Viewed(Box::new(view)));
             }
         }
     }
@@ -320,6 +320,7 @@ const fn answered(event: &Event) -> Option<Stage> {
         | Event::Written(_)
         | Event::Prepared(..)
         | Event::Checked(..)
+        | Event::Logged(_)
         | Event::Tick => None,
     }
 }

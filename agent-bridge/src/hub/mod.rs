@@ -5,10 +5,11 @@
 //!
 //! It waits for nobody. What takes time is a task of its own, of which each brings back an `Outcome`; what a connection
 //! is to do is an order, and one that takes no orders is let go. `callers`: who calls. `objects`: what the API says of
-//! whom. `effects`: what sessions want done. `repeat`: how long a 2 is held back.
+//! whom. `effects`: what sessions want done. `logs`: what devices bring. `repeat`: how long a 2 is held back.
 
 mod callers;
 mod effects;
+mod logs;
 mod objects;
 mod repeat;
 
@@ -42,6 +43,7 @@ use crate::cluster::notices::Notices;
 use crate::cluster::writer::{Writer, Written};
 use crate::cluster::{ApiError, Identity};
 use crate::files::credentials::Permission;
+use crate::files::logs::Arrived;
 use crate::metrics::{Closed, Metrics, Stage};
 use crate::sparing::Sparing;
 use crate::tcp::{FromConnection, Order, Orders, Told};
@@ -162,6 +164,14 @@ enum Outcome {
     Lost(Mac, ConnectionId),
 }
 
+/// What the hub hears of, apart from its own tasks.
+pub struct Sources {
+    /// What connections tell.
+    pub connections: mpsc::Receiver<FromConnection>,
+    /// Logs that have arrived.
+    pub logs: mpsc::Receiver<Arrived>,
+}
+
 /// What is watched.
 pub struct Watches<D, L> {
     pub devices: D,
@@ -198,7 +208,7 @@ impl Hub {
     pub async fn run<D, L>(
         mut self,
         watches: Watches<D, L>,
-        mut connections: mpsc::Receiver<FromConnection>,
+        sources: Sources,
         synced: watch::Sender<bool>,
         shutdown: CancellationToken,
     ) where
@@ -206,6 +216,7 @@ impl Hub {
         L: Stream<Item = watcher::Result<watcher::Event<Lease>>> + Unpin + Send,
     {
         let Watches { mut devices, mut leases } = watches;
+        let Sources { mut connections, mut logs } = sources;
         let (sender, mut outcomes) = mpsc::channel(OUTCOMES);
         (self.outcomes, self.closing) = (sender, shutdown.clone());
         let (mut devices_listed, mut leases_listed) = (false, false);
@@ -217,6 +228,7 @@ impl Hub {
                 Some(event) = leases.next() => leases_listed |= self.lease_event(event),
                 Some(outcome) = outcomes.recv() => self.outcome(outcome),
                 Some((connection, told)) = connections.recv() => self.told(connection, told),
+                Some(log) = logs.recv() => self.logged(log),
                 () = tokio::time::sleep(sleep) => self.tick(),
             }
             while let Some(outcome) = self.at_once.pop_front() {

@@ -121,7 +121,7 @@ impl Hub {
             return self.judge_waiting(mac);
         }
         if let Some(view) = self.view(mac) {
-            return self.feed(mac, Event::Viewed(view));
+            return self.feed(mac, Event::Viewed(Box::new(view)));
         }
         match self.index.lookup(mac) {
             Lookup::Known(name) => match self.index.whole(&name).cloned() {
@@ -129,7 +129,7 @@ impl Hub {
                 None => self.read(mac, name),
             },
             Lookup::Unknown | Lookup::Unapproved | Lookup::Ambiguous => {
-                self.feed(mac, Event::Viewed(View::default()));
+                self.feed(mac, Event::Viewed(Box::default()));
             }
         }
     }
@@ -181,14 +181,14 @@ impl Hub {
             self.parts.contents.forget(&permission);
         }
         // The ids of targets begin anew with the object: between the two there is none.
-        self.feed(mac, Event::Viewed(View { target: None, progress: None, ..view.clone() }));
+        self.feed(mac, Event::Viewed(Box::new(View { target: None, progress: None, ..view.clone() })));
         let outstanding = |entry: &Entry| entry.session.as_ref().and_then(Session::connection);
         if let Some((connection, true)) = self.entries.get(&mac).and_then(outstanding) {
             // What it answers would be taken for an answer to the new one's target.
             self.order(connection, Order::Close(Closed::Session(Reason::Replaced)));
             self.feed(mac, Event::Dropped { connection, acknowledged: true, by: EndedBy::Bridge });
         }
-        self.feed(mac, Event::Viewed(view));
+        self.feed(mac, Event::Viewed(Box::new(view)));
     }
 
     /// Sessions of the run before whose devices stayed away are given up.

@@ -14,13 +14,14 @@ use std::time::Duration;
 
 use fettle_bridge::files::credentials::{Credentials, DeviceId, Minted, Permission};
 use fettle_bridge::files::ledger::Transfers;
-use fettle_bridge::files::logs::LogStore;
+use fettle_bridge::files::logs::{Arrived, LogSettings, LogStore, Retention};
 use fettle_bridge::files::store::{Content, Store};
 use fettle_bridge::files::{Deadlines, FileServerConfig, FileServers, Limits, TftpPorts};
 use jiff::Timestamp;
 use prometheus::Registry;
 use prometheus::proto::{LabelPair, MetricFamily};
 use tempfile::TempDir;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// No step of a test that goes well takes as long.
@@ -36,6 +37,7 @@ pub struct Servers {
     pub credentials: Credentials,
     pub transfers: Arc<Transfers>,
     pub logs: Arc<LogStore>,
+    pub arrived: mpsc::Receiver<Arrived>,
     pub registry: Registry,
     pub running: FileServers,
     stop: CancellationToken,
@@ -81,8 +83,16 @@ impl Servers {
         let store = Store::open(&cache, dir.path(), 1 << 30, 1 << 30).unwrap();
         let credentials = Credentials::random();
         let transfers = Arc::new(Transfers::new());
-        let logs = Arc::new(LogStore::open(&logs, total, each).unwrap());
         let registry = Registry::new();
+        let (sender, arrived) = mpsc::channel(64);
+        let settings = LogSettings {
+            dir: logs,
+            place: "file://b-0/logs".into(),
+            retention: Retention { bytes: total, ..Retention::default() },
+            upload_size: each,
+            arrived: sender,
+        };
+        let logs = Arc::new(LogStore::open(settings, &registry).unwrap());
         let stop = CancellationToken::new();
         let running = FileServers::start(
             config,
@@ -95,7 +105,7 @@ impl Servers {
         )
         .unwrap();
         let next_command = std::sync::atomic::AtomicU32::new(1);
-        Self { dir, store, credentials, transfers, logs, registry, running, stop, next_command }
+        Self { dir, store, credentials, transfers, logs, arrived, registry, running, stop, next_command }
     }
 
     pub fn ftp(&self) -> SocketAddr {
@@ -126,7 +136,7 @@ impl Servers {
         let expires = Timestamp::now() + Duration::from_secs(60);
         let permission = Permission::upload(DeviceId::of_uid(uid), self.command(), expires);
         self.transfers.expect(&permission, None);
-        self.logs.expect_upload(&permission, device_name).unwrap();
+        self.logs.expect_upload(&permission, device_name, 1).unwrap();
         Command { permission, minted: self.credentials.mint(&permission) }
     }
 

@@ -16,9 +16,9 @@ use fettle_bridge::cluster::notices::Notices;
 use fettle_bridge::cluster::writer::Writer;
 use fettle_bridge::files::credentials::Credentials;
 use fettle_bridge::files::ledger::Transfers;
-use fettle_bridge::files::logs::LogStore;
+use fettle_bridge::files::logs::{LogSettings, LogStore, Retention};
 use fettle_bridge::files::store::Store;
-use fettle_bridge::hub::{Hub, Parts, Watches};
+use fettle_bridge::hub::{Hub, Parts, Sources, Watches};
 use fettle_bridge::metrics::{Closed, Metrics};
 use fettle_bridge::tcp::{FromConnection, Inbox, Order, Told, orders};
 use fettle_crds::{Device, DeviceSpec, DeviceStatus, Reported, Session};
@@ -85,7 +85,16 @@ impl Rig {
         let folder = tempfile::tempdir().unwrap();
         let us = Identity { name: "b-0".into(), incarnation: "ours".into() };
         let store = Store::open(&folder.path().join("cache"), folder.path(), 1 << 20, 1 << 24).unwrap();
-        let logs = LogStore::open(&folder.path().join("logs"), 1 << 20, 1 << 20).unwrap();
+        let registry = Registry::new();
+        let (arrived, logs_told) = mpsc::channel(64);
+        let settings = LogSettings {
+            dir: folder.path().join("logs"),
+            place: "file://b-0/logs".into(),
+            retention: Retention::default(),
+            upload_size: 1 << 20,
+            arrived,
+        };
+        let logs = LogStore::open(settings, &registry).unwrap();
         let advertised = Advertised { address: [127, 0, 0, 1].into(), ftp_port: 21, tftp_port: 69 };
         let lease = Duration::from_secs(15);
         let heartbeat = Heartbeat::new(Api::namespaced(client.clone(), "default"), us.clone(), lease);
@@ -98,7 +107,6 @@ impl Rig {
             advertised,
             heartbeat.held(),
         );
-        let registry = Registry::new();
         let metrics = Metrics::new(&registry).unwrap();
         let api: Api<Device> = Api::namespaced(client.clone(), "default");
         let hub = Hub::new(Parts {
@@ -119,7 +127,8 @@ impl Rig {
         let (is_synced, synced) = watch::channel(false);
         let shutdown = CancellationToken::new();
         let watches = Watches { devices: watched_devices, leases: watched_leases };
-        let task = tokio::spawn(hub.run(watches, told, is_synced, shutdown.clone()));
+        let sources = Sources { connections: told, logs: logs_told };
+        let task = tokio::spawn(hub.run(watches, sources, is_synced, shutdown.clone()));
         let next = 0;
         let _folder = folder;
         Self { us, shutdown, task, requests, devices, leases, connections, synced, registry, next, _folder }

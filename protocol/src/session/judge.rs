@@ -338,15 +338,20 @@ impl Session {
         }
     }
 
-    /// Nothing is left to do for the target: its log, where it is wanted, then 2, where it is.
+    /// Nothing is left to do for the target: its log, where it is wanted, then 2, where it is. What can tell of a log that
+    /// has arrived meanwhile is written before a write for that alone.
     fn after_end(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
-        let Some((target, done)) = self.view.target.as_ref().map(|target| (target.id, target.done)) else { return };
-        if std::mem::take(&mut self.memory.log_wanted) {
-            self.prepare(target, Step::Log, after(now, self.timing.log), now, effects);
-        } else if done && !self.view.dismissed {
-            self.write(Record { session: SessionRecord::Dismiss, ..Record::default() }, effects);
-        } else if done {
-            self.dismiss(effects);
+        let target = self.view.target.as_ref().map(|target| (target.id, target.done));
+        match target {
+            Some((target, _)) if std::mem::take(&mut self.memory.log_wanted) => {
+                self.prepare(target, Step::Log, after(now, self.timing.log), now, effects);
+            }
+            Some((_, true)) if !self.view.dismissed => {
+                self.write(Record { session: SessionRecord::Dismiss, ..Record::default() }, effects);
+            }
+            Some((_, true)) => self.dismiss(effects),
+            Some((_, false)) | None if self.log.is_some() => self.write(Record::default(), effects),
+            Some((_, false)) | None => {}
         }
     }
 

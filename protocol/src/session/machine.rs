@@ -16,10 +16,11 @@ impl Session {
             }
             Event::Said { connection, message } => self.said(connection, message, now, effects),
             Event::Dropped { connection, acknowledged, by } => self.dropped(connection, acknowledged, by, now),
-            Event::Viewed(view) => self.adopt(view, now),
+            Event::Viewed(view) => self.adopt(*view, now),
             Event::Written(result) => self.written(result),
             Event::Prepared(command, file) => self.prepared(command, file, now, effects),
             Event::Checked(command, transferred) => self.checked(command, transferred, effects),
+            Event::Logged(log) => self.log = Some(log),
             Event::Tick => self.tick(now, effects),
         }
     }

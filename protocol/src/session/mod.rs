@@ -21,6 +21,7 @@
 //!   repeated within a try is what the contract with the device allows: a download after a lost connection, and one
 //!   more push of a profile whose result was lost.
 //! - While the end of a try is not written, nothing further is sent.
+//! - A log costs one write at most, and none where another write is due that can tell of it.
 //! - What is on record as the configuration in force is taken off the record where it may no longer be true.
 //! - After a [`Event::Tick`] at [`Session::deadline`] the next deadline is later, or there is none.
 //!
@@ -46,7 +47,7 @@ mod record;
 mod types;
 
 pub use types::{
-    Command, ConnectionId, Contender, Counted, Drops, Effect, EndedBy, Event, File, Hold, Known, Phase, Progress,
+    Command, ConnectionId, Contender, Counted, Drops, Effect, EndedBy, Event, File, Hold, Known, Log, Phase, Progress,
     Reason, Record, Scheduled, SessionRecord, SourceError, Stage, Step, Target, Timing, Transferred, TryEnd, View,
     WriteError,
 };
@@ -73,6 +74,8 @@ pub struct Session {
     remember_until: Option<Timestamp>,
     /// What a connection that is gone said of the device, where it is not on record.
     unrecorded: Option<DeviceInformation>,
+    /// A log that is not on record yet.
+    log: Option<Log>,
     /// A write that the API has not answered yet.
     writing: bool,
     /// When a contender is refused, unless our connection turns out to be dead.
@@ -173,6 +176,7 @@ impl Session {
             unanswered: false,
             remember_until: None,
             unrecorded: None,
+            log: None,
             writing: false,
             refuse_at: None,
             last_command: None,
@@ -230,6 +234,7 @@ impl Session {
             && self.newcomer.is_none()
             && !self.writing
             && self.memory.end.is_none()
+            && self.log.is_none()
             && forgotten
     }
 

@@ -11,6 +11,7 @@ impl Session {
     /// Does what follows from the state, until something has to be waited for.
     pub(super) fn advance(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         self.forget_recorded_end();
+        self.forget_recorded_log();
         self.yield_if_taken(now, effects);
         self.drop_unwanted();
         if !self.is_asked_for() || matches!(self.state, State::Away { .. } | State::Dismissed) {
@@ -24,6 +25,11 @@ impl Session {
     fn forget_recorded_end(&mut self) {
         let live = self.live_target().map(|target| target.id);
         self.memory.end.take_if(|end| live != Some(end.target));
+    }
+
+    fn forget_recorded_log(&mut self) {
+        let recorded = self.view.log.as_ref();
+        self.log.take_if(|log| recorded == Some(&log.location));
     }
 
     /// Whether there is more to do at once.
@@ -156,7 +162,8 @@ impl Session {
     }
 
     fn away(&mut self, since: Timestamp, loss: Loss, now: Timestamp, effects: &mut Vec<Effect>) {
-        let (hold, due) = (self.view.hold, self.release_at(since).is_some_and(|at| at <= now));
+        let (hold, release) = (self.view.hold, self.release_at(since));
+        let due = release.is_some_and(|at| at <= now);
         if hold == Hold::Us && self.has_begun() && due && self.is_over_time(now) {
             let message = "the device went away with its command and did not come back before the end of the try";
             self.end(Reason::TimedOut, message.to_owned(), effects);
@@ -183,6 +190,9 @@ impl Session {
             let counts = self.memory.end.is_some() || after(since, self.timing.drop_delay) <= now;
             let drops = (ours && counts && loss == Loss::ByItself).then(|| self.next_drop()).flatten();
             self.write(Record { session, info, drops, ..Record::default() }, effects);
+        } else if self.log.is_some() && release.is_none_or(|at| after(now, self.timing.drop_delay) < at) {
+            // Nothing else is about to be written.
+            self.write(Record::default(), effects);
         }
     }
 
@@ -206,6 +216,7 @@ impl Session {
         };
         let renewed = record.end.as_ref().is_some_and(|end| end.applied.is_some());
         record.forget_applied = doubtful && !renewed && self.view.applied.is_some();
+        record.log = self.log.clone();
         self.writing = true;
         effects.push(Effect::Write(record));
     }

@@ -65,6 +65,8 @@ pub struct View {
     pub progress: Option<Progress>,
     /// The connections that it has lost by itself since the end of a try.
     pub drops: Option<Drops>,
+    /// Where its newest log is.
+    pub log: Option<String>,
 }
 
 /// Who holds a device's session, as the API has it.
@@ -249,13 +251,15 @@ pub enum Event {
     /// A connection is gone. `acknowledged`: TCP has confirmed all that we sent on it.
     Dropped { connection: ConnectionId, acknowledged: bool, by: EndedBy },
     /// The API says something new.
-    Viewed(View),
+    Viewed(Box<View>),
     /// The write that was wanted has been answered.
     Written(Result<(), WriteError>),
     /// The file of a command is ready, or cannot be had.
     Prepared(Command, Result<File, SourceError>),
     /// What our own accounting says.
     Checked(Command, Transferred),
+    /// A log of the device has arrived wholly.
+    Logged(Log),
     /// Time has passed: [`deadline`](super::Session::deadline) is over.
     Tick,
 }
@@ -300,6 +304,8 @@ pub struct Record {
     /// The configuration on record as applied may not be in force any more: it is to be taken off the record. Never
     /// together with an `end` that has one.
     pub forget_applied: bool,
+    /// The newest log.
+    pub log: Option<Log>,
 }
 
 /// What becomes of the session on record.
@@ -317,6 +323,18 @@ pub enum SessionRecord {
     Contend { address: String },
     /// We hold it, and whoever asks for it does not get it.
     Refuse,
+}
+
+/// A log that has arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// The target that the device was asked for it after.
+    pub target: i64,
+    /// Where it is: no two logs are at one place.
+    pub location: String,
+    pub at: Timestamp,
+    /// Bytes.
+    pub size: u64,
 }
 
 /// How a try ended.

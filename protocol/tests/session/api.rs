@@ -2,7 +2,7 @@
 
 use fettle_protocol::message::DeviceInformation;
 use fettle_protocol::session::{
-    Contender, Drops, Hold, Known, Phase, Progress, Record, SessionRecord, Target, TryEnd, View,
+    Contender, Drops, Hold, Known, Log, Phase, Progress, Record, SessionRecord, Target, TryEnd, View,
 };
 
 /// One run of one bridge.
@@ -41,6 +41,7 @@ pub(crate) struct Status {
     pub(crate) applied: Option<String>,
     pub(crate) upgrade: Option<Upgrade>,
     pub(crate) drops: Option<Drops>,
+    pub(crate) log: Option<Log>,
     pub(crate) target: Option<Target>,
     /// The target of which the controller has said how it ended.
     pub(crate) outcome: Option<i64>,
@@ -67,6 +68,7 @@ impl Api {
             applied: None,
             upgrade: None,
             drops: None,
+            log: None,
             target: None,
             outcome: None,
         };
@@ -89,7 +91,7 @@ impl Api {
 
     /// What it says to that run of that bridge.
     pub(crate) fn view(&self, us: Run) -> View {
-        let Status { legal, model, holder, reported, applied, upgrade, drops, target, outcome } = &self.status;
+        let Status { legal, model, holder, reported, applied, upgrade, drops, log, target, outcome } = &self.status;
         View {
             legal: *legal,
             model: model.clone(),
@@ -118,6 +120,7 @@ impl Api {
             target: target.clone().map(|target| Target { ended: *outcome == Some(target.id), ..target }),
             progress: upgrade.as_ref().map(|upgrade| Progress { target: upgrade.target, phase: upgrade.phase }),
             drops: *drops,
+            log: log.as_ref().map(|log| log.location.clone()),
         }
     }
 
@@ -129,10 +132,11 @@ impl Api {
         }
         let before = self.status.clone();
         let held_by_other = self.view(us).hold == Hold::Other;
-        let Record { session, info, progress, end, drops, forget_applied } = record;
+        let Record { session, info, progress, end, drops, forget_applied, log } = record;
         if held_by_other {
+            let only_log = *record == Record { log: log.clone(), ..Record::default() };
             assert!(
-                matches!(session, SessionRecord::Contend { .. }),
+                matches!(session, SessionRecord::Contend { .. }) || only_log,
                 "what another bridge holds was written: {record:?}"
             );
         }
@@ -180,6 +184,9 @@ impl Api {
             let ended = status.upgrade.as_ref().filter(|upgrade| upgrade.phase == Phase::Done);
             assert_eq!(ended.map(|upgrade| upgrade.target), Some(drops.target), "drops since no end: {record:?}");
             status.drops = Some(*drops);
+        }
+        if let Some(log) = log {
+            status.log = Some(log.clone());
         }
         assert_ne!(*status, before, "a write that changes nothing: {record:?}");
         self.version += 1;

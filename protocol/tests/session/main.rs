@@ -14,6 +14,7 @@ mod done;
 mod drops;
 mod hold;
 mod honest;
+mod logs;
 mod outage;
 mod property;
 mod reconnect;

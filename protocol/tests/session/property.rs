@@ -29,6 +29,8 @@ enum Happening {
     Vanishes,
     /// It says a result that nothing asked for.
     Babbles(u8),
+    /// A log of it arrives, whenever that was asked for.
+    BringsLog,
     /// Somebody else calls with its MAC, and says no more.
     Impostor,
     Passes(u16),
@@ -86,6 +88,7 @@ fn happening() -> impl Strategy<Value = Happening> {
             }),
         3 => Just(Vanishes),
         3 => prop_oneof![Just(5u8), Just(7), Just(9), Just(11), Just(99)].prop_map(Babbles),
+        3 => Just(BringsLog),
         2 => Just(Impostor),
         8 => (1u16..8).prop_map(Passes),
         3 => (8u16..200).prop_map(Passes),
@@ -179,6 +182,7 @@ impl Fleet {
                 };
                 device.babbles(world, message);
             }
+            Happening::BringsLog => drop(world.brings_log(world.now.as_millisecond() as u32)),
             Happening::Impostor => {
                 if self.impostors.len() < 3 {
                     self.impostors.push(world.calls(device.info()));

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use fettle_protocol::datum::{Capabilities, DownloadResult, ExecutionResult};
 use fettle_protocol::message::{DeviceInformation, Download, ErrorDetail, kind};
 use fettle_protocol::session::{
-    Command, ConnectionId, Counted, EndedBy, Event, Phase, Reason, Record, Scheduled, Session, Stage, Target, Timing,
-    View,
+    Command, ConnectionId, Counted, EndedBy, Event, Log, Phase, Reason, Record, Scheduled, Session, Stage, Target,
+    Timing, View,
 };
 use fettle_protocol::{DeviceMessage, Mac, ServerMessage};
 use jiff::civil::DateTime;
@@ -365,6 +365,14 @@ impl World {
 
     pub(crate) fn says_eleven(&mut self, link: Link, result: ExecutionResult) {
         self.says(link, DeviceMessage::LogUploaded(result, ErrorDetail::default()));
+    }
+
+    /// Its log has arrived, the one of this number.
+    pub(crate) fn brings_log(&mut self, number: u32) -> Log {
+        let target = self.api.status.target.as_ref().map_or(0, |target| target.id);
+        let log = Log { target, location: format!("file:///logs/{number}.log"), at: self.now, size: 7 };
+        self.feed(Event::Logged(log.clone()));
+        log
     }
 
     /// The connection goes, with all that we said confirmed.

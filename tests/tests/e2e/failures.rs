@@ -1,6 +1,8 @@
 //! Devices that fail, in every way that the simulator knows: each try ends with its reason, and nothing is done twice.
 
-use anyhow::Result;
+use std::path::Path;
+
+use anyhow::{Context, Result};
 use fettle_crds::{TryResult, Verdict};
 use fettle_device::{DeviceHandle, Fault, FaultKind, Moment, Step};
 
@@ -14,26 +16,25 @@ fn flashes(device: &DeviceHandle) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crc_mismatch_ends_the_try_the_next_succeeds_and_the_log_of_the_first_is_kept() -> Result<()> {
+async fn a_crc_mismatch_ends_the_try_the_next_succeeds_and_the_status_says_where_the_log_of_the_first_is() -> Result<()>
+{
     let mut world = World::start("crc").await?;
     world.firmware(NEW).await?;
     let mut spec = strict(1);
     spec.faults = vec![Fault::once(Step::Download3, FaultKind::Corrupt)];
     let device = world.device("sw-1", spec).await?;
-    world.group(&[FIRMWARE, "logs: {upload: Always}"]).await?;
+    world.group(&[FIRMWARE]).await?;
     world.all_current(1).await?;
     let status = world.try_ended("sw-1", 2, TryResult::Succeeded, Verdict::Upgraded).await?;
     assert_eq!(status.last_target, Some(2));
     assert_eq!(device.journal().results(5).iter().map(|(_, result)| *result).collect::<Vec<_>>(), [1, 0]);
     assert_eq!(flashes(&device), 1);
-    let logs = world.fettle.bridge().data_dir().join("logs/sw-1");
-    world
-        .namespace
-        .eventually("a log of sw-1 is kept", PATIENCE, || {
-            let found = std::fs::read_dir(&logs).ok().and_then(|mut entries| entries.next());
-            async move { found.and_then(Result::ok).filter(|file| file.metadata().is_ok_and(|metadata| metadata.len() > 0)) }
-        })
-        .await?;
+    let status = world.device_until("sw-1", "has brought a log", |status| status.last_log.is_some()).await?;
+    let log = status.last_log.context("no log")?;
+    assert_eq!(log.target, 1, "{log:?}");
+    let path = log.location.strip_prefix("file://fettle-bridge-0").context("not at this bridge")?;
+    assert!(Path::new(path).starts_with(world.fettle.bridge().data_dir().join("logs/sw-1")), "{log:?}");
+    assert_eq!(std::fs::read(path)?.len() as i64, log.size, "{log:?}");
     Ok(())
 }
 

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::io;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -320,8 +319,7 @@ impl Receiving<'_> {
             tokio::task::consume_budget().await;
         }
         // The last acknowledgement says that the file is stored.
-        let stored: Result<PathBuf, LogError> = upload.finish().await;
-        if let Err(error) = stored {
+        if let Err(error) = upload.finish().await {
             return self.refuse(&error, permission).await;
         }
         record.complete();

@@ -162,7 +162,7 @@ impl World {
                     self.seen = self.api.version;
                     self.viewed = self.api.view(self.us);
                     self.unanswered &= self.viewed.hold == Hold::Us;
-                    Event::Viewed(self.viewed.clone())
+                    Event::Viewed(Box::new(self.viewed.clone()))
                 }
             };
             self.feed_one(event);

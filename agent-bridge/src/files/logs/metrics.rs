@@ -1,0 +1,34 @@
+//! What the log store counts.
+
+use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
+
+use super::shelf::Why;
+
+#[derive(Debug, Clone)]
+pub(super) struct Metrics {
+    pub(super) bytes: IntGauge,
+    pub(super) logs: IntGauge,
+    removed: IntCounterVec,
+}
+
+impl Metrics {
+    pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let bytes = IntGauge::new("fettle_bridge_log_store_bytes", "Bytes that the logs of devices take.")?;
+        let logs = IntGauge::new("fettle_bridge_log_store_logs", "Logs of devices that are kept.")?;
+        let removed = IntCounterVec::new(
+            Opts::new("fettle_bridge_logs_removed_total", "Logs of devices that were deleted, by what was exceeded."),
+            &["reason"],
+        )?;
+        for why in Why::ALL {
+            removed.with_label_values(&[why.label()]);
+        }
+        registry.register(Box::new(bytes.clone()))?;
+        registry.register(Box::new(logs.clone()))?;
+        registry.register(Box::new(removed.clone()))?;
+        Ok(Self { bytes, logs, removed })
+    }
+
+    pub(super) fn removed(&self, why: Why) {
+        self.removed.with_label_values(&[why.label()]).inc();
+    }
+}
