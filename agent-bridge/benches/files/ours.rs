@@ -12,7 +12,7 @@ use std::time::Duration;
 use data_encoding::HEXLOWER;
 use fettle_bridge::files::credentials::{Credentials, DeviceId, Minted, Permission};
 use fettle_bridge::files::ledger::Transfers;
-use fettle_bridge::files::logs::LogStore;
+use fettle_bridge::files::logs::{LogSettings, LogStore, Retention};
 use fettle_bridge::files::store::{Source, Store};
 use fettle_bridge::files::{Deadlines, FileServerConfig, FileServers, Limits, TftpPorts};
 use jiff::Timestamp;
@@ -45,7 +45,15 @@ pub fn serve(folder: &Path, files: &[String]) {
             limits: Limits::default(),
             deadlines: Deadlines::default(),
         };
-        let logs = Arc::new(LogStore::open(&work.path().join("logs"), 1 << 20, 1 << 20).unwrap());
+        let registry = prometheus::Registry::new();
+        let settings = LogSettings {
+            dir: work.path().join("logs"),
+            place: String::new(),
+            retention: Retention::default(),
+            upload_size: 1 << 20,
+            arrived: tokio::sync::mpsc::channel(1).0,
+        };
+        let logs = Arc::new(LogStore::open(settings, &registry).unwrap());
         let stop = CancellationToken::new();
         let servers = FileServers::start(
             config,
@@ -53,7 +61,7 @@ pub fn serve(folder: &Path, files: &[String]) {
             Credentials::new(&KEY),
             Arc::new(Transfers::new()),
             logs,
-            &prometheus::Registry::new(),
+            &registry,
             stop.clone(),
         )
         .unwrap();
