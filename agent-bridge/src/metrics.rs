@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use fettle_protocol::Dialect;
 use fettle_protocol::session::Reason;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -16,6 +17,7 @@ pub struct Metrics {
     sessions: IntGaugeVec,
     /// Connections that were accepted.
     pub accepted: IntCounter,
+    calls: IntCounterVec,
     closed: IntCounterVec,
     messages: IntCounterVec,
     tries: IntCounterVec,
@@ -279,6 +281,11 @@ impl Metrics {
                 &["state"],
             )?)?,
             accepted: make.counter("connections_accepted_total", "device connections that were accepted")?,
+            calls: make.counters(
+                "calls_total",
+                "connections that said message 1, by the dialect that it was in",
+                &["dialect"],
+            )?,
             closed: make.counters(
                 "connections_closed_total",
                 "device connections that ended, by reason",
@@ -309,6 +316,9 @@ impl Metrics {
     }
 
     fn begin_series(&self) {
+        for dialect in Dialect::all() {
+            self.calls.with_label_values(&[dialect.to_string().as_str()]);
+        }
         let of_sessions = OF_CONNECTIONS.map(Closed::Session);
         for reason in Closed::OWN.into_iter().chain(of_sessions) {
             self.closed.with_label_values(&[reason.as_str()]);
@@ -323,6 +333,11 @@ impl Metrics {
         for outcome in WriteOutcome::ALL {
             self.writes.with_label_values(&[outcome.as_str()]);
         }
+    }
+
+    /// A device has said who it is.
+    pub fn called(&self, dialect: Dialect) {
+        self.calls.with_label_values(&[dialect.to_string().as_str()]).inc();
     }
 
     /// A connection ended.
@@ -403,6 +418,7 @@ mod tests {
         let metrics = Metrics::new(&registry).unwrap();
         let text = || prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
         for series in [
+            "fettle_bridge_calls_total{dialect=\"DataLenWithoutHeader+LittleEndian\"} 0",
             "fettle_bridge_connections_closed_total{reason=\"Silent\"} 0",
             "fettle_bridge_connections_closed_total{reason=\"HolderAnswers\"} 0",
             "fettle_bridge_tries_total{reason=\"UnexpectedVersion\"} 0",

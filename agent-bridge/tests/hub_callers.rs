@@ -8,6 +8,7 @@ use fettle_bridge::cluster::enrolment::Enrolment;
 use fettle_bridge::metrics::Closed;
 use fettle_bridge::tcp::Order;
 use fettle_protocol::session::Reason;
+use fettle_protocol::{Dialect, ServerMessage};
 use fettle_runtime::REQUEST_DEADLINE;
 use hub_support::{ApiServer, Rig, connected, declared, lease};
 use jiff::SignedDuration;
@@ -26,6 +27,19 @@ async fn who_is_no_device_of_ours_is_sent_away_each_time_a_little_later() {
     }
     assert_eq!(rig.metric("fettle_bridge_illegal_calls_total"), 7);
     assert_eq!(rig.metric("fettle_bridge_sessions"), 0);
+}
+
+#[tokio::test]
+async fn a_device_is_answered_in_the_dialect_that_it_speaks() {
+    let mut rig = Rig::start(ApiServer::IsAway, Enrolment::Deny).await;
+    rig.listed(Vec::new()).await;
+    for (number, dialect) in Dialect::all().enumerate() {
+        let mut caller = rig.call_in(dialect, number as u16).await;
+        let mut bytes = Vec::new();
+        ServerMessage::Interrupt.encode_in(dialect, &mut bytes).unwrap();
+        let expected = Order::Send { bytes: bytes.into(), after: Duration::ZERO };
+        assert_eq!(caller.next().await, expected, "{dialect}");
+    }
 }
 
 #[tokio::test]

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use fettle_bridge::metrics::{Closed, Metrics};
 use fettle_bridge::tcp::{FromConnection, Listener, ListenerConfig, Order, Orders, Told};
-use fettle_protocol::message::DeviceMessage;
+use fettle_protocol::datum::DownloadResult;
+use fettle_protocol::message::{DeviceMessage, ErrorDetail};
 use fettle_protocol::session::{ConnectionId, Reason};
-use fettle_protocol::{Frame, ServerMessage};
+use fettle_protocol::{Dialect, Frame, ServerMessage};
 use prometheus::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -25,9 +26,13 @@ fn information(number: u8) -> Vec<u8> {
 }
 
 fn encoded(message: u8, data: &[(u8, &[u8])]) -> Vec<u8> {
+    encoded_in(Dialect::CANONICAL, message, data)
+}
+
+fn encoded_in(dialect: Dialect, message: u8, data: &[(u8, &[u8])]) -> Vec<u8> {
     let data = data.iter().map(|(number, value)| (*number, value.to_vec())).collect();
     let mut bytes = Vec::new();
-    Frame { message, data }.encode(&mut bytes).unwrap();
+    Frame { message, data }.encode_in(dialect, &mut bytes).unwrap();
     bytes
 }
 
@@ -108,6 +113,34 @@ impl Port {
 async fn rest(device: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     device.read_to_end(&mut bytes).await.map(|_| bytes)
+}
+
+#[tokio::test]
+async fn the_dialect_of_message_1_is_found_is_that_of_all_that_follows_and_is_counted() {
+    let mut port = Port::open();
+    for dialect in Dialect::all() {
+        let mut device = port.connect().await;
+        let information =
+            |version| encoded_in(dialect, 1, &[(1, &[2, 0, 0x5e, 0, 0x53, 1]), (2, version), (3, b"S5700")]);
+        let result = encoded_in(dialect, 5, &[(10, &[0, 0, 0, 1])]);
+        device.write_all(&[information(b"4.9.0"), result, information(b"5.2.1")].concat()).await.unwrap();
+        let (_, Told::Called { info, orders: _orders, .. }) = port.told.recv().await.unwrap() else {
+            panic!("no call")
+        };
+        assert_eq!((info.version.as_str(), info.dialect), ("4.9.0", dialect));
+        let Told::Said(result) = port.told.recv().await.unwrap().1 else { panic!("no result in {dialect}") };
+        let expected = DeviceMessage::VersionDownloaded(DownloadResult::CrcMismatch, ErrorDetail::default());
+        assert_eq!(result, expected, "{dialect}");
+        let Told::Said(DeviceMessage::Information(info)) = port.told.recv().await.unwrap().1 else {
+            panic!("no further message 1 in {dialect}")
+        };
+        assert_eq!((info.version.as_str(), info.dialect), ("5.2.1", dialect));
+        assert_eq!(port.metric(&format!("fettle_bridge_calls_total{{dialect=\"{dialect}\"}}")), Some(1));
+        // Whoever changes it makes no sense any more.
+        let other = Dialect::all().find(|other| *other != dialect).unwrap();
+        device.write_all(&encoded_in(other, 1, &[(1, &[2, 0, 0x5e, 0, 0x53, 1])])).await.unwrap();
+        assert_eq!(port.gone().await.0, Closed::Malformed, "{other} after {dialect}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

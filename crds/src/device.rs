@@ -186,6 +186,11 @@ pub struct Reported {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(max = 32)))]
     pub capabilities: Vec<String>,
+    /// Where it reads the layout of messages otherwise than documented: in what. The bridge has inferred this from
+    /// message 1, and answers likewise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4), inner(length(max = 32)))]
+    pub dialect: Vec<String>,
     /// When it said this first.
     pub at: Timestamp,
 }

@@ -10,7 +10,7 @@
 
 use fettle_protocol::datum::{Capabilities, DownloadResult, ExecutionResult};
 use fettle_protocol::message::{DeviceInformation, Download, ErrorDetail, Location, UpgradeAt};
-use fettle_protocol::{DeviceMessage, Frame, FrameError, Mac, ServerMessage};
+use fettle_protocol::{DeviceMessage, Dialect, Frame, FrameError, Mac, ServerMessage};
 
 use crate::conformance::{self, Violation};
 use crate::journal::{Event, FileKind, Received};
@@ -245,6 +245,7 @@ impl Agent {
                 config: None,
                 serial: None,
                 capabilities: Capabilities::default(),
+                dialect: Dialect::CANONICAL,
             },
             Vocabulary::Extended => DeviceInformation {
                 mac: *mac,
@@ -253,6 +254,7 @@ impl Agent {
                 config: facts.config,
                 serial: serial.clone(),
                 capabilities: vocabulary.capabilities(),
+                dialect: Dialect::CANONICAL,
             },
         }
     }

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use fettle_device::faults::Fault;
 use fettle_device::spec::{Backoff, DeviceSpec, FilePorts, FlashAt, PathStyle, ScheduledReply, Timings, Vocabulary};
 use fettle_device::{FleetHandle, duration};
-use fettle_protocol::Mac;
+use fettle_protocol::{Dialect, Mac};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -51,6 +51,10 @@ pub struct Behaviour {
     /// Know all extensions, and announce them.
     #[arg(long, env = "FETTLE_DEVICE_EXTENDED")]
     extended: bool,
+    /// How it reads the layout of messages: Canonical, or any of DataLenWithoutHeader, DataLenWithoutPadding,
+    /// LengthWithHeader and LittleEndian, joined by +.
+    #[arg(long, env = "FETTLE_DEVICE_DIALECT", default_value_t)]
+    dialect: Dialect,
     /// Configuration that it has at first (datum 64). Extended devices report it.
     #[arg(long, env = "FETTLE_DEVICE_CONFIG")]
     config: Option<String>,
@@ -123,6 +127,7 @@ impl Behaviour {
             config: self.config.clone(),
             serial: self.serial.clone(),
             vocabulary,
+            dialect: self.dialect,
             path_style: self.path_style,
             file_ports: self.file_ports(),
             timings: Timings {

@@ -236,7 +236,7 @@ impl<H: Hardware> Device<H> {
         let error = match connected {
             Ok(Ok((stream, local))) => {
                 self.notebook.note(Event::Connected { bridge, local });
-                return Ok(Link::new(stream));
+                return Ok(Link::new(stream, self.spec.dialect));
             }
             Ok(Err(error)) => chain(&error),
             Err(_elapsed) => format!("no answer within {limit:?}"),

@@ -11,6 +11,7 @@
 //!   model: S5720
 //!   version: 4.9.0
 //!   vocabulary: extended
+//!   dialect: DataLenWithoutHeader+LittleEndian
 //!   faults: ['boot=comeBackOld', 'apply8=slow:30s*2']
 //! ```
 
@@ -18,7 +19,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use fettle_protocol::Mac;
+use fettle_protocol::{Dialect, Mac};
 use serde::{Deserialize, Deserializer};
 
 use crate::duration;
@@ -54,6 +55,8 @@ struct Devices {
     serial: Option<String>,
     #[serde(default)]
     vocabulary: Vocabulary,
+    #[serde(default, deserialize_with = "dialect")]
+    dialect: Dialect,
     #[serde(default)]
     path_style: PathStyle,
     file_ports: Option<FilePorts>,
@@ -82,6 +85,10 @@ fn mac<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Mac, D::Error> {
     String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
 }
 
+fn dialect<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dialect, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
 fn time_zone<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<jiff::tz::TimeZone>, D::Error> {
     let name = String::deserialize(deserializer)?;
     jiff::tz::TimeZone::get(&name).map(Some).map_err(serde::de::Error::custom)
@@ -98,6 +105,7 @@ impl Devices {
             config,
             serial,
             vocabulary,
+            dialect,
             path_style,
             file_ports,
             timings,
@@ -113,6 +121,7 @@ impl Devices {
             config,
             serial,
             vocabulary,
+            dialect,
             path_style,
             file_ports: file_ports.unwrap_or(ports),
             timings,
@@ -164,6 +173,7 @@ mod tests {
   model: S5720
   version: 4.9.0
   vocabulary: extended
+  dialect: DataLenWithoutHeader+LittleEndian
   serial: SN7
   timeZone: Europe/Berlin
   filePorts: {ftp: 2121}
@@ -178,6 +188,8 @@ mod tests {
         assert_eq!(devices[0].timings.apply, Timings::default().apply);
         assert_eq!(devices[0].file_ports, FilePorts { ftp: 21, tftp: 6969 }, "where it says nothing: as the flags say");
         assert_eq!(devices[3].file_ports, FilePorts { ftp: 2121, tftp: 69 });
+        let dialect = Dialect::DATA_LEN_WITHOUT_HEADER.with(Dialect::LITTLE_ENDIAN);
+        assert_eq!((devices[0].dialect, devices[3].dialect), (Dialect::CANONICAL, dialect));
         assert_eq!(
             devices[3].faults,
             [
@@ -204,6 +216,7 @@ mod tests {
             ("devices: [{firstMac: 02:00:5e:00:00:01, model: m}]", "version"),
             ("devices: [{firstMac: 02:00:5e:00:00:01, model: m, version: '1', faults: [boot]}]", "is not a fault"),
             ("devices: [{firstMac: 02:00:5e:00:00:01, model: m, version: '1', startDelay: soon}]", "soon"),
+            ("devices: [{firstMac: 02:00:5e:00:00:01, model: m, version: '1', dialect: Klingon}]", "no dialect"),
         ] {
             let error = parse(text, FilePorts::default()).unwrap_err().to_string();
             assert!(error.contains(named), "{error}");

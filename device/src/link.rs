@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use fettle_protocol::Decoder;
+use fettle_protocol::{Decoder, Dialect};
 use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -51,8 +51,9 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(stream: TcpStream) -> Self {
-        Self { stream, decoder: Decoder::new(), manners: Manners::Normal, quiet_since: Instant::now() }
+    /// What is read is in this dialect; anything else is malformed.
+    pub(crate) fn new(stream: TcpStream, dialect: Dialect) -> Self {
+        Self { stream, decoder: Decoder::of(dialect), manners: Manners::Normal, quiet_since: Instant::now() }
     }
 
     pub(crate) fn reads(&self) -> bool {

@@ -2,19 +2,19 @@
 
 use fettle_protocol::datum::{DownloadResult, ExecutionResult};
 use fettle_protocol::message::{DeviceInformation, ErrorDetail, kind};
-use fettle_protocol::{DeviceMessage, Frame, ServerMessage};
+use fettle_protocol::{DeviceMessage, Dialect, Frame, ServerMessage};
 
 use crate::faults::FaultKind;
 
 /// How many messages of a flood are written at once.
 const BURST: u32 = 64;
 
-/// The bytes of a fault, in writes; none where the fault is not one of bytes.
-pub(crate) fn bytes(fault: &FaultKind, information: &DeviceInformation) -> Vec<Vec<u8>> {
+/// The bytes of a fault, in writes; none where the fault is not one of bytes. It is rude in the dialect of the device.
+pub(crate) fn bytes(fault: &FaultKind, information: &DeviceInformation, dialect: Dialect) -> Vec<Vec<u8>> {
     let encoded = |frame: &Frame| {
         let mut bytes = Vec::new();
         // Everything here is short; a device whose own message 1 is too long never gets here.
-        let _ = frame.encode(&mut bytes);
+        let _ = frame.encode_in(dialect, &mut bytes);
         bytes
     };
     let information = DeviceMessage::Information(information.clone()).to_frame();
@@ -37,7 +37,8 @@ pub(crate) fn bytes(fault: &FaultKind, information: &DeviceInformation) -> Vec<V
         FaultKind::LyingLength => {
             let mut message = encoded(&information);
             // LENGTH says one datum's header more than there is.
-            if let Some(low) = message.get_mut(3) {
+            let low = if dialect.has(Dialect::LITTLE_ENDIAN) { 2 } else { 3 };
+            if let Some(low) = message.get_mut(low) {
                 *low = low.wrapping_add(4);
             }
             vec![message]
@@ -82,6 +83,14 @@ mod tests {
     use super::*;
 
     fn decoded(fault: &FaultKind) -> Result<Vec<Frame>, FrameError> {
+        let canonical = decoded_in(Dialect::CANONICAL, fault);
+        for dialect in Dialect::all() {
+            assert_eq!(decoded_in(dialect, fault).is_ok(), canonical.is_ok(), "{fault:?} in {dialect}");
+        }
+        canonical
+    }
+
+    fn decoded_in(dialect: Dialect, fault: &FaultKind) -> Result<Vec<Frame>, FrameError> {
         let information = DeviceInformation {
             mac: Mac::new([2; 6]),
             version: "4.9.0".to_owned(),
@@ -89,10 +98,11 @@ mod tests {
             config: None,
             serial: None,
             capabilities: Capabilities::default(),
+            dialect: Dialect::CANONICAL,
         };
-        let mut decoder = Decoder::new();
+        let mut decoder = Decoder::of(dialect);
         let mut frames = Vec::new();
-        for bytes in bytes(fault, &information) {
+        for bytes in bytes(fault, &information, dialect) {
             decoder.push(&bytes);
             while let Some(frame) = decoder.next_frame()? {
                 frames.push(frame);

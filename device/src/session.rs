@@ -362,7 +362,7 @@ impl<H: Hardware> Device<H> {
             return None;
         }
         let mut bytes = Vec::new();
-        if let Err(error) = frame.encode(&mut bytes) {
+        if let Err(error) = frame.encode_in(self.spec.dialect, &mut bytes) {
             return Some(ending(End::Lost, Disconnect::Failed(chain(&error))));
         }
         if let Some(ending) = self.write(link, &bytes).await {
@@ -412,7 +412,7 @@ impl<H: Hardware> Device<H> {
             | FaultKind::Raw(_) => {
                 let stalls = kind == FaultKind::Stall;
                 let information = self.agent.information(self.facts());
-                for bytes in rudeness::bytes(&kind, &information) {
+                for bytes in rudeness::bytes(&kind, &information, self.spec.dialect) {
                     if let Some(ending) = self.write(link, &bytes).await {
                         return Mercy::End(ending);
                     }

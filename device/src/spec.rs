@@ -5,8 +5,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use fettle_protocol::Mac;
 use fettle_protocol::datum::Capabilities;
+use fettle_protocol::{Dialect, Mac};
 use serde::{Deserialize, Serialize};
 
 use crate::duration;
@@ -176,6 +176,8 @@ pub struct DeviceSpec {
     /// Datum 65. Strict devices cannot report it.
     pub serial: Option<String>,
     pub vocabulary: Vocabulary,
+    /// How it reads and writes the layout of messages.
+    pub dialect: Dialect,
     pub path_style: PathStyle,
     pub file_ports: FilePorts,
     pub timings: Timings,
@@ -204,6 +206,7 @@ impl DeviceSpec {
             config: None,
             serial: None,
             vocabulary: Vocabulary::default(),
+            dialect: Dialect::CANONICAL,
             path_style: PathStyle::default(),
             file_ports: FilePorts::default(),
             timings: Timings::default(),

@@ -34,6 +34,25 @@ pub mod number {
     pub const TEXT: u8 = 79;
 }
 
+/// Whether the value of a datum is a number, whose bytes have an order. Addresses, and what has no known meaning, are bytes
+/// as they stand.
+pub(crate) const fn is_number(datum: u8) -> bool {
+    matches!(
+        datum,
+        number::TRANSFER
+            | number::DOWNLOAD_RESULT
+            | number::UPGRADE_MODE
+            | number::EXECUTION_RESULT
+            | number::CRC
+            | number::CAPABILITIES
+            | number::ATTEMPT
+            | number::FILE_SIZE
+            | number::SERVER_PORT
+            | number::ERROR_CODE
+            | number::PERCENT
+    )
+}
+
 /// Datum 4: how a file is transferred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Transfer {

@@ -6,17 +6,22 @@
 //! An error says by its type whose fault it is: [`FrameError`] and [`MessageError`] are the peer's, [`EncodeError`] is
 //! ours.
 //!
-//! - [`frame`]: how one message is laid out, and a decoder for byte streams.
+//! - [`frame`]: how one message is laid out; [`dialect`]: the other ways in which that can be read; [`Decoder`]: messages
+//!   from byte streams.
 //! - [`datum`]: the numbered data that messages carry.
 //! - [`message`]: the messages themselves, as types, by direction.
 //! - [`session`]: what the server does about one device, as a state machine.
 
 pub mod datum;
+mod decoder;
+pub mod dialect;
 pub mod frame;
 mod mac;
 pub mod message;
 pub mod session;
 
-pub use frame::{Decoder, EncodeError, Frame, FrameError};
+pub use decoder::Decoder;
+pub use dialect::Dialect;
+pub use frame::{EncodeError, Frame, FrameError};
 pub use mac::{Mac, ParseMacError};
 pub use message::{DeviceMessage, MessageError, ServerMessage};

@@ -10,6 +10,7 @@ use std::fmt;
 
 use self::fields::{Builder, Data};
 use crate::datum::{self, Capabilities, DownloadResult, ExecutionResult, Transfer, number};
+use crate::dialect::Dialect;
 use crate::frame::{EncodeError, Frame};
 use crate::mac::Mac;
 
@@ -63,6 +64,9 @@ pub struct DeviceInformation {
     pub serial: Option<String>,
     /// Datum 66; no bits where it is absent.
     pub capabilities: Capabilities,
+    /// The dialect that it was said in, where whoever read the bytes notes it. No part of what is said: canonical in what
+    /// is made from a [`Frame`], and without effect on the frame that is made.
+    pub dialect: Dialect,
 }
 
 /// What a capable device adds to a result that is not success.
@@ -196,6 +200,7 @@ impl DeviceMessage {
                 config: data.optional_text(number::CONFIG_VERSION)?,
                 serial: data.optional_text(number::SERIAL)?,
                 capabilities: Capabilities(data.parsed(number::CAPABILITIES, datum::u32_value)?.unwrap_or(0)),
+                dialect: Dialect::CANONICAL,
             }),
             kind::VERSION_RESULT => Self::VersionDownloaded(data.download_result()?, data.error_detail()?),
             kind::PROFILE_RESULT => Self::ProfileDownloaded(data.download_result()?, data.error_detail()?),
@@ -255,12 +260,20 @@ impl DeviceMessage {
         builder.build()
     }
 
-    /// Appends the bytes of this message.
+    /// Appends the bytes of this message, in the canonical dialect.
     ///
     /// # Errors
     /// [`EncodeError`] where a text is longer than a datum can be.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         self.to_frame().encode(out)
+    }
+
+    /// Appends the bytes of this message, in this dialect.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_in(&self, dialect: Dialect, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        self.to_frame().encode_in(dialect, out)
     }
 
     /// MSG_TYPE.
@@ -328,12 +341,20 @@ impl ServerMessage {
         builder.build()
     }
 
-    /// Appends the bytes of this message.
+    /// Appends the bytes of this message, in the canonical dialect.
     ///
     /// # Errors
     /// [`EncodeError`] where a text is longer than a datum can be.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         self.to_frame().encode(out)
+    }
+
+    /// Appends the bytes of this message, in this dialect.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_in(&self, dialect: Dialect, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        self.to_frame().encode_in(dialect, out)
     }
 
     /// MSG_TYPE.

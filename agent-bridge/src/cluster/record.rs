@@ -73,10 +73,12 @@ fn session(record: &SessionRecord, device: &Device, us: &Identity, now: Timestam
 
 /// What a device says of itself, as `status.reported`.
 pub(super) fn reported(info: &DeviceInformation, now: Timestamp) -> Value {
-    let DeviceInformation { mac: _, version, model, config, serial, capabilities } = info;
-    let capabilities: Vec<_> = capabilities.names().collect();
+    let DeviceInformation { mac: _, version, model, config, serial, capabilities, dialect } = info;
+    let names = |names: Vec<&str>| if names.is_empty() { Value::Null } else { json!(names) };
+    let (capabilities, dialect) = (names(capabilities.names().collect()), names(dialect.names().collect()));
     json!({
-        "version": version, "model": model, "config": config, "serial": serial, "capabilities": capabilities, "at": now,
+        "version": version, "model": model, "config": config, "serial": serial, "capabilities": capabilities,
+        "dialect": dialect, "at": now,
     })
 }
 
@@ -119,8 +121,8 @@ fn verdict(reason: Reason) -> Option<Verdict> {
 #[cfg(test)]
 mod tests {
     use fettle_crds::{Applied, Contender, DeviceSpec, DeviceStatus, Session};
-    use fettle_protocol::Mac;
     use fettle_protocol::datum::Capabilities;
+    use fettle_protocol::{Dialect, Mac};
 
     use super::*;
 
@@ -295,12 +297,22 @@ mod tests {
             config: Some("17+bbbbbbbb".into()),
             serial: Some("SN-1".into()),
             capabilities: Capabilities::default().with(Capabilities::CONFIG_VERSION),
+            dialect: Dialect::LITTLE_ENDIAN,
         };
         let mut device = device();
         let full = Record { info: Some(info.clone()), ..Record::default() };
         device.status = Some(merged(&device, &full));
-        let strict = DeviceInformation { config: None, serial: None, capabilities: Capabilities::default(), ..info };
+        let before = device.status.as_ref().and_then(|status| status.reported.as_ref());
+        assert_eq!(before.map(|reported| reported.dialect.as_slice()), Some(&["LittleEndian".to_owned()][..]));
+        let strict = DeviceInformation {
+            config: None,
+            serial: None,
+            capabilities: Capabilities::default(),
+            dialect: Dialect::CANONICAL,
+            ..info
+        };
         let reported = merged(&device, &Record { info: Some(strict), ..Record::default() }).reported.unwrap();
-        assert_eq!((reported.config, reported.serial, reported.capabilities), (None, None, Vec::new()));
+        assert_eq!((reported.config, reported.serial), (None, None));
+        assert_eq!((reported.capabilities, reported.dialect), (Vec::new(), Vec::new()));
     }
 }

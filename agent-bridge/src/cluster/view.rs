@@ -4,6 +4,7 @@ use fettle_crds::{
     Device, Phase as RecordedPhase, Session as RecordedSession, Stage as RecordedStage, Target as RecordedTarget,
     UploadLogs,
 };
+use fettle_protocol::Dialect;
 use fettle_protocol::message::UpgradeAt;
 use fettle_protocol::session::{Contender, Drops, Hold, Known, Phase, Progress, Scheduled, Stage, Target, View};
 use jiff::SignedDuration;
@@ -39,6 +40,7 @@ pub fn view(device: &Device, standing: Standing, us: &Identity, bridges: &Bridge
             config: reported.config,
             serial: reported.serial,
             capabilities: reported.capabilities,
+            dialect: Dialect::from_names(reported.dialect.iter().map(String::as_str)),
             address: session.map(|session| session.address.clone()),
         }),
         applied: status.applied.map(|applied| applied.config),

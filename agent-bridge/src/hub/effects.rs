@@ -256,8 +256,9 @@ impl Hub {
 
     /// Sends a message, after a while where one is given.
     pub(super) fn send_after(&mut self, connection: ConnectionId, message: &ServerMessage, after: Duration) {
+        let Some(dialect) = self.connections.get(&connection).map(|connected| connected.dialect) else { return };
         let mut bytes = Vec::new();
-        if let Err(error) = message.encode(&mut bytes) {
+        if let Err(error) = message.encode_in(dialect, &mut bytes) {
             tracing::error!(kind = message.kind(), %error, "message cannot be encoded");
             return self.order(connection, Order::Close(Closed::Malformed));
         }

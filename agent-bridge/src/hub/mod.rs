@@ -23,7 +23,7 @@ use fettle_protocol::message::DeviceInformation;
 use fettle_protocol::session::{
     Command, ConnectionId, EndedBy, Event, File, Session, SourceError, Timing, Transferred,
 };
-use fettle_protocol::{DeviceMessage, Mac};
+use fettle_protocol::{DeviceMessage, Dialect, Mac};
 use futures::{Stream, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -134,6 +134,8 @@ struct Entry {
 struct Connected {
     mac: Mac,
     address: IpAddr,
+    /// How it reads what it is sent.
+    dialect: Dialect,
     orders: Orders,
     outstanding: bool,
 }
@@ -285,7 +287,8 @@ impl Hub {
     fn told(&mut self, id: ConnectionId, told: Told) {
         match told {
             Told::Called { info, address, orders } => {
-                let connected = Connected { mac: info.mac, address, orders, outstanding: false };
+                let (mac, dialect) = (info.mac, info.dialect);
+                let connected = Connected { mac, address, dialect, orders, outstanding: false };
                 self.connections.insert(id, connected);
                 self.called(id, *info, address);
             }

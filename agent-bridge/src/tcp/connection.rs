@@ -8,8 +8,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fettle_protocol::message::DeviceInformation;
 use fettle_protocol::session::ConnectionId;
-use fettle_protocol::{Decoder, DeviceMessage, Mac};
+use fettle_protocol::{Decoder, DeviceMessage, Dialect, Mac};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -100,7 +101,7 @@ impl Connection {
             peer,
             place,
             shared,
-            decoder: Decoder::new(),
+            decoder: Decoder::inferring(),
             caller: None,
             due: Some(now + INFORMATION),
             flood: (now, 0),
@@ -249,8 +250,9 @@ impl Connection {
     fn faulty(&self, reason: Closed, detail: &str) -> End {
         if let Some(line) = self.shared.lines.line() {
             let mac = self.caller.as_ref().map(|(mac, _)| tracing::field::display(mac));
-            let (reason, left_out) = (reason.as_str(), line.left_out);
-            tracing::warn!(peer = %self.peer, mac, connection = self.id.0, reason, detail, left_out, "device cut off");
+            let (reason, left_out, dialect) = (reason.as_str(), line.left_out, self.decoder.dialect());
+            let (peer, connection) = (self.peer, self.id.0);
+            tracing::warn!(%peer, mac, connection, reason, detail, %dialect, left_out, "device cut off");
         }
         reason.into()
     }
@@ -266,23 +268,8 @@ impl Connection {
 
     /// Decodes what came and tells the hub.
     async fn take_in(&mut self) -> Result<(), End> {
-        loop {
-            let frame = match self.decoder.next_frame() {
-                Ok(Some(frame)) => frame,
-                Ok(None) => break,
-                Err(error) => return Err(self.faulty(Closed::Malformed, &error.to_string())),
-            };
-            self.shared.metrics.received(frame.message);
-            self.count()?;
-            let message = match DeviceMessage::from_frame(&frame) {
-                Ok(message) => message,
-                Err(error) => return Err(self.faulty(Closed::Malformed, &error.to_string())),
-            };
-            if self.caller.is_some() {
-                // The time for the next begins with its first byte.
-                self.due = None;
-            }
-            if let Some(told) = self.told(message)? {
+        while let Some(told) = self.take_one()? {
+            if let Some(told) = told {
                 // The hub is slow: so is this device, then.
                 let Ok(room) = self.shared.hub.reserve().await else { return Err(Closed::Shutdown.into()) };
                 room.send((self.id, told));
@@ -300,6 +287,30 @@ impl Connection {
         Ok(())
     }
 
+    /// The next message, if a whole one is there: what the hub is to hear of it. Apart from [`take_in`](Self::take_in), so
+    /// that a connection that waits for the hub does not have the message twice.
+    fn take_one(&mut self) -> Result<Option<Option<Told>>, End> {
+        let frame = match self.decoder.next_frame() {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return Ok(None),
+            Err(error) => return Err(self.faulty(Closed::Malformed, &error.to_string())),
+        };
+        self.shared.metrics.received(frame.message);
+        self.count()?;
+        let mut message = match DeviceMessage::from_frame(&frame) {
+            Ok(message) => message,
+            Err(error) => return Err(self.faulty(Closed::Malformed, &error.to_string())),
+        };
+        if let DeviceMessage::Information(info) = &mut message {
+            info.dialect = self.decoder.dialect();
+        }
+        if self.caller.is_some() {
+            // The time for the next begins with its first byte.
+            self.due = None;
+        }
+        self.told(message).map(Some)
+    }
+
     fn count(&mut self) -> Result<(), End> {
         let now = Instant::now();
         let (since, count) = &mut self.flood;
@@ -315,6 +326,7 @@ impl Connection {
         Ok(match (message, &self.caller) {
             (DeviceMessage::Information(info), None) => {
                 let (orders, inbox) = orders();
+                self.note_dialect(&info);
                 self.caller = Some((info.mac, inbox));
                 self.due = None;
                 Some(Told::Called { info: Box::new(info), address: self.peer.ip().to_canonical(), orders })
@@ -333,6 +345,18 @@ impl Connection {
             (DeviceMessage::KeepAlive, Some(_)) => None,
             (message, Some(_)) => Some(Told::Said(message)),
         })
+    }
+
+    /// What the device has shown about how it reads messages.
+    fn note_dialect(&self, info: &DeviceInformation) {
+        let dialect = info.dialect;
+        self.shared.metrics.called(dialect);
+        if dialect != Dialect::CANONICAL
+            && let Some(line) = self.shared.lines.line()
+        {
+            let (mac, connection, left_out) = (info.mac, self.id.0, line.left_out);
+            tracing::info!(%mac, connection, %dialect, left_out, "device reads messages otherwise than documented");
+        }
     }
 
     async fn send(&mut self, bytes: &[u8]) -> Result<(), End> {
@@ -384,99 +408,4 @@ fn broken(error: &io::Error) -> Closed {
 }
 
 #[cfg(test)]
-mod tests {
-    use prometheus::Registry;
-    use socket2::SockRef;
-    use tokio::net::TcpListener;
-    use tokio::sync::mpsc;
-    use tokio_util::sync::CancellationToken;
-
-    use super::*;
-    use crate::metrics::Metrics;
-    use crate::sparing::Sparing;
-    use crate::tcp::limits::Limits;
-
-    /// A connection, and its peer.
-    async fn pair() -> (Box<Connection>, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (stream, address) = listener.accept().await.unwrap();
-        let shared = Shared {
-            hub: mpsc::channel(1).0,
-            metrics: Metrics::new(&Registry::new()).unwrap(),
-            shutdown: CancellationToken::new(),
-            lines: Sparing::new(),
-        };
-        let place = Limits::new(1, 1).take(address.ip()).unwrap();
-        let mut connection = Connection::new(ConnectionId(1), stream, address, place, Arc::new(shared));
-        connection.due = None;
-        (connection, peer)
-    }
-
-    /// Whether keep-alive is on, and after how many seconds it begins.
-    fn keep_alive(connection: &Connection) -> (bool, u64) {
-        let socket = SockRef::from(&connection.stream);
-        (socket.keepalive().unwrap(), socket.tcp_keepalive_time().unwrap().as_secs())
-    }
-
-    /// Lets the next instant come that the connection waits for.
-    async fn wait(connection: &mut Connection) -> Result<(), Closed> {
-        sleep_until(connection.wakes_at().unwrap()).await;
-        connection.on_time().await.map_err(|end| end.reason)
-    }
-
-    async fn order(connection: &mut Connection, order: Order) {
-        assert!(connection.carry_out(Some(order)).await.is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_probe_lasts_its_time_and_then_the_socket_is_as_it_should_be_by_then() {
-        let (mut connection, _peer) = pair().await;
-        order(&mut connection, Order::Outstanding(true)).await;
-        assert!(!keep_alive(&connection).0, "the deadline of the command counts");
-        let began = Instant::now();
-        order(&mut connection, Order::Probe).await;
-        assert_eq!(keep_alive(&connection), (true, 1));
-        wait(&mut connection).await.unwrap();
-        order(&mut connection, Order::Probe).await;
-        wait(&mut connection).await.unwrap();
-        assert_eq!(began.elapsed(), PROBE_LOOK + PROBE_REST, "who calls often does not put it off");
-        assert!(!keep_alive(&connection).0, "the command is still outstanding");
-
-        order(&mut connection, Order::Probe).await;
-        order(&mut connection, Order::Outstanding(false)).await;
-        assert_eq!(keep_alive(&connection), (true, 1), "the probe goes on");
-        wait(&mut connection).await.unwrap();
-        wait(&mut connection).await.unwrap();
-        assert_eq!(keep_alive(&connection), (true, 60));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_holder_that_has_long_not_acknowledged_what_it_was_sent_is_silent() {
-        let (mut connection, _peer) = pair().await;
-        // Its kernel takes nothing any more: as much a lack of acknowledgement as any.
-        while connection.stream.try_write(&[0; 65_536]).is_ok() {}
-        connection.wrote = Some(Instant::now());
-        order(&mut connection, Order::Probe).await;
-        assert_eq!(wait(&mut connection).await, Err(Closed::Silent));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_holder_that_was_sent_something_just_now_has_time_to_acknowledge_it() {
-        let (mut connection, _peer) = pair().await;
-        order(&mut connection, Order::Probe).await;
-        tokio::time::advance(PROBE_LOOK - Duration::from_secs(1)).await;
-        while connection.stream.try_write(&[0; 65_536]).is_ok() {}
-        connection.wrote = Some(Instant::now());
-        assert_eq!(wait(&mut connection).await, Ok(()));
-    }
-
-    #[test]
-    fn a_connection_that_waits_takes_a_few_hundred_bytes() {
-        fn size_of_run<F>(_: impl FnOnce(Box<Connection>) -> F) -> usize {
-            size_of::<F>()
-        }
-        let (task, state) = (size_of_run(Connection::run), size_of::<Connection>());
-        assert!(task + state <= 1024, "a connection takes {task} bytes for its task and {state} for its state");
-    }
-}
+mod tests;

@@ -22,10 +22,10 @@ use fettle_bridge::hub::{Hub, Parts, Sources, Watches};
 use fettle_bridge::metrics::{Closed, Metrics};
 use fettle_bridge::tcp::{FromConnection, Inbox, Order, Told, orders};
 use fettle_crds::{Device, DeviceSpec, DeviceStatus, Reported, Session};
-use fettle_protocol::Mac;
 use fettle_protocol::datum::Capabilities;
 use fettle_protocol::message::DeviceInformation;
 use fettle_protocol::session::{ConnectionId, Timing};
+use fettle_protocol::{Dialect, Mac};
 use fettle_runtime::Events;
 use futures::FutureExt;
 use futures::channel::mpsc::{UnboundedSender, unbounded};
@@ -169,10 +169,16 @@ impl Rig {
 
     /// A device calls.
     pub async fn call(&mut self, number: u16) -> Caller {
+        self.call_in(Dialect::CANONICAL, number).await
+    }
+
+    /// A device calls that speaks a dialect.
+    pub async fn call_in(&mut self, dialect: Dialect, number: u16) -> Caller {
         self.next += 1;
         let id = ConnectionId(self.next);
         let (orders, inbox) = orders();
-        let (info, address) = (Box::new(information(number)), ADDRESS.parse().unwrap());
+        let info = Box::new(DeviceInformation { dialect, ..information(number) });
+        let address = ADDRESS.parse().unwrap();
         self.connections.send((id, Told::Called { info, address, orders })).await.unwrap();
         Caller { id, inbox }
     }
@@ -279,6 +285,7 @@ fn information(number: u16) -> DeviceInformation {
         config: None,
         serial: None,
         capabilities: Capabilities::default(),
+        dialect: Dialect::CANONICAL,
     }
 }
 
@@ -307,6 +314,7 @@ pub fn connected(device: Device, bridge: &str, incarnation: &str) -> Device {
         config: None,
         serial: None,
         capabilities: Vec::new(),
+        dialect: Vec::new(),
         at: Timestamp::UNIX_EPOCH,
     };
     let status = DeviceStatus { session: Some(session), reported: Some(reported), ..DeviceStatus::default() };

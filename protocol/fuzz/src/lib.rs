@@ -5,19 +5,27 @@
 use std::fmt::Debug;
 
 use fettle_protocol::frame::{self, EncodeError, FrameError, MAX_FRAME_LEN};
-use fettle_protocol::{Decoder, DeviceMessage, Frame, MessageError, ServerMessage};
+use fettle_protocol::message::kind;
+use fettle_protocol::{Decoder, DeviceMessage, Dialect, Frame, MessageError, ServerMessage};
 
-/// Bytes as a stream of frames, each read as a message of either direction.
+/// Bytes as a stream of frames, each read as a message of either direction: in each dialect, and in the one that they show.
 ///
 /// # Panics
 /// Where the codec breaks a promise.
 pub fn decode(bytes: &[u8]) {
+    for dialect in Dialect::all() {
+        decode_in(dialect, bytes);
+    }
+    infer(bytes);
+}
+
+fn decode_in(dialect: Dialect, bytes: &[u8]) {
     let mut frames = Vec::new();
     let mut rest = bytes;
     let end = loop {
-        match frame::decode(rest) {
+        match frame::decode_in(dialect, rest) {
             Ok(Some((frame, used))) => {
-                check_frame(&frame, &rest[..used]);
+                check_frame(dialect, &frame, &rest[..used]);
                 check_message(&frame, DeviceMessage::from_frame, DeviceMessage::to_frame, DeviceMessage::kind);
                 check_message(&frame, ServerMessage::from_frame, ServerMessage::to_frame, ServerMessage::kind);
                 frames.push(frame);
@@ -32,27 +40,50 @@ pub fn decode(bytes: &[u8]) {
     };
     // However the bytes are cut, a decoder sees the same.
     for size in [1, 7, 4096] {
-        assert_eq!(read_in_pieces(bytes, size), (frames.clone(), end), "in pieces of {size}");
+        let read = read_in_pieces(Decoder::of(dialect), bytes, size);
+        assert_eq!(read, (frames.clone(), end, dialect), "in pieces of {size}");
+    }
+}
+
+/// Who has to find out the dialect comes to the same, however the bytes are cut: a dialect that reads the first message,
+/// the canonical one where it does; and from the first message 1 on, that one.
+fn infer(bytes: &[u8]) {
+    let (frames, end, dialect) = read_in_pieces(Decoder::inferring(), bytes, 4096);
+    for size in [1, 7] {
+        assert_eq!(read_in_pieces(Decoder::inferring(), bytes, size), (frames.clone(), end, dialect), "by {size}");
+    }
+    match frames.first() {
+        Some(first) => {
+            let read = Dialect::all().find_map(|dialect| frame::decode_in(dialect, bytes).ok().flatten());
+            assert_eq!(read.map(|(frame, _)| frame).as_ref(), Some(first));
+        }
+        None => {
+            let whole = |dialect| matches!(frame::decode_in(dialect, bytes), Ok(Some(_)));
+            assert!(!Dialect::all().any(whole), "a message that was not found");
+        }
+    }
+    if frames.first().is_some_and(|first| first.message == kind::DEVICE_INFORMATION) {
+        assert_eq!(read_in_pieces(Decoder::of(dialect), bytes, 4096), (frames, end, dialect));
     }
 }
 
 /// A frame that was decoded from exactly `bytes` encodes to as many, which differ from them in RESERVED and in the padding
 /// at most.
-fn check_frame(frame: &Frame, bytes: &[u8]) {
+fn check_frame(dialect: Dialect, frame: &Frame, bytes: &[u8]) {
     assert!(bytes.len() <= MAX_FRAME_LEN);
-    let mut canonical = Vec::new();
-    frame.encode(&mut canonical).expect("what was decoded can be encoded");
+    let mut clean = Vec::new();
+    frame.encode_in(dialect, &mut clean).expect("what was decoded can be encoded");
     let mut masked = bytes.to_vec();
     let mut at = frame::HEADER_LEN;
     for (_, value) in &frame.data {
         masked[at + 3] = 0;
-        let end = at + usize::from(bytes[at + 1]);
+        let end = at + frame::DATUM_HEADER_LEN + value.len().next_multiple_of(4);
         masked[at + frame::DATUM_HEADER_LEN + value.len()..end].fill(0);
         at = end;
     }
-    assert_eq!(canonical, masked);
-    assert_eq!(frame::decode(&canonical), Ok(Some((frame.clone(), canonical.len()))));
-    assert_eq!(frame::decode(&canonical[..canonical.len() - 1]), Ok(None), "a message without its last byte");
+    assert_eq!(clean, masked);
+    assert_eq!(frame::decode_in(dialect, &clean), Ok(Some((frame.clone(), clean.len()))));
+    assert_eq!(frame::decode_in(dialect, &clean[..clean.len() - 1]), Ok(None), "a message without its last byte");
 }
 
 /// A message that was decoded can be encoded, and is then decoded to the same value from bytes that stay the same.
@@ -72,9 +103,8 @@ fn check_message<M: PartialEq + Debug>(
     assert_eq!(to_frame(&again), canonical);
 }
 
-/// The frames that a [`Decoder`] finds, and how many bytes it then holds, or why it stopped.
-fn read_in_pieces(bytes: &[u8], size: usize) -> (Vec<Frame>, Result<usize, FrameError>) {
-    let mut decoder = Decoder::new();
+/// The frames that a [`Decoder`] finds, how many bytes it then holds, or why it stopped, and its dialect.
+fn read_in_pieces(mut decoder: Decoder, bytes: &[u8], size: usize) -> (Vec<Frame>, Result<usize, FrameError>, Dialect) {
     let mut frames = Vec::new();
     for piece in bytes.chunks(size) {
         decoder.push(piece);
@@ -84,12 +114,12 @@ fn read_in_pieces(bytes: &[u8], size: usize) -> (Vec<Frame>, Result<usize, Frame
                 Ok(None) => break,
                 Err(error) => {
                     assert_eq!(decoder.next_frame(), Err(error), "an error stays");
-                    return (frames, Err(error));
+                    return (frames, Err(error), decoder.dialect());
                 }
             }
         }
         assert!(decoder.buffered() < MAX_FRAME_LEN);
         assert_eq!(decoder.is_partial(), decoder.buffered() > 0);
     }
-    (frames, Ok(decoder.buffered()))
+    (frames, Ok(decoder.buffered()), decoder.dialect())
 }

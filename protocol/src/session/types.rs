@@ -3,6 +3,7 @@
 use jiff::civil::DateTime;
 use jiff::{SignedDuration, Timestamp};
 
+use crate::dialect::Dialect;
 use crate::message::{DeviceInformation, DeviceMessage, Download, Location, ServerMessage};
 
 /// A connection of the bridge, unique within one run of it.
@@ -102,6 +103,7 @@ pub struct Known {
     pub serial: Option<String>,
     /// By name, in the order of the bits.
     pub capabilities: Vec<String>,
+    pub dialect: Dialect,
     /// Of the session, where there is one.
     pub address: Option<String>,
 }
@@ -395,11 +397,12 @@ pub enum Counted {
 impl Known {
     /// Whether `info` says just this.
     pub(super) fn is(&self, info: &DeviceInformation) -> bool {
-        let Self { version, model, config, serial, capabilities, address: _ } = self;
+        let Self { version, model, config, serial, capabilities, dialect, address: _ } = self;
         *version == info.version
             && *model == info.model
             && *config == info.config
             && *serial == info.serial
             && info.capabilities.names().eq(capabilities.iter().map(String::as_str))
+            && *dialect == info.dialect
     }
 }

@@ -114,6 +114,7 @@ impl Api {
                 config: info.config.clone(),
                 serial: info.serial.clone(),
                 capabilities: info.capabilities.names().map(str::to_owned).collect(),
+                dialect: info.dialect,
                 address: holder.as_ref().map(|holder| holder.address.clone()),
             }),
             applied: applied.clone(),

@@ -13,7 +13,7 @@ use fettle_protocol::session::{
     Command, ConnectionId, Counted, EndedBy, Event, Log, Phase, Reason, Record, Scheduled, Session, Stage, Target,
     Timing, View,
 };
-use fettle_protocol::{DeviceMessage, Mac, ServerMessage};
+use fettle_protocol::{DeviceMessage, Dialect, Mac, ServerMessage};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -120,6 +120,7 @@ pub(crate) fn info(version: &str) -> DeviceInformation {
         config: None,
         serial: None,
         capabilities: Capabilities::default(),
+        dialect: Dialect::CANONICAL,
     }
 }
 

@@ -44,7 +44,10 @@ fn check(bytes: &[u8], comment: &str) -> Result<(), String> {
             continue;
         };
         let value: u16 = words.next().unwrap_or_default().parse().map_err(|error| format!("{claim:?}: {error}"))?;
-        claimed.extend_from_slice(&value.to_be_bytes()[2 - width..]);
+        match words.next() {
+            Some("little-endian") => claimed.extend_from_slice(&value.to_le_bytes()[..*width]),
+            _ => claimed.extend_from_slice(&value.to_be_bytes()[2 - width..]),
+        }
     }
     if !claimed.is_empty() {
         return if claimed == bytes { Ok(()) } else { Err(format!("says {claimed:02x?}")) };
@@ -68,6 +71,8 @@ fn a_comment_that_lies_is_found() {
     for lie in [
         "01 # MSG_TYPE 2",
         "00 2c # LENGTH 45",
+        "00 2c # LENGTH 44 little-endian",
+        "2c 00 # LENGTH 44",
         "01 0c 06 00 # DATA_TYPE 1 (MAC address), DATA_LEN 12, VALUE_LEN 7, RESERVED 0",
         "01 0c 06 00 # DATA_TYPE 1, DATA_LEN 12, VALUE_LEN 6",
         "34 2e 39 00 # \"4.9\"",

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use fettle_protocol::datum::{Capabilities, DownloadResult, ExecutionResult, Transfer};
 use fettle_protocol::message::{DeviceInformation, Download, ErrorDetail, Location, UpgradeAt};
-use fettle_protocol::{DeviceMessage, Frame, Mac, ServerMessage, frame};
+use fettle_protocol::{DeviceMessage, Dialect, Frame, Mac, ServerMessage, frame};
 
 use crate::annotated;
 
@@ -63,6 +63,7 @@ pub(crate) fn information(version: &str, model: &str) -> DeviceInformation {
         config: None,
         serial: None,
         capabilities: Capabilities::default(),
+        dialect: Dialect::CANONICAL,
     }
 }
 

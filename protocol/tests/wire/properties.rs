@@ -3,7 +3,7 @@
 use fettle_protocol::datum::{Capabilities, DownloadResult, ExecutionResult, Transfer};
 use fettle_protocol::frame::{self, HEADER_LEN};
 use fettle_protocol::message::{DeviceInformation, Download, ErrorDetail, Location, UpgradeAt};
-use fettle_protocol::{Decoder, DeviceMessage, Frame, Mac, ServerMessage};
+use fettle_protocol::{Decoder, DeviceMessage, Dialect, Frame, Mac, ServerMessage};
 use proptest::option;
 use proptest::prelude::*;
 
@@ -36,18 +36,23 @@ fn execution_result() -> impl Strategy<Value = ExecutionResult> {
     prop_oneof![Just(ExecutionResult::Success), (1..=u32::MAX).prop_map(ExecutionResult::Failure)]
 }
 
-fn device_message() -> impl Strategy<Value = DeviceMessage> {
-    let information = (any::<[u8; 6]>(), text(), text(), option::of(text()), option::of(text()), any::<u32>())
-        .prop_map(|(mac, version, model, config, serial, bits)| DeviceInformation {
+fn device_information() -> impl Strategy<Value = DeviceInformation> {
+    (any::<[u8; 6]>(), text(), text(), option::of(text()), option::of(text()), any::<u32>()).prop_map(
+        |(mac, version, model, config, serial, bits)| DeviceInformation {
             mac: Mac::new(mac),
             version,
             model,
             config,
             serial,
             capabilities: Capabilities(bits),
-        });
+            dialect: Dialect::CANONICAL,
+        },
+    )
+}
+
+fn device_message() -> impl Strategy<Value = DeviceMessage> {
     prop_oneof![
-        information.prop_map(DeviceMessage::Information),
+        device_information().prop_map(DeviceMessage::Information),
         (download_result(), detail()).prop_map(|(result, detail)| DeviceMessage::VersionDownloaded(result, detail)),
         (download_result(), detail()).prop_map(|(result, detail)| DeviceMessage::ProfileDownloaded(result, detail)),
         (execution_result(), detail()).prop_map(|(result, detail)| DeviceMessage::ProfileUpgraded(result, detail)),
@@ -148,6 +153,34 @@ proptest! {
         // Not compared by prop_assert_eq: what Debug does not show would be missed in its output.
         prop_assert!(decoded == message, "{:?}", decoded);
         invariants::decode(&bytes);
+    }
+
+    #[test]
+    fn a_message_says_the_same_in_every_dialect(message in message()) {
+        for dialect in Dialect::all() {
+            let mut bytes = Vec::new();
+            match &message {
+                Message::Device(message) => message.encode_in(dialect, &mut bytes),
+                Message::Server(message) => message.encode_in(dialect, &mut bytes),
+            }.unwrap();
+            let (frame, used) = frame::decode_in(dialect, &bytes).unwrap().unwrap();
+            prop_assert_eq!(used, bytes.len());
+            prop_assert!(message.decode_like(&frame) == message, "{:?} in {}", frame.message, dialect);
+        }
+    }
+
+    /// As a device has all that it may say: the dialect is found, but for the one doubt that there is.
+    #[test]
+    fn any_message_1_shows_its_dialect(information in device_information()) {
+        for dialect in Dialect::all() {
+            let mut bytes = Vec::new();
+            DeviceMessage::Information(information.clone()).encode_in(dialect, &mut bytes).unwrap();
+            let expected = if bytes[2] == bytes[3] { dialect.without(Dialect::LITTLE_ENDIAN) } else { dialect };
+            let mut decoder = Decoder::inferring();
+            decoder.push(&bytes);
+            prop_assert!(decoder.next_frame().unwrap().is_some());
+            prop_assert_eq!(decoder.dialect(), expected);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use fettle_protocol::datum::{Capabilities, DownloadResult, ExecutionResult};
 use fettle_protocol::message::{DeviceInformation, ErrorDetail, UpgradeAt};
-use fettle_protocol::{DeviceMessage, Frame, ServerMessage, frame};
+use fettle_protocol::{DeviceMessage, Dialect, Frame, ServerMessage, frame};
 
 use crate::annotated;
 use crate::goldens::{self, Message};
@@ -103,6 +103,37 @@ fn every_example_is_the_message_that_it_is_said_to_be() {
         assert!(block.starts_with(&title), "want {title:?}:\n{block}");
     }
     assert_eq!(blocks.len(), examples.len());
+}
+
+#[test]
+fn the_table_of_dialects_has_the_names_of_the_code_and_the_lengths_that_a_mac_address_has() {
+    let page = page();
+    let (_, section) = page.split_once("\n## Other readings\n").unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let rows: Vec<Vec<&str>> = section
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .map(|row| row.split('|').map(str::trim).collect())
+        .collect();
+    let names: Vec<_> = rows.iter().filter_map(|cells| cells[1].strip_prefix('`')?.strip_suffix('`')).collect();
+    assert_eq!(names, Dialect::NAMES.map(|(_, name)| name));
+    let counts = |dialect: Dialect| match (
+        dialect.has(Dialect::DATA_LEN_WITHOUT_HEADER),
+        dialect.has(Dialect::DATA_LEN_WITHOUT_PADDING),
+    ) {
+        (false, false) => "header, value and padding, as on this page",
+        (false, true) => "header and value",
+        (true, false) => "value and padding",
+        (true, true) => "the value",
+    };
+    for dialect in Dialect::all() {
+        let mut bytes = Vec::new();
+        let information = DeviceMessage::Information(goldens::information("4.9.0", "S5700"));
+        information.encode_in(dialect, &mut bytes).unwrap();
+        let data_len = bytes[5].to_string();
+        let row = rows.iter().find(|cells| cells[1] == data_len).unwrap_or_else(|| panic!("no DATA_LEN {data_len}"));
+        assert_eq!(row[2], counts(dialect), "{dialect}");
+    }
 }
 
 #[test]

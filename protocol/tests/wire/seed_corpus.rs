@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{goldens, invariants};
+use crate::{dialects, goldens, invariants};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/decode")
@@ -14,6 +14,7 @@ fn every_golden_is_a_seed() {
     let mut seeds = goldens::files();
     let stream = seeds.values().flatten().copied().collect();
     seeds.insert("all-in-one-stream".into(), stream);
+    seeds.extend(dialects::files());
     let update = std::env::var_os("UPDATE_CORPUS").is_some();
     for (name, bytes) in seeds {
         let path = folder().join(name);

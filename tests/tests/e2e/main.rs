@@ -9,6 +9,7 @@ mod main_path;
 mod objects;
 mod outages;
 mod ownership;
+mod readings;
 mod rollouts;
 mod times;
 mod wire;
