@@ -7,6 +7,7 @@ use std::time::Duration;
 use fettle_runtime::{LogArgs, duration};
 
 use crate::cluster::enrolment::Enrolment;
+use crate::cluster::images::SignaturePolicy;
 
 /// Holds the connections of network devices, upgrades them as their targets in the Kubernetes API say, serves them their
 /// files over FTP and TFTP, and reports what is. Which device may move to what, and when, the controller decides.
@@ -56,6 +57,9 @@ pub struct Args {
     /// What becomes of a device that calls and that nobody declared.
     #[arg(long, env = "FETTLE_ENROLMENT", value_enum, default_value_t = Enrolment::Approve)]
     pub enrolment: Enrolment,
+    /// Whether images are taken that no signature vouches for. Where there is one, it is checked in any case.
+    #[arg(long, env = "FETTLE_SIGNATURES", value_enum, default_value_t = SignaturePolicy::Optional)]
+    pub signatures: SignaturePolicy,
     /// The largest file that is fetched, in bytes, or with KiB, MiB, GiB.
     #[arg(long, env = "FETTLE_MAX_FILE_SIZE", default_value = "1GiB", value_parser = size)]
     pub max_file_size: u64,

@@ -13,6 +13,7 @@ use clap::Parser;
 use fettle_bridge::args::Args;
 use fettle_bridge::cluster::bridges::{self, Bridges};
 use fettle_bridge::cluster::content::{Advertised, Contents};
+use fettle_bridge::cluster::images::Images;
 use fettle_bridge::cluster::lease::Heartbeat;
 use fettle_bridge::cluster::notices::Notices;
 use fettle_bridge::cluster::writer::Writer;
@@ -31,6 +32,7 @@ use fettle_runtime::{
     Events, Health, build_info, chain, connect, hostname, install_crypto, ports_file, shutdown_token,
 };
 use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::Secret;
 use kube::core::DeserializeGuard;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
@@ -132,9 +134,10 @@ async fn run(args: Args) -> anyhow::Result<()> {
         ftp_port: args.advertise_ftp_port.unwrap_or(files.ftp().port()),
         tftp_port: args.advertise_tftp_port.unwrap_or(files.tftp().port()),
     };
-    let secrets = Api::namespaced(client.clone(), &namespace);
     let log_keeper = tokio::spawn(Arc::clone(&logs).keep_tidy(shutdown.clone()));
-    let contents = Contents::new(secrets, store.clone(), credentials, transfers, logs, advertised, heartbeat.held());
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+    let images = Images::new(secrets.clone(), store, args.signatures);
+    let contents = Contents::new(secrets, images.clone(), credentials, transfers, logs, advertised, heartbeat.held());
     let living = Arc::new(Mutex::new(Bridges::default()));
     let hub = Hub::new(Parts {
         us: us.clone(),
@@ -161,8 +164,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let (hub_stop, lease_stop) = (CancellationToken::new(), CancellationToken::new());
     let sources = Sources { connections: told, logs: logs_arrived };
     let mut hub = tokio::spawn(hub.run(watches(&client, &namespace), sources, synced, hub_stop.clone()));
-    let keeper =
-        tokio::spawn(firmware::keep(Api::namespaced(client.clone(), &namespace), store, is_writer, shutdown.clone()));
+    let keeper = tokio::spawn(firmware::keep(client.clone(), namespace.clone(), images, is_writer, shutdown.clone()));
     let readiness =
         tokio::spawn(show_readiness(health, metrics, is_synced.clone(), heartbeat.changes(), shutdown.clone()));
     let mut lease = tokio::spawn(heartbeat.run(lease_stop.clone()));

@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use fettle_bridge::files::TftpPorts;
-use fettle_bridge::files::store::Source;
+use fettle_bridge::files::store::{Need, Source};
 use files_support::network::{Fate, Network, Way, loses_and_doubles};
 use files_support::{PATIENCE, Servers, UPLOAD_SIZE, assert_same, bytes};
 use tokio::net::UdpSocket;
@@ -295,7 +295,7 @@ async fn a_large_file_needs_larger_blocks() {
         .unwrap()
         .try_into()
         .unwrap();
-    let content = servers.store.fetch(&Source::File { path: "image".into() }, hash).await.unwrap();
+    let content = servers.store.fetch(&Source::File { path: "image".into() }, hash, Need::Device).await.unwrap();
     let command = servers.order_download("uid-1", &content);
     let refused = Client::new(servers.tftp()).await.read(&command.path(), &[]).await.unwrap_err();
     assert!(refused.0 == 0 && refused.1.contains("blksize"), "{refused:?}");

@@ -11,7 +11,7 @@ use kube::api::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::firmware::Source;
+use crate::{Signature, Source};
 
 /// The label that content Secrets carry; its value is `image` or `config`.
 pub const LABEL: &str = "fettle.dev/content";
@@ -34,6 +34,9 @@ pub struct ImageContent {
     pub source: Source,
     /// Its SHA-256, in lower-case hexadecimal.
     pub sha256: String,
+    /// Who vouches for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
 }
 
 /// A configuration as it was read.
@@ -148,7 +151,7 @@ fn secret(name: String, kind: &str, data: BTreeMap<String, ByteString>) -> Secre
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::firmware::FileSource;
+    use crate::FileSource;
 
     fn config(version: &str, text: &str) -> ConfigContent {
         ConfigContent { version: version.into(), bytes: text.into() }
@@ -172,8 +175,9 @@ mod tests {
         let image = ImageContent {
             version: "5.2.1".into(),
             reports: "V5.2.1".into(),
-            source: Source { file: Some(FileSource { path: "a.bin".into() }), http: None },
+            source: Source { file: Some(FileSource { path: "a.bin".into() }), ..Source::default() },
             sha256: "00".repeat(32),
+            signature: None,
         };
         let mut secret = image.to_secret();
         assert_eq!(ImageContent::from_secret(&secret).unwrap(), image);

@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Condition, schema};
+use crate::{Condition, Signature, Source, schema};
 
 /// One release: a version, and an image for each family of models. Immutable once created.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -57,6 +57,9 @@ pub struct Image {
     /// The SHA-256 of the image, in lower-case hexadecimal.
     #[schemars(regex(pattern = "^[0-9a-f]{64}$"), length(max = 64))]
     pub sha256: String,
+    /// Who vouches for the image. The bridge may have been told to take none without (`--signatures`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
     /// The versions that a device may run to get this image. One that runs another goes over a release that it may
     /// get. Any, where this is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,36 +69,6 @@ pub struct Image {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = schema::TEXT_MAX))]
     pub reports: Option<String>,
-}
-
-/// Where an image comes from: exactly one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[x_kube(validation = ("has(self.file) != has(self.http)", "source: give exactly one of file and http"))]
-#[serde(rename_all = "camelCase")]
-pub struct Source {
-    /// A file on a volume of the bridge.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub file: Option<FileSource>,
-    /// A file on a web server.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub http: Option<HttpSource>,
-}
-
-/// A file on a volume of the bridge.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-pub struct FileSource {
-    /// Its path, relative to the folder that the bridge was told (`--files-dir`).
-    #[schemars(length(min = 1, max = 512))]
-    #[x_kube(validation = ("!self.startsWith('/') && !self.split('/').exists(p, p == '..')", "path must be relative to the bridge's files folder and must not contain '..'"))]
-    pub path: String,
-}
-
-/// A file on a web server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct HttpSource {
-    /// Its address: `http://` or `https://`.
-    #[schemars(regex(pattern = "^https?://[^/?#]+"), length(max = 2048))]
-    pub url: String,
 }
 
 /// What the bridge knows of a release.

@@ -14,6 +14,7 @@ mod device_rollout;
 mod firmware;
 pub mod schema;
 mod selector;
+mod source;
 mod strategy;
 
 pub use config_profile::{ConfigProfile, ConfigProfileSpec, ConfigProfileStatus, KeyRef};
@@ -30,10 +31,11 @@ pub use device_rollout::{
     Abort, Counts, DeviceRollout, DeviceRolloutSpec, DeviceRolloutStatus, Failure, RollbackStatus, RolloutConfig,
     RolloutFirmware, RolloutImage, StepStatus, Waiting,
 };
-pub use firmware::{FileSource, Firmware, FirmwareSpec, FirmwareStatus, HttpSource, Image, ImageStatus, Source};
+pub use firmware::{Firmware, FirmwareSpec, FirmwareStatus, Image, ImageStatus};
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 pub use schema::{Duration, IntOrPercent};
 pub use selector::{LabelSelector, Labels, Operator, Requirement};
+pub use source::{CaRef, FileSource, HttpSource, PublicKeyRef, SecretRef, Signature, Source};
 pub use strategy::{Approval, DownloadTime, Freeze, OnFailure, Spread, Step, Strategy, Window};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

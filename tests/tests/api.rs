@@ -6,8 +6,19 @@ use serde_json::Value;
 
 const SHA: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
 
+/// 64 bytes in base64.
+const SIGNATURE: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA==";
+
 fn firmware(spec: &str) -> String {
     format!("apiVersion: fettle.dev/v1alpha1\nkind: Firmware\nmetadata: {{name: fw}}\nspec: {spec}\n")
+}
+
+fn source(source: &str) -> String {
+    firmware(&format!("{{version: 5.2.1, images: [{{models: [S5700], source: {{{source}}}, sha256: {SHA}}}]}}"))
+}
+
+fn signed(signature: &str) -> String {
+    firmware(&format!("{{version: 5.2.1, images: [{}]}}", image(&format!(", signature: {{{signature}}}"))))
 }
 
 fn profile(spec: &str) -> String {
@@ -78,7 +89,23 @@ async fn a_bad_manifest_is_refused_with_a_sentence_that_names_the_field() -> Res
             )),
             "spec.images[0].source.http.url",
         ),
-        (firmware(&format!("{{version: 5.2.1, images: [{}]}}", image(", signature: {ed25519: x}"))), "signature"),
+        (
+            source("http: {url: \"https://user:pa55@x/y\"}"),
+            "url must not hold a user or a password: put them into a Secret",
+        ),
+        (
+            source("http: {url: \"http://x/y\", credentialsSecret: {name: s}}"),
+            "credentials are sent over https only, so url must begin with https://",
+        ),
+        (source("http: {url: \"https://x/y\", credentialsSecret: {}}"), "source.http.credentialsSecret.name"),
+        (source("http: {url: \"https://x/y\", caSecret: {key: ca.crt}}"), "source.http.caSecret.name"),
+        (signed("ed25519: x, publicKeySecret: {name: k}"), "spec.images[0].signature.ed25519"),
+        (signed(&format!("ed25519: \"{SIGNATURE}\"")), "spec.images[0].signature.publicKeySecret"),
+        (signed("publicKeySecret: {name: k}"), "signature: give exactly one of ed25519 and minisign"),
+        (
+            signed(&format!("ed25519: \"{SIGNATURE}\", minisign: text, publicKeySecret: {{name: k}}")),
+            "signature: give exactly one of ed25519 and minisign",
+        ),
         (profile("{version: \"17\"}"), "give exactly one of text, configMap and secret"),
         (
             profile("{version: \"17\", text: a, configMap: {name: c, key: k}}"),
@@ -265,10 +292,25 @@ async fn a_good_manifest_is_taken_and_gets_its_defaults() -> Result<()> {
         group(
             "{selector: {matchLabels: {role: access}, matchExpressions: [{key: site, operator: Exists}]}, firmware: {name: fw}, config: {name: cp, apply: {mode: Scheduled, at: \"03:00\"}}, rollout: {maxUnavailable: 5%, download: Ahead, deviceTimeout: 1h30m, minReady: 0s, steps: [{selector: {matchLabels: {ring: canary}}, devices: 100%, soak: 10m}, {devices: 5, approval: Required}], spread: [{label: pair, maxUnavailable: 1}]}, windows: [{schedule: 0 2 * * 6, duration: 4h, timeZone: Europe/Berlin}], freezes: [{from: \"2026-12-20\", to: \"2027-01-04T08:00:00+01:00\", reason: year end}]}",
         ),
+        source("http: {url: \"https://x/y?a=b@c\", credentialsSecret: {name: s}, caSecret: {name: c}}")
+            .replace("fw", "fw-http"),
+        signed(&format!("ed25519: \"{SIGNATURE}\", publicKeySecret: {{name: k}}")).replace("fw", "fw-ed25519"),
+        signed("minisign: \"untrusted comment: x\\nRU\", publicKeySecret: {name: k, key: minisign.pub}")
+            .replace("fw", "fw-minisign"),
     ];
     for yaml in good {
         namespace.apply_yaml(&yaml).await?;
     }
+    let images = |name: &'static str| {
+        let namespace = &namespace;
+        async move {
+            let firmware: Value = serde_json::from_str(&namespace.kubectl(&["get", "fw", name, "-o", "json"]).await?)?;
+            anyhow::Ok(firmware["spec"]["images"].clone())
+        }
+    };
+    assert_eq!(images("fw-http").await?[0]["source"]["http"]["caSecret"]["key"], "ca.crt");
+    assert_eq!(images("fw-ed25519").await?[0]["signature"]["publicKeySecret"]["key"], "key");
+
     let group: Value = serde_json::from_str(&namespace.kubectl(&["get", "dg", "dg", "-o", "json"]).await?)?;
     assert_eq!(
         group["spec"],

@@ -40,6 +40,7 @@ async fn a_wrong_value_is_refused_by_its_name() -> Result<()> {
         ("bridge.settel=1s", "settel"),
         ("bridge.settle=soon", "/bridge/settle"),
         ("bridge.enrolment=Perhaps", "/bridge/enrolment"),
+        ("bridge.signatures=Sometimes", "/bridge/signatures"),
         ("controller.retryBackoff=later", "/controller/retryBackoff"),
         ("bridge.ports.ftp=99999", "/bridge/ports/ftp"),
         ("bridge.cacheSize=big", "/bridge/cacheSize"),

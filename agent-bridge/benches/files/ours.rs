@@ -13,7 +13,7 @@ use data_encoding::HEXLOWER;
 use fettle_bridge::files::credentials::{Credentials, DeviceId, Minted, Permission};
 use fettle_bridge::files::ledger::Transfers;
 use fettle_bridge::files::logs::{LogSettings, LogStore, Retention};
-use fettle_bridge::files::store::{Source, Store};
+use fettle_bridge::files::store::{Need, Source, Store};
 use fettle_bridge::files::{Deadlines, FileServerConfig, FileServers, Limits, TftpPorts};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
@@ -34,7 +34,7 @@ pub fn serve(folder: &Path, files: &[String]) {
         for file in files {
             let (name, sha256) = file.split_once('=').unwrap();
             let sha256 = HEXLOWER.decode(sha256.as_bytes()).unwrap().try_into().unwrap();
-            store.fetch(&Source::File { path: name.to_owned() }, sha256).await.unwrap();
+            store.fetch(&Source::File { path: name.to_owned() }, sha256, Need::Device).await.unwrap();
         }
         let config = FileServerConfig {
             ftp: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),

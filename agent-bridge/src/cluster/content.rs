@@ -14,12 +14,13 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt};
 
+use super::images::{FetchError, Images, Wanted};
 use super::lease::Held;
 use super::request::{backoff, request};
 use crate::files::credentials::{Credentials, DeviceId, Permission};
 use crate::files::ledger::Transfers;
 use crate::files::logs::LogStore;
-use crate::files::store::{Content, Source, Store};
+use crate::files::store::{Content, Need, Store};
 
 /// Contents that are remembered: as many as a namespace has revisions under way, by far.
 const REMEMBERED: usize = 1024;
@@ -44,6 +45,7 @@ pub struct Advertised {
 #[derive(Clone)]
 pub struct Contents {
     secrets: Api<Secret>,
+    images: Images,
     store: Store,
     credentials: Credentials,
     transfers: Arc<Transfers>,
@@ -66,14 +68,15 @@ impl Contents {
     /// Gets files ready from the content Secrets of the namespace of `secrets`, while the Lease is `held`.
     pub fn new(
         secrets: Api<Secret>,
-        store: Store,
+        images: Images,
         credentials: Credentials,
         transfers: Arc<Transfers>,
         logs: Arc<LogStore>,
         advertised: Advertised,
         held: Held,
     ) -> Self {
-        Self { secrets, store, credentials, transfers, logs, advertised, held, known: Arc::default() }
+        let store = images.store().clone();
+        Self { secrets, images, store, credentials, transfers, logs, advertised, held, known: Arc::default() }
     }
 
     /// The file of `command` to `device`, with a credential that lives until `until`. A bridge without its Lease gets none
@@ -171,17 +174,33 @@ impl Contents {
         let content = match kind {
             Kind::Image => {
                 let image = ImageContent::from_secret(&secret).map_err(|error| refused(&error))?;
-                let sha256 = digest(&image.sha256)?;
-                self.store.fetch(&source(&image.source), sha256).await
+                self.image(&image, until).await.map_err(|error| refused(&error))
             }
             Kind::Config => {
                 let config = ConfigContent::from_secret(&secret).map_err(|error| refused(&error))?;
-                self.store.put(config.bytes).await
+                self.store.put(config.bytes).await.map_err(|error| refused(&error))
             }
         };
-        let content = content.map_err(|error| refused(&error))?;
+        let content = content?;
         *known = Some(content.sha256);
         Ok(content)
+    }
+
+    /// The image, fetched and vouched for. An API server that does not answer is asked again, as for any Secret.
+    async fn image(&self, image: &ImageContent, until: Timestamp) -> Result<Content, FetchError> {
+        let ImageContent { version: _, reports: _, source, sha256, signature } = image;
+        let wanted = Wanted { source, sha256, signature: signature.as_ref() };
+        let mut failures = 0;
+        loop {
+            let error = match self.images.fetch(wanted, Need::Device).await {
+                Err(error) if error.is_outage() && Timestamp::now() < until => error,
+                fetched => return fetched,
+            };
+            failures += 1;
+            let error = fettle_runtime::chain(&error).to_string();
+            tracing::warn!(error, failures, "what a source needs is not read; trying again");
+            tokio::time::sleep(backoff(FIRST_PAUSE, LAST_PAUSE, failures)).await;
+        }
     }
 
     fn known(&self, name: &str) -> Known {
@@ -251,16 +270,6 @@ fn capabilities(device: &Device) -> Capabilities {
 pub(super) fn digest(hex: &str) -> Result<[u8; 32], SourceError> {
     let bytes = data_encoding::HEXLOWER.decode(hex.as_bytes()).ok();
     bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| SourceError(format!("{hex:?} is not a SHA-256")))
-}
-
-/// The source as the file store knows it.
-pub(super) fn source(source: &fettle_crds::Source) -> Source {
-    match (&source.file, &source.http) {
-        (Some(file), _) => Source::File { path: file.path.clone() },
-        (None, Some(http)) => Source::Http { url: http.url.clone() },
-        // The schema lets neither through; an empty path is refused by the store with a sentence.
-        (None, None) => Source::File { path: String::new() },
-    }
 }
 
 fn refused(error: &(dyn std::error::Error + 'static)) -> SourceError {

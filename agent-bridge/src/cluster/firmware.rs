@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fettle_crds::schema::message;
-use fettle_crds::{Condition, Firmware, FirmwareStatus, Image, ImageStatus};
+use fettle_crds::{Condition, Firmware, FirmwareStatus, ImageStatus};
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -14,13 +14,15 @@ use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::reflector::Store as Cache;
 use kube::runtime::{Controller, watcher};
-use kube::{Api, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::content::{digest, source};
+use super::content::digest;
+use super::images::{Images, Wanted};
+use super::named::{self, Names};
 use super::request::{ApiError, backoff, patch_params, request};
-use crate::files::store::Store;
+use crate::files::store::Need;
 
 /// A source that failed is asked again after this, then twice as long, and so on.
 const FIRST_RETRY: Duration = Duration::from_secs(2);
@@ -34,7 +36,7 @@ const NOT_OURS: Duration = Duration::from_secs(15);
 const SOON: Duration = Duration::from_secs(2);
 /// Releases at once. Each waits for its fetches most of the time; the store bounds those.
 const CONCURRENT: u16 = 32;
-/// Failures that are remembered before those of releases that are no more are forgotten.
+/// Releases that are remembered before those that are no more are forgotten.
 const REMEMBERED: usize = 256;
 
 /// Whether this bridge is the one that writes the statuses.
@@ -42,11 +44,15 @@ pub type IsWriter = Arc<dyn Fn() -> bool + Send + Sync>;
 
 struct Keeper {
     api: Api<Firmware>,
-    store: Store,
+    images: Images,
     is_writer: IsWriter,
+    /// The releases that groups name.
+    named: Names,
     cache: Cache<DeserializeGuard<Firmware>>,
     /// How often a release, by uid, has failed in a row.
     failures: Mutex<HashMap<String, u32>>,
+    /// What a release, by uid, was verified to be by this process.
+    verified: Mutex<HashMap<String, Vec<ImageStatus>>>,
     shutdown: CancellationToken,
 }
 
@@ -68,18 +74,22 @@ enum Found {
 }
 
 /// Keeps all Firmwares of the namespace until `shutdown`.
-pub async fn keep(api: Api<Firmware>, store: Store, is_writer: IsWriter, shutdown: CancellationToken) {
-    let watched: Api<DeserializeGuard<Firmware>> = retyped(&api);
+pub async fn keep(client: Client, namespace: String, images: Images, is_writer: IsWriter, shutdown: CancellationToken) {
+    let watched: Api<DeserializeGuard<Firmware>> = Api::namespaced(client.clone(), &namespace);
+    let (named, named_anew) = named::names(Api::namespaced(client.clone(), &namespace));
     let controller = Controller::new(watched, watcher::Config::default());
     let keeper = Arc::new(Keeper {
-        api,
-        store,
+        api: Api::namespaced(client, &namespace),
+        images,
         is_writer,
+        named,
         cache: controller.store(),
         failures: Mutex::default(),
+        verified: Mutex::default(),
         shutdown: shutdown.clone(),
     });
     controller
+        .reconcile_all_on(named_anew)
         .with_config(Config::default().concurrency(CONCURRENT))
         .graceful_shutdown_on(shutdown.cancelled_owned())
         .run(reconcile, |firmware, _, keeper| Action::requeue(keeper.delay(&firmware)), keeper)
@@ -120,8 +130,9 @@ enum Next {
 impl Keeper {
     async fn look_after(&self, firmware: &Firmware) -> Result<Next, KeepError> {
         let mut firmware = firmware.clone();
-        let images = firmware.spec.images.clone();
-        let verified = self.verify(&images);
+        self.tell_needs();
+        let declared = firmware.clone();
+        let verified = self.verify(&declared);
         tokio::pin!(verified);
         let found = match tokio::time::timeout(SOON, &mut verified).await {
             Ok(found) => found,
@@ -151,15 +162,25 @@ impl Keeper {
         })
     }
 
-    /// Has all images in the cache, or says why not.
-    async fn verify(&self, images: &[Image]) -> Found {
+    /// Has all images in the cache, or says why not. A release that no group names has been there once: when others have
+    /// taken its room since, it is fetched again for a group or a device.
+    async fn verify(&self, firmware: &Firmware) -> Found {
+        let uid = firmware.uid().unwrap_or_default();
+        let need = self.need(firmware);
+        let before = if need < Need::Group { self.verified().get(&uid).cloned() } else { None };
         let mut verified = Vec::new();
-        for image in images {
-            let sha256 = match digest(&image.sha256) {
-                Ok(sha256) => sha256,
-                Err(error) => return Found::Failed("InvalidHash", error.0),
-            };
-            match self.store.fetch(&source(&image.source), sha256).await {
+        for image in &firmware.spec.images {
+            let known = before.iter().flatten().find(|known| known.sha256 == image.sha256);
+            if let Some(known) = known
+                && let Ok(sha256) = digest(&image.sha256)
+                && self.images.store().get(&sha256).await.is_none()
+            {
+                verified.push(known.clone());
+                continue;
+            }
+            let signature = image.signature.as_ref();
+            let wanted = Wanted { source: &image.source, sha256: &image.sha256, signature };
+            match self.images.fetch(wanted, need).await {
                 Ok(content) => {
                     let size = i64::try_from(content.size).unwrap_or(i64::MAX);
                     verified.push(ImageStatus { sha256: image.sha256.clone(), size });
@@ -167,7 +188,28 @@ impl Keeper {
                 Err(error) => return Found::Failed(error.reason(), fettle_runtime::chain(&error).to_string()),
             }
         }
+        let mut remembered = self.verified();
+        self.forget_the_gone(&mut remembered);
+        remembered.insert(uid, verified.clone());
         Found::Verified(verified)
+    }
+
+    fn need(&self, firmware: &Firmware) -> Need {
+        if self.named.borrow().contains(&firmware.name_any()) { Need::Group } else { Need::Declared }
+    }
+
+    /// Says to the cache what is needed now.
+    fn tell_needs(&self) {
+        let mut needs = HashMap::new();
+        for guarded in self.cache.state() {
+            let Ok(firmware) = &guarded.0 else { continue };
+            let need = self.need(firmware);
+            for sha256 in firmware.spec.images.iter().filter_map(|image| digest(&image.sha256).ok()) {
+                let known = needs.entry(sha256).or_insert(need);
+                *known = need.max(*known);
+            }
+        }
+        self.images.store().set_needs(needs);
     }
 
     /// Writes the status, where this bridge is the one to and something would change, on condition that nobody wrote since.
@@ -193,13 +235,21 @@ impl Keeper {
     /// How long to wait after one more failure.
     fn delay(&self, firmware: &DeserializeGuard<Firmware>) -> Duration {
         let mut failures = self.failures();
-        if failures.len() >= REMEMBERED {
-            let alive: Vec<_> = self.cache.state().iter().filter_map(|firmware| firmware.uid()).collect();
-            failures.retain(|uid, _| alive.contains(uid));
-        }
+        self.forget_the_gone(&mut failures);
         let times = failures.entry(firmware.uid().unwrap_or_default()).or_insert(0);
         *times = times.saturating_add(1);
         backoff(FIRST_RETRY, LAST_RETRY, *times)
+    }
+
+    fn forget_the_gone<T>(&self, remembered: &mut HashMap<String, T>) {
+        if remembered.len() >= REMEMBERED {
+            let alive: Vec<_> = self.cache.state().iter().filter_map(|firmware| firmware.uid()).collect();
+            remembered.retain(|uid, _| alive.contains(uid));
+        }
+    }
+
+    fn verified(&self) -> std::sync::MutexGuard<'_, HashMap<String, Vec<ImageStatus>>> {
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn failures(&self) -> std::sync::MutexGuard<'_, HashMap<String, u32>> {
@@ -245,11 +295,6 @@ fn status(firmware: &Firmware, found: Found) -> FirmwareStatus {
         Found::Failed(reason, text) => (conditions(false, false, true, reason, &text), Vec::new()),
     };
     FirmwareStatus { observed_generation: generation, conditions, images }
-}
-
-fn retyped(api: &Api<Firmware>) -> Api<DeserializeGuard<Firmware>> {
-    let namespace = api.namespace().unwrap_or("default");
-    Api::namespaced(api.clone().into_client(), namespace)
 }
 
 #[cfg(test)]

@@ -6,12 +6,17 @@
 //!
 //! Refuses to know about firmwares, devices or retries: it fetches what it is told, once, and says why it cannot.
 
+mod download;
+mod error;
 mod flight;
 mod index;
 mod ingest;
+mod partial;
 mod reader;
+mod signature;
 mod source;
 
+use std::collections::{HashMap, HashSet};
 use std::fs::{DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -22,22 +27,43 @@ use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
-use tokio::sync::{OnceCell, Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 use super::credentials::ContentId;
+use download::Job;
+pub use error::SourceError;
 use flight::Flights;
+pub use index::Need;
 use index::{Index, State};
 use ingest::Ingest;
+use partial::{Parked, Partial};
 use reader::{Body, Hot};
 pub(super) use reader::{Disk, Readable};
-pub use source::{Source, SourceError};
+pub use signature::{Signature, SignatureError};
+use source::Network;
+pub use source::{Auth, HttpSource, Source};
 
-/// A source that sends nothing for so long has stalled.
-const STALL: Duration = Duration::from_secs(30);
+/// How long sources over a network are waited for.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// A source that sends nothing for so long has stalled.
+    pub stall: Duration,
+    /// Before a source that broke off is asked for the rest; twice as long each time that nothing came.
+    pub pause: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { stall: Duration::from_secs(30), pause: Duration::from_secs(1) }
+    }
+}
 
 /// No fetch takes longer, however steadily it drips: 1 GiB at 150 KB/s.
 const FETCH_DEADLINE: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// Signatures that were checked and are remembered: as many as a namespace has releases, by far.
+const MAX_VOUCHED: usize = 4096;
 
 /// Fetches that run at once. Each holds a blocking thread and up to about 2 MiB; more would only share the same line.
 const MAX_FETCHES: usize = 4;
@@ -68,8 +94,8 @@ pub struct Usage {
     pub bytes: u64,
 }
 
-/// What a fetch came to, with the source that was asked.
-type Fetched = (Source, Result<Content, SourceError>);
+/// What a fetch came to, with the source that was asked, and for whom.
+type Fetched = (Source, Need, Result<Content, SourceError>);
 type Opened = Result<Body, Arc<io::Error>>;
 
 /// The cache. Cheap to clone: all clones are one cache.
@@ -85,45 +111,49 @@ pub struct Store {
 struct Inner {
     dir: PathBuf,
     files_dir: PathBuf,
-    max_file_size: u64,
-    stall: Duration,
+    network: Network,
+    pause: Duration,
     /// Held for moments, never over I/O.
     index: Mutex<Index>,
+    parked: Mutex<Parked>,
+    /// Content, by its hash, and fingerprints of signatures that were found to be over it.
+    vouched: Mutex<HashSet<([u8; 32], [u8; 32])>>,
     hot: Mutex<Hot>,
     /// Held, by blocking threads alone, over a change of index and folder that must be seen as one.
     folder: Mutex<()>,
     fetching: Semaphore,
     loading: Semaphore,
-    client: OnceCell<reqwest::Client>,
 }
 
 impl Store {
     /// Opens the cache in the folder `dir`, which it makes if need be, and takes for its own. What is there from before is
     /// found again, and hashed before its first use. `files_dir` is what [`Source::File`] is relative to. Sizes in bytes.
     pub fn open(dir: &Path, files_dir: &Path, max_file_size: u64, cache_size: u64) -> io::Result<Self> {
-        Self::open_with(dir, files_dir, max_file_size, cache_size, STALL)
+        Self::open_with(dir, files_dir, max_file_size, cache_size, Patience::default())
     }
 
-    fn open_with(
+    /// As [`open`](Self::open), with other patience than is usual.
+    pub fn open_with(
         dir: &Path,
         files_dir: &Path,
         max_file_size: u64,
         cache_size: u64,
-        stall: Duration,
+        patience: Patience,
     ) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         std::fs::set_permissions(dir, Permissions::from_mode(0o700))?;
         let inner = Arc::new(Inner {
             dir: dir.to_owned(),
             files_dir: files_dir.to_owned(),
-            max_file_size,
-            stall,
+            network: Network::new(patience.stall, max_file_size),
+            pause: patience.pause,
             index: Mutex::new(Index::new(cache_size)),
+            parked: Mutex::default(),
+            vouched: Mutex::default(),
             hot: Mutex::default(),
             folder: Mutex::new(()),
             fetching: Semaphore::new(MAX_FETCHES),
             loading: Semaphore::new(reader::MAX_LOADS),
-            client: OnceCell::new(),
         });
         inner.find_again()?;
         Ok(Self {
@@ -135,7 +165,7 @@ impl Store {
     }
 
     /// The content with this hash: from the cache, else from the source. Once for all who ask at the same time.
-    pub async fn fetch(&self, source: &Source, expected: [u8; 32]) -> Result<Content, SourceError> {
+    pub async fn fetch(&self, source: &Source, expected: [u8; 32], need: Need) -> Result<Content, SourceError> {
         loop {
             if let Some(content) = self.get(&expected).await {
                 return Ok(content);
@@ -143,16 +173,49 @@ impl Store {
             let work = {
                 let (inner, source) = (Arc::clone(&self.inner), source.clone());
                 async move {
-                    let result = inner.fetch(&source, expected).await;
-                    (source, result)
+                    let result = inner.fetch(&source, expected, need).await;
+                    (source, need, result)
                 }
             };
-            let (asked, result) = self.fetches.join(&expected, work).await;
-            // That another source does not have it says nothing about this one.
-            if result.is_ok() || asked == *source {
+            let (asked, needed, result) = self.fetches.join(&expected, work).await;
+            // That another source does not have it says nothing about this one; nor, that there is no room for others.
+            if result.is_ok() || (asked == *source && needed >= need) {
                 return result;
             }
         }
+    }
+
+    /// Checks who vouches for content that is in the cache. What was checked before is remembered.
+    pub async fn verify(&self, content: &Content, signature: Signature) -> Result<(), SourceError> {
+        let (inner, sha256) = (Arc::clone(&self.inner), content.sha256);
+        let checked = (sha256, signature.fingerprint());
+        if inner.vouched().contains(&checked) {
+            return Ok(());
+        }
+        blocking("content", move || {
+            let file = File::open(inner.path_of(&sha256))
+                .inspect_err(|_| inner.forget(&sha256))
+                .map_err(|error| ingest::Failure::Read(error).into_source_error("content"))?;
+            signature.check(|take| {
+                let all = ingest::each_chunk(&file, |chunk| {
+                    take(chunk);
+                    Ok(())
+                });
+                all.map_err(|error| error.into_source_error("content"))
+            })?;
+            let mut vouched = inner.vouched();
+            if vouched.len() >= MAX_VOUCHED {
+                vouched.clear();
+            }
+            vouched.insert(checked);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Says anew which content is needed, in the cache or not; all else is needed by nobody.
+    pub fn set_needs(&self, needs: HashMap<[u8; 32], Need>) {
+        self.inner.index().set_needs(needs);
     }
 
     /// Takes content that was made here, such as a rendered configuration. It is readable by the owner alone, and may be
@@ -160,7 +223,7 @@ impl Store {
     pub async fn put(&self, bytes: Vec<u8>) -> Result<Content, SourceError> {
         let inner = Arc::clone(&self.inner);
         blocking("rendered content", move || {
-            let mut ingest = Ingest::new(&inner, "rendered content")?;
+            let mut ingest = Ingest::new(&inner, "rendered content", Need::Device)?;
             ingest.write(&bytes)?;
             ingest.finish_unsynced()
         })
@@ -227,6 +290,14 @@ impl Inner {
         self.hot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn parked(&self) -> MutexGuard<'_, Parked> {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn vouched(&self) -> MutexGuard<'_, HashSet<([u8; 32], [u8; 32])>> {
+        self.vouched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn path_of(&self, sha256: &[u8; 32]) -> PathBuf {
         self.dir.join(hex(sha256))
     }
@@ -250,7 +321,7 @@ impl Inner {
         found.sort_unstable();
         for (_, sha256, size) in found {
             // The limits may have shrunk since.
-            if size > self.max_file_size || self.reserve(size).is_err() {
+            if size > self.network.limit || self.reserve(size, Need::Device).is_err() {
                 self.unlink(&sha256);
                 continue;
             }
@@ -262,15 +333,34 @@ impl Inner {
     }
 
     /// Makes room for so many bytes more and counts them as used. Blocks: what is evicted is deleted.
-    fn reserve(&self, bytes: u64) -> Result<(), index::Full> {
+    fn reserve(&self, bytes: u64, need: Need) -> Result<(), index::Full> {
         let _folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
-        let evicted = self.index().reserve(bytes, Timestamp::now())?;
+        while !self.index().fits(bytes) {
+            let Some(partial) = self.parked().take_oldest() else { break };
+            self.delete(partial);
+        }
+        let evicted = self.index().reserve(bytes, need, Timestamp::now())?;
         for sha256 in evicted {
             self.hot().remove(&sha256);
             tracing::info!(sha256 = %hex(&sha256), "content evicted from the cache");
             self.unlink(&sha256);
         }
         Ok(())
+    }
+
+    /// Keeps what came of content before its source broke off.
+    fn park(&self, sha256: [u8; 32], source: Source, version: String, partial: Partial) {
+        let former = self.parked().put(sha256, source, version, partial);
+        if let Some(former) = former {
+            self.delete(former);
+        }
+    }
+
+    fn delete(&self, partial: Partial) {
+        self.index().release(partial.hashes.size);
+        if let Err(error) = std::fs::remove_file(partial.path) {
+            tracing::warn!(%error, "half-written content cannot be deleted");
+        }
     }
 
     fn unlink(&self, sha256: &[u8; 32]) {
@@ -316,19 +406,21 @@ impl Inner {
         }
     }
 
-    async fn fetch(self: Arc<Self>, source: &Source, expected: [u8; 32]) -> Result<Content, SourceError> {
+    async fn fetch(self: Arc<Self>, source: &Source, expected: [u8; 32], need: Need) -> Result<Content, SourceError> {
         let origin = source.to_string();
         let Ok(_turn) = self.fetching.acquire().await else {
             return Err(SourceError::Io { origin, doing: "fetch", detail: "it is closed".into() });
         };
-        let result = match source {
-            Source::File { path } => self.copy_file(path.clone(), origin, expected).await,
-            Source::Http { url } => {
-                let stalled = SourceError::Stalled { origin: origin.clone(), after: FETCH_DEADLINE };
-                let download = self.download(url, origin, expected);
-                tokio::time::timeout(FETCH_DEADLINE, download).await.unwrap_or(Err(stalled))
-            }
+        let stalled = SourceError::Stalled { origin: origin.clone(), after: FETCH_DEADLINE };
+        let job = Job { source: source.clone(), origin, expected, need };
+        let fetched = async {
+            let remote = match source {
+                Source::File { path } => return self.copy_file(path.clone(), job).await,
+                Source::Http(web) => self.network.web(web, &job.origin).await?,
+            };
+            download::download(&self, &remote, &job).await
         };
+        let result = tokio::time::timeout(FETCH_DEADLINE, fetched).await.unwrap_or(Err(stalled));
         match &result {
             Ok(content) => {
                 tracing::info!(%source, sha256 = %hex(&expected), size = content.size, "content fetched");
@@ -341,71 +433,25 @@ impl Inner {
         result
     }
 
-    async fn copy_file(
-        self: &Arc<Self>,
-        path: String,
-        origin: String,
-        expected: [u8; 32],
-    ) -> Result<Content, SourceError> {
+    async fn copy_file(self: &Arc<Self>, path: String, job: Job) -> Result<Content, SourceError> {
         let inner = Arc::clone(self);
         // A thread cannot be dropped like a future: it is told when nobody waits any more.
         let abandoned = Arc::new(AtomicBool::new(false));
         let _tell = SetOnDrop(Arc::clone(&abandoned));
-        blocking(&origin.clone(), move || {
-            let file = source::open_file(&inner.files_dir, &path, &origin)?;
-            let mut ingest = Ingest::new(&inner, &origin)?;
+        blocking(&job.origin.clone(), move || {
+            let origin = &job.origin;
+            let file = source::file::open_file(&inner.files_dir, &path, origin)?;
+            let mut ingest = Ingest::new(&inner, origin, job.need)?;
             ingest::each_chunk(&file, |chunk| {
                 if abandoned.load(Ordering::Relaxed) {
-                    return Err(ingest::abandoned(&origin));
+                    return Err(ingest::abandoned(origin));
                 }
                 ingest.write(chunk)
             })
-            .map_err(|error| error.into_source_error(&origin))?;
-            ingest.finish(expected)
+            .map_err(|error| error.into_source_error(origin))?;
+            ingest.finish(job.expected)
         })
         .await
-    }
-
-    async fn download(self: &Arc<Self>, url: &str, origin: String, expected: [u8; 32]) -> Result<Content, SourceError> {
-        let stall = self.stall;
-        let client = self
-            .client
-            .get_or_try_init(|| async {
-                spawn_blocking(move || source::client(stall))
-                    .await
-                    .map_err(|error| error.to_string())?
-                    .map_err(|error| error.to_string())
-            })
-            .await
-            .map_err(|detail: String| SourceError::Unreachable { origin: origin.clone(), detail })?;
-        let mut response = source::request(client, url, &origin, self.max_file_size, stall).await?;
-
-        // The end is said expressly: a channel that just closes is a download that was given up.
-        let (chunks, mut received) = mpsc::channel(CHUNKS_IN_FLIGHT);
-        let writer = {
-            let (inner, origin) = (Arc::clone(self), origin.clone());
-            spawn_blocking(move || {
-                let mut ingest = Ingest::new(&inner, &origin)?;
-                loop {
-                    match received.blocking_recv() {
-                        Some(Some(chunk)) => ingest.write::<bytes::Bytes>(&chunk)?,
-                        Some(None) => return ingest.finish(expected),
-                        None => return Err(ingest::abandoned(&origin)),
-                    }
-                }
-            })
-        };
-        loop {
-            let chunk = tokio::time::timeout(stall, response.chunk())
-                .await
-                .map_err(|_| SourceError::Stalled { origin: origin.clone(), after: stall })?
-                .map_err(|error| source::http_error(error, &origin, stall))?;
-            let last = chunk.is_none();
-            if chunks.send(chunk).await.is_err() || last {
-                break;
-            }
-        }
-        writer.await.unwrap_or_else(|error| Err(died(&origin, &error)))
     }
 
     /// Blocks: opens the file and, where it is small and there is room, reads it into memory.

@@ -11,6 +11,7 @@ use fettle_bridge::cluster::Identity;
 use fettle_bridge::cluster::bridges::Bridges;
 use fettle_bridge::cluster::content::{Advertised, Contents};
 use fettle_bridge::cluster::enrolment::Enrolment;
+use fettle_bridge::cluster::images::{Images, SignaturePolicy};
 use fettle_bridge::cluster::lease::Heartbeat;
 use fettle_bridge::cluster::notices::Notices;
 use fettle_bridge::cluster::writer::Writer;
@@ -100,7 +101,7 @@ impl Rig {
         let heartbeat = Heartbeat::new(Api::namespaced(client.clone(), "default"), us.clone(), lease);
         let contents = Contents::new(
             Api::namespaced(client.clone(), "default"),
-            store,
+            Images::new(Api::namespaced(client.clone(), "default"), store, SignaturePolicy::Optional),
             Credentials::random(),
             Arc::new(Transfers::new()),
             Arc::new(logs),

@@ -345,6 +345,7 @@ pub fn firmware(firmware: api::Firmware) -> Option<Firmware> {
             reports: reports.clone(),
             source: image.source,
             sha256: image.sha256,
+            signature: image.signature,
         };
         Image {
             models: image.models,

@@ -1,6 +1,6 @@
 //! What is in the cache, what it takes, and what goes first. No I/O.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::sync::{Arc, Weak};
 
@@ -13,7 +13,34 @@ use crate::files::credentials::ContentId;
 /// devices has room.
 const MAX_CONTENTS: usize = 16_384;
 
-/// Everything that could go is pinned.
+/// Who needs content. What is needed less goes first, and never makes room for itself by what is needed more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// Nobody, as far as is known.
+    Nobody,
+    /// A release holds it that no group names.
+    Declared,
+    /// A group names the release that holds it.
+    Group,
+    /// A device is about to fetch it.
+    Device,
+}
+
+impl Need {
+    /// Whether content that is needed like this may go for what is needed like `other`.
+    fn yields_to(self, other: Self) -> bool {
+        match other {
+            Self::Nobody => false,
+            // Each release is fetched once, to be verified, whatever the cache holds afterwards.
+            Self::Declared => self <= Self::Declared,
+            Self::Group => self < Self::Group,
+            // What other devices fetch now is pinned.
+            Self::Device => true,
+        }
+    }
+}
+
+/// Everything that could go is pinned, or needed more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Full;
 
@@ -26,7 +53,7 @@ pub(super) enum State {
     },
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) size: u64,
     pub(super) state: State,
@@ -36,9 +63,11 @@ pub(super) struct Entry {
     opened: Weak<File>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Index {
     entries: BTreeMap<[u8; 32], Entry>,
+    /// What is needed, whether it is here or not; all else is needed by nobody.
+    needs: HashMap<[u8; 32], Need>,
     /// Bytes of the entries, and reserved.
     used: u64,
     limit: u64,
@@ -48,7 +77,7 @@ pub(super) struct Index {
 
 impl Index {
     pub(super) fn new(limit: u64) -> Self {
-        Self { entries: BTreeMap::new(), used: 0, limit, clock: 0 }
+        Self { entries: BTreeMap::new(), needs: HashMap::new(), used: 0, limit, clock: 0 }
     }
 
     pub(super) fn limit(&self) -> u64 {
@@ -120,9 +149,19 @@ impl Index {
         true
     }
 
-    /// Counts so many bytes more as used; returns what has to be deleted for that, the least recently used first. Nothing
-    /// is evicted where that would not be enough.
-    pub(super) fn reserve(&mut self, bytes: u64, now: Timestamp) -> Result<Vec<[u8; 32]>, Full> {
+    /// Says anew what is needed.
+    pub(super) fn set_needs(&mut self, needs: HashMap<[u8; 32], Need>) {
+        self.needs = needs;
+    }
+
+    /// Whether so many bytes more fit as it is.
+    pub(super) fn fits(&self, bytes: u64) -> bool {
+        self.used.saturating_add(bytes) <= self.limit
+    }
+
+    /// Counts so many bytes more as used, for what is needed like this; returns what has to be deleted for that: what is
+    /// needed least, and of that the least recently used first. Nothing is evicted where that would not be enough.
+    pub(super) fn reserve(&mut self, bytes: u64, need: Need, now: Timestamp) -> Result<Vec<[u8; 32]>, Full> {
         let mut missing = (self.used.saturating_add(bytes)).saturating_sub(self.limit);
         let mut too_many = (self.entries.len() + 1).saturating_sub(MAX_CONTENTS);
         let mut evicted = Vec::new();
@@ -131,10 +170,11 @@ impl Index {
                 .entries
                 .iter()
                 .filter(|(_, entry)| entry.pinned_until.is_none_or(|until| until < now))
-                .map(|(sha256, entry)| (entry.last_used, *sha256, entry.size))
+                .map(|(sha256, entry)| (self.need(sha256), entry.last_used, *sha256, entry.size))
+                .filter(|(needed, ..)| needed.yields_to(need))
                 .collect();
             candidates.sort_unstable();
-            for (_, sha256, size) in candidates {
+            for (_, _, sha256, size) in candidates {
                 if missing == 0 && too_many == 0 {
                     break;
                 }
@@ -151,6 +191,10 @@ impl Index {
         }
         self.used += bytes;
         Ok(evicted)
+    }
+
+    fn need(&self, sha256: &[u8; 32]) -> Need {
+        self.needs.get(sha256).copied().unwrap_or(Need::Nobody)
     }
 
     pub(super) fn release(&mut self, bytes: u64) {
@@ -190,9 +234,9 @@ mod tests {
     fn the_least_recently_used_goes_first_and_no_more_than_is_needed() {
         let mut index = index(&[(1, 40), (2, 40), (3, 20)], 100);
         index.touch(&[1; 32]);
-        assert_eq!(index.reserve(30, at(0)), Ok(vec![[2; 32]]));
+        assert_eq!(index.reserve(30, Need::Device, at(0)), Ok(vec![[2; 32]]));
         assert_eq!(index.usage(), Usage { contents: 2, bytes: 90 });
-        assert_eq!(index.reserve(10, at(0)), Ok(vec![]));
+        assert_eq!(index.reserve(10, Need::Device, at(0)), Ok(vec![]));
     }
 
     #[test]
@@ -201,15 +245,27 @@ mod tests {
         assert!(index.pin(&[1; 32], at(20)));
         assert!(index.pin(&[1; 32], at(10)));
         assert!(!index.pin(&[9; 32], at(10)));
-        assert_eq!(index.reserve(60, at(20)), Err(Full));
+        assert_eq!(index.reserve(60, Need::Device, at(20)), Err(Full));
         assert_eq!(index.usage(), Usage { contents: 2, bytes: 100 }, "nothing is evicted in vain");
-        assert_eq!(index.reserve(60, at(21)), Ok(vec![[1; 32]]));
+        assert_eq!(index.reserve(60, Need::Device, at(21)), Ok(vec![[1; 32]]));
+    }
+
+    #[test]
+    fn what_nobody_needs_goes_first_and_nothing_goes_for_what_is_needed_less() {
+        let mut index = index(&[(1, 40), (2, 30), (3, 30)], 100);
+        index.set_needs([([1; 32], Need::Declared), ([2; 32], Need::Group)].into());
+        assert_eq!(index.clone().reserve(40, Need::Group, at(0)), Ok(vec![[3; 32], [1; 32]]));
+        assert_eq!(index.clone().reserve(30, Need::Declared, at(0)), Ok(vec![[3; 32]]));
+        assert_eq!(index.clone().reserve(80, Need::Declared, at(0)), Err(Full), "a group needs the rest");
+        assert_eq!(index.clone().reserve(80, Need::Group, at(0)), Err(Full), "no group is worth more than another");
+        assert_eq!(index.clone().reserve(1, Need::Nobody, at(0)), Err(Full));
+        assert_eq!(index.reserve(80, Need::Device, at(0)), Ok(vec![[3; 32], [1; 32], [2; 32]]));
     }
 
     #[test]
     fn more_than_the_whole_cache_never_fits() {
-        assert_eq!(index(&[(1, 60)], 100).reserve(101, at(0)), Err(Full));
-        assert_eq!(index(&[(1, 60)], 100).reserve(u64::MAX, at(0)), Err(Full));
+        assert_eq!(index(&[(1, 60)], 100).reserve(101, Need::Device, at(0)), Err(Full));
+        assert_eq!(index(&[(1, 60)], 100).reserve(u64::MAX, Need::Device, at(0)), Err(Full));
     }
 
     #[test]
@@ -220,7 +276,7 @@ mod tests {
             sha256[..4].copy_from_slice(&number.to_be_bytes());
             index.insert(sha256, 0, VERIFIED);
         }
-        assert_eq!(index.reserve(1, at(0)).unwrap().len(), 1);
+        assert_eq!(index.reserve(1, Need::Device, at(0)).unwrap().len(), 1);
     }
 
     #[test]

@@ -2,27 +2,29 @@
 //! throughout, and runs on blocking threads.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::PoisonError;
 
 use sha2::{Digest, Sha256};
 
-use super::index::{self, State};
+use super::index::{self, Need, State};
+use super::partial::Partial;
 use super::{Content, Inner, PARTIAL_PREFIX, READ_LEN, SourceError};
 
 /// A file that is being written. Dropped unfinished, it is deleted and gives back its room.
 pub(super) struct Ingest<'a> {
     inner: &'a Inner,
     origin: &'a str,
+    need: Need,
     file: File,
     path: Option<PathBuf>,
     hashes: Hashes,
 }
 
 impl<'a> Ingest<'a> {
-    pub(super) fn new(inner: &'a Inner, origin: &'a str) -> Result<Self, SourceError> {
+    pub(super) fn new(inner: &'a Inner, origin: &'a str, need: Need) -> Result<Self, SourceError> {
         let path = inner.dir.join(format!("{PARTIAL_PREFIX}{:016x}", rand::random::<u64>()));
         let file = OpenOptions::new()
             .write(true)
@@ -30,22 +32,56 @@ impl<'a> Ingest<'a> {
             .mode(0o600)
             .open(&path)
             .map_err(|error| Failure::Write(error).into_source_error(origin))?;
-        Ok(Self { inner, origin, file, path: Some(path), hashes: Hashes::default() })
+        Ok(Self { inner, origin, need, file, path: Some(path), hashes: Hashes::default() })
+    }
+
+    /// Goes on where an earlier one was broken off.
+    pub(super) fn resume(inner: &'a Inner, origin: &'a str, need: Need, partial: Partial) -> Self {
+        let Partial { file, path, hashes } = partial;
+        Self { inner, origin, need, file, path: Some(path), hashes }
+    }
+
+    /// Begins anew: the source has another file by now.
+    pub(super) fn restart(&mut self) -> Result<(), SourceError> {
+        self.file
+            .set_len(0)
+            .and_then(|()| self.file.rewind())
+            .map_err(|error| Failure::Write(error).into_source_error(self.origin))?;
+        self.inner.index().release(self.hashes.size);
+        self.hashes = Hashes::default();
+        Ok(())
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.hashes.size
+    }
+
+    /// Ends it for now: what is there is kept to be resumed.
+    pub(super) fn park(mut self) -> Option<Partial> {
+        let path = self.path.take()?;
+        // Where the descriptor cannot be doubled, what is there is deleted and fetched anew.
+        match self.file.try_clone() {
+            Ok(file) => Some(Partial { file, path, hashes: std::mem::take(&mut self.hashes) }),
+            Err(_) => {
+                self.path = Some(path);
+                None
+            }
+        }
     }
 
     pub(super) fn write<B: AsRef<[u8]> + ?Sized>(&mut self, bytes: &B) -> Result<(), SourceError> {
         let bytes = bytes.as_ref();
         let len = bytes.len() as u64;
-        if self.hashes.size + len > self.inner.max_file_size {
-            return Err(SourceError::TooLarge { origin: self.origin.to_owned(), limit: self.inner.max_file_size });
+        if self.hashes.size + len > self.inner.network.limit {
+            return Err(SourceError::TooLarge { origin: self.origin.to_owned(), limit: self.inner.network.limit });
         }
-        self.inner.reserve(len).map_err(|index::Full| self.full())?;
+        self.inner.reserve(len, self.need).map_err(|index::Full| {
+            let limit = self.inner.index().limit();
+            SourceError::CacheFull { origin: self.origin.to_owned(), limit }
+        })?;
         // Counted before the write: what is reserved is given back whatever comes of it.
         self.hashes.update(bytes);
-        self.file.write_all(bytes).map_err(|error| match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => self.full(),
-            _ => Failure::Write(error).into_source_error(self.origin),
-        })
+        self.file.write_all(bytes).map_err(|error| Failure::Write(error).into_source_error(self.origin))
     }
 
     /// Ends it: what has the hash that was declared is written down and takes its name.
@@ -77,10 +113,6 @@ impl<'a> Ingest<'a> {
         index.insert(content.sha256, content.size, State::Verified { crc: content.crc });
         Ok(content)
     }
-
-    fn full(&self) -> SourceError {
-        SourceError::CacheFull { origin: self.origin.to_owned(), limit: self.inner.index().limit() }
-    }
 }
 
 impl Drop for Ingest<'_> {
@@ -94,11 +126,11 @@ impl Drop for Ingest<'_> {
 }
 
 /// SHA-256 and CRC-32 in one pass.
-#[derive(Default)]
-struct Hashes {
+#[derive(Debug, Default)]
+pub(super) struct Hashes {
     sha256: Sha256,
     crc: crc32fast::Hasher,
-    size: u64,
+    pub(super) size: u64,
 }
 
 impl Hashes {
@@ -152,7 +184,10 @@ impl Failure {
         let origin = origin.to_owned();
         match self {
             Self::Read(error) => SourceError::Io { origin, doing: "read", detail: error.to_string() },
-            Self::Write(error) => SourceError::Io { origin, doing: "store", detail: error.to_string() },
+            Self::Write(error) => match error.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => SourceError::DiskFull { origin },
+                _ => SourceError::Io { origin, doing: "store", detail: error.to_string() },
+            },
             Self::Taken(error) => error,
         }
     }

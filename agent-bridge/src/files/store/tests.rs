@@ -1,5 +1,7 @@
 //! The cache as a whole, on a real folder, with a small HTTP server of its own.
 
+mod broken;
+
 use super::reader::Disk;
 use super::*;
 use std::sync::atomic::AtomicUsize;
@@ -11,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
 const MAX_FILE: u64 = 4096;
+const QUICK: Patience = Patience { stall: Duration::from_secs(30), pause: Duration::from_millis(1) };
 
 struct Setup {
     dir: TempDir,
@@ -31,8 +34,17 @@ impl Setup {
 
     /// One that finds sooner than others that a source has stalled.
     fn impatient(self) -> Self {
+        self.patient(Patience { stall: Duration::from_millis(50), ..QUICK }, 1 << 20)
+    }
+
+    /// One that loses no time between two connections.
+    fn quick(self) -> Self {
+        self.patient(QUICK, 1 << 20)
+    }
+
+    fn patient(self, patience: Patience, cache_size: u64) -> Self {
         let (cache, files) = (self.dir.path().join("cache"), self.dir.path().join("files"));
-        let store = Store::open_with(&cache, &files, MAX_FILE, 1 << 20, Duration::from_millis(50)).unwrap();
+        let store = Store::open_with(&cache, &files, MAX_FILE, cache_size, patience).unwrap();
         Self { dir: self.dir, store }
     }
 
@@ -73,6 +85,10 @@ fn open(dir: &TempDir, cache_size: u64) -> Store {
     Store::open(&cache, &files, MAX_FILE, cache_size).unwrap()
 }
 
+fn web(url: &str) -> Source {
+    Source::Http(HttpSource { url: url.into(), ..HttpSource::default() })
+}
+
 fn sha256(content: &[u8]) -> [u8; 32] {
     Sha256::digest(content).into()
 }
@@ -108,7 +124,7 @@ impl Http {
     }
 
     fn source(&self, path: &str) -> Source {
-        Source::Http { url: format!("{}{path}", self.url) }
+        web(&format!("{}{path}", self.url))
     }
 }
 
@@ -122,7 +138,7 @@ fn ok(body: &[u8]) -> Vec<u8> {
 async fn a_file_is_fetched_verified_and_kept_under_its_hash() {
     let setup = Setup::new();
     let content = b"123456789";
-    let fetched = setup.store.fetch(&setup.file("a.bin", content), sha256(content)).await.unwrap();
+    let fetched = setup.store.fetch(&setup.file("a.bin", content), sha256(content), Need::Device).await.unwrap();
     // The check value of CRC-32/IEEE.
     assert_eq!(fetched, Content { sha256: sha256(content), size: 9, crc: 0xcbf4_3926 });
     assert_eq!(setup.cached(), [hex(&sha256(content))]);
@@ -135,7 +151,7 @@ async fn a_file_is_fetched_verified_and_kept_under_its_hash() {
 #[tokio::test]
 async fn what_has_another_hash_is_refused_and_leaves_nothing() {
     let setup = Setup::new();
-    let error = setup.store.fetch(&setup.file("a.bin", b"other"), sha256(b"declared")).await.unwrap_err();
+    let error = setup.store.fetch(&setup.file("a.bin", b"other"), sha256(b"declared"), Need::Device).await.unwrap_err();
     assert_eq!(error.reason(), "HashMismatch");
     assert!(
         error.to_string().contains(&hex(&sha256(b"other"))) && error.to_string().contains(&hex(&sha256(b"declared")))
@@ -152,11 +168,11 @@ async fn what_is_missing_too_large_or_outside_is_told_apart() {
         (Source::File { path: "none".into() }, sha256(b""), "NotFound"),
         (setup.file("large", &large), sha256(&large), "TooLarge"),
         (Source::File { path: "../files/large".into() }, sha256(&large), "InvalidPath"),
-        (Source::Http { url: "ftp://files.example/a".into() }, sha256(b""), "InvalidPath"),
-        (Source::Http { url: "not a url".into() }, sha256(b""), "InvalidPath"),
-        (Source::Http { url: "http://127.0.0.1:1/a".into() }, sha256(b""), "Unreachable"),
+        (web("ftp://files.example/a"), sha256(b""), "InvalidSource"),
+        (web("not a url"), sha256(b""), "InvalidSource"),
+        (web("http://127.0.0.1:1/a"), sha256(b""), "Unreachable"),
     ] {
-        let error = setup.store.fetch(&source, hash).await.unwrap_err();
+        let error = setup.store.fetch(&source, hash, Need::Device).await.unwrap_err();
         assert_eq!(error.reason(), reason, "{error}");
     }
     assert_eq!(setup.cached(), [""; 0]);
@@ -168,11 +184,11 @@ async fn a_web_server_is_asked_once_by_all_who_ask_together_and_never_again() {
     let http = Http::new(|_, _| ok(b"image")).await;
     let setup = Setup::new();
     let source = http.source("/image.bin");
-    let fetches = (0..20).map(|_| setup.store.fetch(&source, sha256(b"image")));
+    let fetches = (0..20).map(|_| setup.store.fetch(&source, sha256(b"image"), Need::Device));
     for fetched in futures::future::join_all(fetches).await {
         assert_eq!(fetched.unwrap().size, 5);
     }
-    assert!(setup.store.fetch(&source, sha256(b"image")).await.is_ok());
+    assert!(setup.store.fetch(&source, sha256(b"image"), Need::Device).await.is_ok());
     assert_eq!(http.requests.load(Ordering::SeqCst), 1);
 }
 
@@ -198,12 +214,12 @@ async fn what_a_web_server_answers_becomes_a_reason() {
     for (path, outcome) in [
         ("/missing", Err("NotFound")),
         ("/broken", Err("Unreachable")),
-        ("/loop", Err("Unreachable")),
+        ("/loop", Err("RedirectRefused")),
         ("/announced", Err("TooLarge")),
         ("/endless", Err("TooLarge")),
         ("/redirect", Ok(5)),
     ] {
-        let result = setup.store.fetch(&http.source(path), sha256(b"image")).await;
+        let result = setup.store.fetch(&http.source(path), sha256(b"image"), Need::Device).await;
         assert_eq!(result.as_ref().map(|c| c.size).map_err(SourceError::reason), outcome, "{path}: {result:?}");
     }
     assert_eq!(setup.cached().len(), 1, "nothing half-written is left");
@@ -219,7 +235,7 @@ async fn a_web_server_that_falls_silent_has_stalled() {
     .await;
     let setup = Setup::new().impatient();
     for path in ["/at-once", "/half-way"] {
-        let error = setup.store.fetch(&http.source(path), sha256(b"image")).await.unwrap_err();
+        let error = setup.store.fetch(&http.source(path), sha256(b"image"), Need::Device).await.unwrap_err();
         assert_eq!(error.reason(), "Stalled", "{path}: {error}");
     }
 }
@@ -228,8 +244,10 @@ async fn a_web_server_that_falls_silent_has_stalled() {
 async fn another_source_of_the_same_content_is_tried_where_one_fails() {
     let setup = Setup::new();
     let (bad, good) = (setup.file("bad", b"other"), setup.file("good", b"image"));
-    let (first, second) =
-        tokio::join!(setup.store.fetch(&bad, sha256(b"image")), setup.store.fetch(&good, sha256(b"image")),);
+    let (first, second) = tokio::join!(
+        setup.store.fetch(&bad, sha256(b"image"), Need::Device),
+        setup.store.fetch(&good, sha256(b"image"), Need::Device),
+    );
     assert_eq!(first.unwrap_err().reason(), "HashMismatch");
     assert_eq!(second.unwrap().size, 5);
 }
@@ -240,7 +258,7 @@ async fn a_fetch_that_nobody_waits_for_any_more_ends_and_leaves_nothing() {
     let setup = Setup::new();
     let source = http.source("/");
     {
-        let mut fetch = Box::pin(setup.store.fetch(&source, sha256(b"image")));
+        let mut fetch = Box::pin(setup.store.fetch(&source, sha256(b"image"), Need::Device));
         while setup.store.usage().bytes == 0 {
             assert!(futures::poll!(&mut fetch).is_pending());
             tokio::task::yield_now().await;
@@ -255,7 +273,7 @@ async fn a_fetch_that_nobody_waits_for_any_more_ends_and_leaves_nothing() {
 #[tokio::test]
 async fn content_is_found_again_after_a_restart_and_hashed_before_it_is_used() {
     let setup = Setup::new();
-    let content = setup.store.fetch(&setup.file("a", b"image"), sha256(b"image")).await.unwrap();
+    let content = setup.store.fetch(&setup.file("a", b"image"), sha256(b"image"), Need::Device).await.unwrap();
     setup.store.put(b"config".to_vec()).await.unwrap();
     let cache = setup.dir.path().join("cache");
     std::fs::write(cache.join(hex(&sha256(b"config"))), b"change").unwrap();
@@ -327,10 +345,10 @@ async fn a_transfer_reads_on_when_its_content_is_evicted() {
 async fn content_whose_file_somebody_removed_is_fetched_again() {
     let setup = Setup::new();
     let source = setup.file("a", b"image");
-    let content = setup.store.fetch(&source, sha256(b"image")).await.unwrap();
+    let content = setup.store.fetch(&source, sha256(b"image"), Need::Device).await.unwrap();
     std::fs::remove_file(setup.store.inner.path_of(&content.sha256)).unwrap();
     assert_eq!(setup.read(&content.sha256).await, None);
-    assert_eq!(setup.store.fetch(&source, sha256(b"image")).await, Ok(content));
+    assert_eq!(setup.store.fetch(&source, sha256(b"image"), Need::Device).await, Ok(content));
     assert_eq!(setup.read(&content.sha256).await.unwrap(), b"image");
 }
 

@@ -167,8 +167,9 @@ impl Firmware {
         let content = ImageContent {
             version: self.version.clone(),
             reports: reports.clone(),
-            source: Source { file: Some(FileSource { path: format!("{name}.bin") }), http: None },
+            source: Source { file: Some(FileSource { path: format!("{name}.bin") }), ..Source::default() },
             sha256: format!("sha-of-{name}"),
+            signature: None,
         };
         let image = m::Image {
             models: self.models.clone(),
