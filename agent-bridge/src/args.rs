@@ -10,7 +10,7 @@ use crate::cluster::enrolment::Enrolment;
 use crate::cluster::images::SignaturePolicy;
 
 /// Holds the connections of network devices, upgrades them as their targets in the Kubernetes API say, serves them their
-/// files over FTP and TFTP, and reports what is. Which device may move to what, and when, the controller decides.
+/// files over FTP, TFTP and HTTP, and reports what is. Which device may move to what, and when, the controller decides.
 #[derive(Debug, clap::Parser)]
 #[command(name = "fettle-bridge", version)]
 pub struct Args {
@@ -36,6 +36,16 @@ pub struct Args {
     /// Answer TFTP from the port that was called, for NAT and Services, instead of from a port for each transfer.
     #[arg(long, env = "FETTLE_TFTP_SINGLE_PORT", default_value_t = false, action = clap::ArgAction::Set)]
     pub tftp_single_port: bool,
+    /// Address and port of the HTTP server, for devices that announce that they fetch over HTTP.
+    #[arg(long, env = "FETTLE_HTTP_ADDRESS", default_value = "0.0.0.0:8080")]
+    pub http_address: SocketAddr,
+    /// Certificate of the HTTP server, in PEM, with those between it and its root: it then speaks HTTPS, and nothing else.
+    /// Read again when it changes.
+    #[arg(long, env = "FETTLE_HTTP_TLS_CERT", requires = "http_tls_key")]
+    pub http_tls_cert: Option<PathBuf>,
+    /// Private key of that certificate, in PEM.
+    #[arg(long, env = "FETTLE_HTTP_TLS_KEY", requires = "http_tls_cert")]
+    pub http_tls_key: Option<PathBuf>,
     /// Address and port of /metrics, /healthz and /readyz.
     #[arg(long, env = "FETTLE_METRICS_ADDRESS", default_value = "0.0.0.0:9090")]
     pub metrics_address: SocketAddr,

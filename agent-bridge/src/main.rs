@@ -22,7 +22,7 @@ use fettle_bridge::files::credentials::Credentials;
 use fettle_bridge::files::ledger::Transfers;
 use fettle_bridge::files::logs::{Arrived, LogSettings, LogStore, Retention};
 use fettle_bridge::files::store::Store;
-use fettle_bridge::files::{FileServerConfig, FileServers, TftpPorts};
+use fettle_bridge::files::{FileServerConfig, FileServers, TftpPorts, TlsFiles};
 use fettle_bridge::hub::{Hub, Parts, Sources, Watches};
 use fettle_bridge::metrics::Metrics;
 use fettle_bridge::tcp::{Listener, ListenerConfig, descriptors};
@@ -113,8 +113,13 @@ async fn run(args: Args) -> anyhow::Result<()> {
     .with_context(|| format!("cannot listen for devices on {} (--device-address)", args.device_address))?;
     let device_address = listener.local_addr()?;
     tracing::info!(address = %device_address, "devices may call once the API has been read");
-    let ports: [(&str, SocketAddr); 4] =
-        [("DEVICE", device_address), ("FTP", files.ftp()), ("TFTP", files.tftp()), ("METRICS", metrics_address)];
+    let ports: [(&str, SocketAddr); 5] = [
+        ("DEVICE", device_address),
+        ("FTP", files.ftp()),
+        ("TFTP", files.tftp()),
+        ("HTTP", files.http()),
+        ("METRICS", metrics_address),
+    ];
     if let Some(path) = &args.ports_file {
         ports_file(path, &ports).with_context(|| format!("{} cannot be written (--ports-file)", path.display()))?;
     }
@@ -275,12 +280,19 @@ fn file_servers(args: &Args) -> FileServerConfig {
     FileServerConfig {
         ftp: args.ftp_address,
         tftp: args.tftp_address,
+        http: args.http_address,
+        http_tls: tls_files(args),
         ftp_passive_ports: first..=last,
         advertise: args.advertise_ipv4,
         tftp_ports: if args.tftp_single_port { TftpPorts::Single } else { TftpPorts::PerTransfer },
         limits: fettle_bridge::files::Limits::default(),
         deadlines: fettle_bridge::files::Deadlines::default(),
     }
+}
+
+fn tls_files(args: &Args) -> Option<TlsFiles> {
+    let (certificate, key) = (args.http_tls_cert.clone()?, args.http_tls_key.clone()?);
+    Some(TlsFiles { certificate, key })
 }
 
 fn timing(args: &Args) -> anyhow::Result<Timing> {

@@ -23,6 +23,8 @@ pub struct Identity {
     pub model: String,
     pub serial: Option<String>,
     pub vocabulary: Vocabulary,
+    /// Capabilities of its vocabulary that it does not announce.
+    pub withheld: Capabilities,
     pub scheduled_reply: ScheduledReply,
     /// Finish a transfer whose connection is lost, and tell its result on the next one.
     pub late_results: bool,
@@ -236,7 +238,7 @@ impl Agent {
 
     /// Message 1.
     pub fn information(&self, facts: Facts) -> DeviceInformation {
-        let Identity { mac, model, serial, vocabulary, scheduled_reply: _, late_results: _ } = &self.identity;
+        let Identity { mac, model, serial, vocabulary, withheld, scheduled_reply: _, late_results: _ } = &self.identity;
         match vocabulary {
             Vocabulary::Strict => DeviceInformation {
                 mac: *mac,
@@ -253,7 +255,7 @@ impl Agent {
                 model: model.clone(),
                 config: facts.config,
                 serial: serial.clone(),
-                capabilities: vocabulary.capabilities(),
+                capabilities: vocabulary.capabilities().without(*withheld),
                 dialect: Dialect::CANONICAL,
             },
         }

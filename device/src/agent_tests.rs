@@ -9,6 +9,7 @@ fn identity(vocabulary: Vocabulary) -> Identity {
         model: "S5700".to_owned(),
         serial: Some("SN1".to_owned()),
         vocabulary,
+        withheld: Capabilities::default(),
         scheduled_reply: ScheduledReply::Applied,
         late_results: false,
     }
@@ -27,6 +28,7 @@ fn download() -> Download {
         user: "u".to_owned(),
         password: "w".to_owned(),
         port: None,
+        url: None,
     };
     Download { location, crc: 7, config: None, attempt: None, size: None, sha256: None }
 }

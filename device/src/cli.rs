@@ -6,8 +6,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use fettle_device::faults::Fault;
-use fettle_device::spec::{Backoff, DeviceSpec, FilePorts, FlashAt, PathStyle, ScheduledReply, Timings, Vocabulary};
+use fettle_device::spec::{
+    Backoff, DeviceSpec, FilePorts, FlashAt, PathStyle, ScheduledReply, Timings, Vocabulary, capability,
+};
 use fettle_device::{FleetHandle, duration};
+use fettle_protocol::datum::Capabilities;
 use fettle_protocol::{Dialect, Mac};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -19,7 +22,7 @@ pub mod run;
 /// The reference device of Fettle, alone or by the thousand.
 ///
 /// A simulated device speaks the upgrade protocol as a real one does: it calls a bridge, downloads what it is told to over
-/// FTP or TFTP, checks it, restarts into it, applies configurations, uploads its log. What it runs is in memory, and gone
+/// FTP, TFTP or HTTP, checks it, restarts into it, applies configurations, uploads its log. What it runs is in memory, and gone
 /// when the program ends.
 #[derive(Debug, Parser)]
 #[command(name = "fettle-device", version)]
@@ -55,6 +58,9 @@ pub struct Behaviour {
     /// LengthWithHeader and LittleEndian, joined by +.
     #[arg(long, env = "FETTLE_DEVICE_DIALECT", default_value_t)]
     dialect: Dialect,
+    /// An extension that it does not announce although it is extended; can be given more than once.
+    #[arg(long, env = "FETTLE_DEVICE_WITHOUT", value_name = "CAPABILITY", value_delimiter = ',', value_parser = capability)]
+    without: Vec<Capabilities>,
     /// Configuration that it has at first (datum 64). Extended devices report it.
     #[arg(long, env = "FETTLE_DEVICE_CONFIG")]
     config: Option<String>,
@@ -128,6 +134,7 @@ impl Behaviour {
             serial: self.serial.clone(),
             vocabulary,
             dialect: self.dialect,
+            withheld: self.without.iter().fold(Capabilities::default(), |all, one| all.with(*one)),
             path_style: self.path_style,
             file_ports: self.file_ports(),
             timings: Timings {

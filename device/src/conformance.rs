@@ -45,16 +45,18 @@ impl From<FrameError> for Violation {
 fn table(message: u8) -> Option<(&'static [u8], &'static [u8])> {
     use number::{
         ATTEMPT, CONFIG_VERSION, CRC, FILE_NAME, FILE_SIZE, PASSWORD, PATH, SERVER_ADDRESS, SERVER_PORT, SHA256,
-        TRANSFER, UPGRADE_MODE, UPGRADE_TIME, USER_NAME,
+        TRANSFER, UPGRADE_MODE, UPGRADE_TIME, URL, USER_NAME,
     };
     const DOWNLOAD: &[u8] = &[TRANSFER, SERVER_ADDRESS, PATH, FILE_NAME, USER_NAME, PASSWORD, CRC];
     match message {
         kind::INTERRUPT | kind::RESTART => Some((&[], &[])),
-        kind::DOWNLOAD_VERSION => Some((DOWNLOAD, &[ATTEMPT, FILE_SIZE, SHA256, SERVER_PORT])),
-        kind::DOWNLOAD_PROFILE => Some((DOWNLOAD, &[CONFIG_VERSION, ATTEMPT, FILE_SIZE, SHA256, SERVER_PORT])),
+        kind::DOWNLOAD_VERSION => Some((DOWNLOAD, &[ATTEMPT, FILE_SIZE, SHA256, SERVER_PORT, URL])),
+        kind::DOWNLOAD_PROFILE => Some((DOWNLOAD, &[CONFIG_VERSION, ATTEMPT, FILE_SIZE, SHA256, SERVER_PORT, URL])),
         // Datum 12 is there where the mode is 1; what the mode is, the decoder checks.
         kind::UPGRADE_PROFILE => Some((&[UPGRADE_MODE], &[UPGRADE_TIME])),
-        kind::UPLOAD_LOG => Some((&[TRANSFER, SERVER_ADDRESS, PATH, FILE_NAME, USER_NAME, PASSWORD], &[SERVER_PORT])),
+        kind::UPLOAD_LOG => {
+            Some((&[TRANSFER, SERVER_ADDRESS, PATH, FILE_NAME, USER_NAME, PASSWORD], &[SERVER_PORT, URL]))
+        }
         _ => None,
     }
 }
@@ -147,6 +149,7 @@ mod tests {
             user: "c-1".to_owned(),
             password: String::new(),
             port: None,
+            url: None,
         }
     }
 

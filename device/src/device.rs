@@ -104,6 +104,7 @@ impl<H: Hardware> Device<H> {
             model: spec.model.clone(),
             serial: spec.serial(),
             vocabulary: spec.vocabulary,
+            withheld: spec.withheld,
             scheduled_reply: spec.scheduled_reply,
             late_results: spec.late_results,
         };

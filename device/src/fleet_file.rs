@@ -19,12 +19,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use fettle_protocol::datum::Capabilities;
 use fettle_protocol::{Dialect, Mac};
 use serde::{Deserialize, Deserializer};
 
 use crate::duration;
 use crate::faults::Fault;
-use crate::spec::{DeviceSpec, FilePorts, PathStyle, ScheduledReply, Timings, Vocabulary};
+use crate::spec::{self, DeviceSpec, FilePorts, PathStyle, ScheduledReply, Timings, Vocabulary};
 
 /// Why there is no fleet in a file.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +58,8 @@ struct Devices {
     vocabulary: Vocabulary,
     #[serde(default, deserialize_with = "dialect")]
     dialect: Dialect,
+    #[serde(default, deserialize_with = "capabilities")]
+    withheld: Capabilities,
     #[serde(default)]
     path_style: PathStyle,
     file_ports: Option<FilePorts>,
@@ -89,6 +92,13 @@ fn dialect<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dialect, D::Err
     String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
 }
 
+fn capabilities<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Capabilities, D::Error> {
+    let names = Vec::<String>::deserialize(deserializer)?;
+    names.iter().try_fold(Capabilities::default(), |all, name| {
+        Ok(all.with(spec::capability(name).map_err(serde::de::Error::custom)?))
+    })
+}
+
 fn time_zone<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<jiff::tz::TimeZone>, D::Error> {
     let name = String::deserialize(deserializer)?;
     jiff::tz::TimeZone::get(&name).map(Some).map_err(serde::de::Error::custom)
@@ -106,6 +116,7 @@ impl Devices {
             serial,
             vocabulary,
             dialect,
+            withheld,
             path_style,
             file_ports,
             timings,
@@ -122,6 +133,7 @@ impl Devices {
             serial,
             vocabulary,
             dialect,
+            withheld,
             path_style,
             file_ports: file_ports.unwrap_or(ports),
             timings,
@@ -174,6 +186,7 @@ mod tests {
   version: 4.9.0
   vocabulary: extended
   dialect: DataLenWithoutHeader+LittleEndian
+  withheld: [Http, KeepAlive]
   serial: SN7
   timeZone: Europe/Berlin
   filePorts: {ftp: 2121}
@@ -190,6 +203,7 @@ mod tests {
         assert_eq!(devices[3].file_ports, FilePorts { ftp: 2121, tftp: 69 });
         let dialect = Dialect::DATA_LEN_WITHOUT_HEADER.with(Dialect::LITTLE_ENDIAN);
         assert_eq!((devices[0].dialect, devices[3].dialect), (Dialect::CANONICAL, dialect));
+        assert_eq!(devices[3].withheld, Capabilities::HTTP.with(Capabilities::KEEP_ALIVE));
         assert_eq!(
             devices[3].faults,
             [
@@ -217,6 +231,7 @@ mod tests {
             ("devices: [{firstMac: 02:00:5e:00:00:01, model: m, version: '1', faults: [boot]}]", "is not a fault"),
             ("devices: [{firstMac: 02:00:5e:00:00:01, model: m, version: '1', startDelay: soon}]", "soon"),
             ("devices: [{firstMac: 02:00:5e:00:00:01, model: m, version: '1', dialect: Klingon}]", "no dialect"),
+            ("devices: [{firstMac: 02:00:5e:00:00:01, model: m, version: '1', withheld: [http]}]", "ServerPort, Http"),
         ] {
             let error = parse(text, FilePorts::default()).unwrap_err().to_string();
             assert!(error.contains(named), "{error}");

@@ -36,6 +36,17 @@ impl Vocabulary {
     }
 }
 
+/// The capability of this name, as it stands in a file or on a command line.
+///
+/// # Errors
+/// With a sentence that has all names.
+pub fn capability(name: &str) -> Result<Capabilities, String> {
+    Capabilities::named(name).ok_or_else(|| {
+        let names: Vec<_> = Capabilities::NAMES.into_iter().map(|(_, name)| name).collect();
+        format!("{name:?} is not a capability: want one of {}", names.join(", "))
+    })
+}
+
 /// How a device makes one name of data 6 (path) and 7 (file name). The protocol leaves it open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "camelCase")]
@@ -178,6 +189,8 @@ pub struct DeviceSpec {
     pub vocabulary: Vocabulary,
     /// How it reads and writes the layout of messages.
     pub dialect: Dialect,
+    /// Capabilities of its vocabulary that it does not announce.
+    pub withheld: Capabilities,
     pub path_style: PathStyle,
     pub file_ports: FilePorts,
     pub timings: Timings,
@@ -207,6 +220,7 @@ impl DeviceSpec {
             serial: None,
             vocabulary: Vocabulary::default(),
             dialect: Dialect::CANONICAL,
+            withheld: Capabilities::default(),
             path_style: PathStyle::default(),
             file_ports: FilePorts::default(),
             timings: Timings::default(),

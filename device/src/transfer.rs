@@ -1,4 +1,4 @@
-//! Fetching and sending files, with other people's FTP and TFTP clients.
+//! Fetching and sending files, with other people's FTP, TFTP and HTTP clients.
 //!
 //! This module gets bytes from a server to a [`Sink`], or to a server, and says whether that worked. Whether they are the
 //! right bytes is [`crate::checked`]'s.
@@ -14,6 +14,7 @@ use crate::hardware::HardwareError;
 use crate::spec::{DeviceSpec, FilePorts, PathStyle};
 
 mod ftp;
+mod http;
 mod tftp;
 
 /// Why a transfer failed.
@@ -27,11 +28,19 @@ pub enum TransferError {
     Ftp(#[from] suppaftp::FtpError),
     #[error("the TFTP server refused: {0}")]
     Tftp(String),
+    #[error("the HTTP server broke off")]
+    Http(#[from] hyper::Error),
+    #[error("the HTTP server refused: {0}")]
+    HttpStatus(u16),
+    #[error("the HTTP server does not go on with the file that it began with")]
+    Changed,
     #[error("the file server said nothing for {0:?}")]
     Silent(Duration),
     /// The command that ordered it.
     #[error("the file's name cannot be sent to a server")]
     Name,
+    #[error("the file's URL cannot be used")]
+    Url,
     /// This device.
     #[error("cannot keep what comes")]
     Store(#[from] HardwareError),
@@ -65,9 +74,10 @@ impl Route {
         SocketAddr::new(IpAddr::V4(self.local), 0)
     }
 
+    /// Where FTP or TFTP is; HTTP has a URL.
     fn server(&self, location: &Location) -> SocketAddr {
         let standard = match location.transfer {
-            Transfer::Ftp => self.ports.ftp,
+            Transfer::Ftp | Transfer::Http => self.ports.ftp,
             Transfer::Tftp => self.ports.tftp,
         };
         SocketAddr::new(IpAddr::V4(location.server.into()), location.port.unwrap_or(standard))
@@ -103,6 +113,7 @@ pub(crate) async fn fetch(route: &Route, location: &Location, sink: &mut impl Si
     match location.transfer {
         Transfer::Ftp => ftp::fetch(route, location, sink).await,
         Transfer::Tftp => tftp::fetch(route, location, sink).await,
+        Transfer::Http => http::fetch(route, location, sink).await,
     }
 }
 
@@ -111,6 +122,7 @@ pub(crate) async fn send(route: &Route, location: &Location, content: &[u8]) -> 
     match location.transfer {
         Transfer::Ftp => ftp::send(route, location, content).await,
         Transfer::Tftp => tftp::send(route, location, content).await,
+        Transfer::Http => http::send(route, location, content).await,
     }
 }
 
@@ -129,6 +141,7 @@ mod tests {
             user: String::new(),
             password: String::new(),
             port: None,
+            url: None,
         };
         for (style, with, without) in [
             (PathStyle::Relative, "a/f.bin", "f.bin"),
@@ -153,6 +166,7 @@ mod tests {
             user: String::new(),
             password: String::new(),
             port,
+            url: None,
         };
         let server = |spec: &DeviceSpec, transfer, port| Route::of(spec).server(&location(transfer, port)).port();
         assert_eq!(server(&spec, Transfer::Ftp, None), 21);

@@ -28,6 +28,7 @@ pub mod number {
     pub const FILE_SIZE: u8 = 68;
     pub const SHA256: u8 = 69;
     pub const SERVER_PORT: u8 = 71;
+    pub const URL: u8 = 72;
     pub const ERROR_CODE: u8 = 75;
     pub const ERROR_TEXT: u8 = 76;
     pub const PERCENT: u8 = 78;
@@ -60,6 +61,8 @@ pub enum Transfer {
     Ftp,
     /// 1
     Tftp,
+    /// 2: HTTP or HTTPS, as datum 72 says. An extension.
+    Http,
 }
 
 impl Transfer {
@@ -67,6 +70,7 @@ impl Transfer {
         match self {
             Self::Ftp => 0,
             Self::Tftp => 1,
+            Self::Http => 2,
         }
     }
 }
@@ -148,9 +152,11 @@ impl Capabilities {
     pub const FILE_FACTS: Self = Self(1 << 5);
     /// Takes datum 71 (server port) in messages 3, 4 and 10.
     pub const SERVER_PORT: Self = Self(1 << 6);
+    /// Takes datum 72 (a URL), and with it 2 in datum 4, in messages 3, 4 and 10.
+    pub const HTTP: Self = Self(1 << 7);
 
     /// Every known capability with the name by which it stands in `Device.status.reported.capabilities`.
-    pub const NAMES: [(Self, &'static str); 7] = [
+    pub const NAMES: [(Self, &'static str); 8] = [
         (Self::PROGRESS, "Progress"),
         (Self::RESTART_COMPLETE, "RestartComplete"),
         (Self::KEEP_ALIVE, "KeepAlive"),
@@ -158,6 +164,7 @@ impl Capabilities {
         (Self::ATTEMPT, "Attempt"),
         (Self::FILE_FACTS, "FileFacts"),
         (Self::SERVER_PORT, "ServerPort"),
+        (Self::HTTP, "Http"),
     ];
 
     /// Whether all bits of `other` are set.
@@ -169,6 +176,17 @@ impl Capabilities {
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// These bits, less those of `other`.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// The capability of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::NAMES.into_iter().find(|(_, known)| *known == name).map(|(bit, _)| bit)
     }
 
     /// The names of the known bits that are set, in the order of the bits.

@@ -102,7 +102,7 @@ pub enum DeviceMessage {
 }
 
 /// Where a file is and how to get it, or put it: data 4–9. Its `Debug` keeps what opens the file to itself: user name and
-/// password, and the path, which stands in for a password with TFTP.
+/// password, and path and URL, which stand in for a password with TFTP and HTTP.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Location {
     /// Datum 4.
@@ -113,17 +113,19 @@ pub struct Location {
     pub path: String,
     /// Datum 7.
     pub file: String,
-    /// Datum 8; empty for TFTP.
+    /// Datum 8; empty for TFTP and HTTP.
     pub user: String,
-    /// Datum 9; empty for TFTP.
+    /// Datum 9; empty for TFTP and HTTP.
     pub password: String,
-    /// Datum 71, not 0, for a device that can take it; else it uses the standard ports 21 and 69.
+    /// Datum 71, not 0, for a device that can take it; else it uses the standard ports 21 and 69. Means nothing for HTTP.
     pub port: Option<u16>,
+    /// Datum 72, for HTTP and for nothing else: the whole way to the file.
+    pub url: Option<String>,
 }
 
 impl fmt::Debug for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { transfer, server, path: _, file, user: _, password: _, port } = self;
+        let Self { transfer, server, path: _, file, user: _, password: _, port, url: _ } = self;
         f.debug_struct("Location")
             .field("transfer", transfer)
             .field("server", server)
@@ -335,7 +337,7 @@ impl ServerMessage {
             Self::UpgradeProfile(UpgradeAt::Time(time)) => {
                 Builder::new(kind::UPGRADE_PROFILE).int(number::UPGRADE_MODE, 1).time(number::UPGRADE_TIME, *time)
             }
-            Self::UploadLog(location) => Builder::new(kind::UPLOAD_LOG).location(location).port(location),
+            Self::UploadLog(location) => Builder::new(kind::UPLOAD_LOG).location(location).reached_at(location),
             Self::Unknown(message) => Builder::new(*message),
         };
         builder.build()

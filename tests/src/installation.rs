@@ -47,6 +47,7 @@ pub struct Ports {
     pub device: Option<u16>,
     pub ftp: Option<u16>,
     pub tftp: Option<u16>,
+    pub http: Option<u16>,
     pub controller_metrics: Option<u16>,
     pub bridge_metrics: Option<u16>,
 }
@@ -67,6 +68,7 @@ pub struct Bridge {
     device: SocketAddr,
     ftp_port: u16,
     tftp_port: u16,
+    http_port: u16,
     data: PathBuf,
 }
 
@@ -172,6 +174,10 @@ impl Bridge {
         self.tftp_port
     }
 
+    pub fn http_port(&self) -> u16 {
+        self.http_port
+    }
+
     /// Its cache, and under `logs/` what devices uploaded.
     pub fn data_dir(&self) -> &Path {
         &self.data
@@ -270,7 +276,7 @@ impl Settings {
             let pod = rendered.bridge(ordinal, &folder)?;
             let data = PathBuf::from(pod.env.get("FETTLE_DATA_DIR").context("the chart sets no FETTLE_DATA_DIR")?);
             let device = SocketAddr::new(IpAddr::V4(self.address), port(given.device)?);
-            let (ftp_port, tftp_port) = (port(given.ftp)?, port(given.tftp)?);
+            let (ftp_port, tftp_port, http_port) = (port(given.ftp)?, port(given.tftp)?, port(given.http)?);
             let passive = ports::free_range(self.passive_ports)?;
             let metrics = loopback(port(given.bridge_metrics)?);
             let addresses = BTreeMap::from([
@@ -278,6 +284,7 @@ impl Settings {
                 ("FETTLE_DEVICE_ADDRESS".to_owned(), device.to_string()),
                 ("FETTLE_FTP_ADDRESS".to_owned(), format!("{}:{ftp_port}", self.address)),
                 ("FETTLE_TFTP_ADDRESS".to_owned(), format!("{}:{tftp_port}", self.address)),
+                ("FETTLE_HTTP_ADDRESS".to_owned(), format!("{}:{http_port}", self.address)),
                 (
                     "FETTLE_FTP_PASSIVE_PORTS".to_owned(),
                     format!("{passive}-{}", passive + self.passive_ports.saturating_sub(1)),
@@ -286,7 +293,7 @@ impl Settings {
             ]);
             let program = self.program(namespace, pod, metrics, addresses).await?;
             match program.start().await {
-                Ok(()) => return Ok(Bridge { program, device, ftp_port, tftp_port, data }),
+                Ok(()) => return Ok(Bridge { program, device, ftp_port, tftp_port, http_port, data }),
                 Err(_) if attempt < STARTS && lost_a_port(&program) => attempt += 1,
                 Err(error) => return Err(error),
             }

@@ -39,6 +39,8 @@ pub fn serve(folder: &Path, files: &[String]) {
         let config = FileServerConfig {
             ftp: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             tftp: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            http: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            http_tls: None,
             ftp_passive_ports: 0..=0,
             advertise: Ipv4Addr::LOCALHOST,
             tftp_ports: TftpPorts::PerTransfer,

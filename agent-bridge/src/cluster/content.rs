@@ -242,6 +242,7 @@ impl Contents {
                 user: minted.user,
                 password: minted.password,
                 port: with_port.then_some(self.advertised.ftp_port),
+                url: None,
             },
             WireTransfer::Tftp => Location {
                 transfer: Transfer::Tftp,
@@ -251,6 +252,7 @@ impl Contents {
                 user: String::new(),
                 password: String::new(),
                 port: with_port.then_some(self.advertised.tftp_port),
+                url: None,
             },
         }
     }
@@ -260,10 +262,7 @@ impl Contents {
 fn capabilities(device: &Device) -> Capabilities {
     let reported = device.status.as_ref().and_then(|status| status.reported.as_ref());
     let names = reported.map(|reported| reported.capabilities.as_slice()).unwrap_or_default();
-    Capabilities::NAMES
-        .into_iter()
-        .filter(|(_, name)| names.iter().any(|known| known == name))
-        .fold(Capabilities::default(), |all, (bit, _)| all.with(bit))
+    names.iter().filter_map(|name| Capabilities::named(name)).fold(Capabilities::default(), Capabilities::with)
 }
 
 /// A SHA-256 from its hexadecimal form.

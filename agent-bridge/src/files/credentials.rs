@@ -3,7 +3,8 @@
 //!
 //! TFTP knows no password, so path and file name together (data 6 and 7) are the whole capability: 64 characters of
 //! lower-case base32 over 40 bytes. FTP asks for a user and a password besides (data 8 and 9), which say who speaks; a
-//! transfer needs both, of one device.
+//! transfer needs both, of one device. Over HTTP the path is all again: a password would travel in the same head of the
+//! same request, seen by whoever sees the path, and a URL that needs nothing else is one that every client can fetch.
 //!
 //! Pure: no I/O and no clock. Nothing here prints a secret, `Debug` included.
 
@@ -180,7 +181,7 @@ pub struct Login {
     pub command: u32,
 }
 
-/// Data 6–9 of a command. With TFTP, `user` and `password` are not sent.
+/// Data 6–9 of a command. With TFTP and HTTP, `user` and `password` are not sent.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Minted {
     pub path: String,

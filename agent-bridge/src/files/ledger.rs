@@ -5,6 +5,9 @@
 //! announced (a credential that another replica minted) is served and not recorded. The ledger decides nothing, and forgets
 //! at a restart: a session that lost its bridge begins again with a new command.
 
+mod coverage;
+
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,6 +17,7 @@ use tokio::sync::watch;
 
 use super::credentials::Permission;
 use super::expected::Expected;
+use coverage::Coverage;
 
 /// Entries kept at most. A device has one or two commands outstanding, and a replica tens of thousands of devices; an entry
 /// takes about 300 bytes.
@@ -40,6 +44,8 @@ pub struct Transfers {
 struct Entry {
     size: Option<u64>,
     reached: AtomicU64,
+    /// Of a download in ranges.
+    covered: Mutex<Coverage>,
     complete: watch::Sender<bool>,
 }
 
@@ -51,7 +57,12 @@ impl Transfers {
     /// Announces a transfer, before the command that orders it is sent. `size` is the file's, `None` for an upload.
     /// Announced again, it begins again.
     pub fn expect(&self, permission: &Permission, size: Option<u64>) {
-        let entry = Arc::new(Entry { size, reached: AtomicU64::new(0), complete: watch::Sender::new(false) });
+        let entry = Arc::new(Entry {
+            size,
+            reached: AtomicU64::new(0),
+            covered: Mutex::default(),
+            complete: watch::Sender::new(false),
+        });
         self.lock().insert(*permission, entry, Timestamp::now());
     }
 
@@ -108,6 +119,21 @@ impl Record {
         }
     }
 
+    /// These bytes were sent, by a protocol whose client says for each part where it begins. The file is complete when
+    /// all of its bytes were sent, in whatever parts and order.
+    pub(super) fn sent(&self, range: Range<u64>) {
+        let Some(entry) = &self.entry else { return };
+        let from_start = {
+            let mut covered = entry.covered.lock().unwrap_or_else(PoisonError::into_inner);
+            covered.add(range);
+            covered.without_gap()
+        };
+        entry.reached.fetch_max(from_start, Ordering::Relaxed);
+        if entry.size.is_some_and(|size| from_start >= size) {
+            entry.complete.send_replace(true);
+        }
+    }
+
     /// The last byte was sent, or the upload is stored.
     pub(super) fn complete(&self) {
         if let Some(entry) = &self.entry {
@@ -153,6 +179,30 @@ mod tests {
         });
         assert!(complete);
         assert_eq!(begun.elapsed(), Duration::from_millis(300));
+    }
+
+    #[tokio::test]
+    async fn a_download_in_ranges_is_complete_when_every_byte_was_sent_and_not_with_the_last() {
+        let transfers = Transfers::new();
+        transfers.expect(&permission(1), Some(10));
+        let reached = || transfers.progress(&permission(1)).unwrap().reached;
+        transfers.begin(&permission(1)).sent(6..10);
+        assert_eq!(reached(), 0);
+        transfers.begin(&permission(1)).sent(0..5);
+        assert_eq!(reached(), 5);
+        assert!(!transfers.wait_complete(&permission(1), Duration::ZERO).await);
+        transfers.begin(&permission(1)).sent(4..7);
+        assert_eq!(reached(), 10);
+        assert!(transfers.wait_complete(&permission(1), Duration::ZERO).await);
+    }
+
+    #[tokio::test]
+    async fn an_empty_file_is_complete_when_it_was_sent() {
+        let transfers = Transfers::new();
+        transfers.expect(&permission(1), Some(0));
+        assert!(!transfers.wait_complete(&permission(1), Duration::ZERO).await);
+        transfers.begin(&permission(1)).sent(0..0);
+        assert!(transfers.wait_complete(&permission(1), Duration::ZERO).await);
     }
 
     #[tokio::test]

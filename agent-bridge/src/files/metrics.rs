@@ -9,6 +9,8 @@ use super::logs::LogError;
 pub(super) enum Protocol {
     Ftp,
     Tftp,
+    /// With TLS or without.
+    Http,
 }
 
 impl Protocol {
@@ -16,6 +18,7 @@ impl Protocol {
         match self {
             Self::Ftp => "ftp",
             Self::Tftp => "tftp",
+            Self::Http => "http",
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Files for devices and from them: what a device was told to fetch, served over FTP and TFTP from a verified local copy,
-//! and the logs that it was told to bring.
+//! Files for devices and from them: what a device was told to fetch, served over FTP, TFTP and HTTP from a verified local
+//! copy, and the logs that it was told to bring.
 //!
 //! ```text
-//!  source ─► store ─► ftp, tftp ─► device         device ─► ftp, tftp ─► logs
+//!  source ─► store ─► ftp, tftp, http ─► device   device ─► ftp, tftp, http ─► logs
 //!            verified   │  ▲                                   │
 //!            bytes      │  └ credentials: may it? ─────────────┤
 //!                       └──► ledger: was the last byte sent? ◄─┘
@@ -15,6 +15,7 @@
 pub mod credentials;
 mod expected;
 mod ftp;
+mod http;
 pub mod ledger;
 mod limits;
 pub mod logs;
@@ -22,5 +23,7 @@ mod metrics;
 mod server;
 pub mod store;
 mod tftp;
+mod tls;
 
 pub use server::{Deadlines, FileServerConfig, FileServers, Limits, StartError, TftpPorts};
+pub use tls::{TlsError, TlsFiles};

@@ -1,4 +1,4 @@
-//! Both file servers, as one thing that is started and stopped.
+//! The file servers, as one thing that is started and stopped.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,7 +17,8 @@ use super::limits::Places;
 use super::logs::LogStore;
 use super::metrics::{Metrics, Outcome, Protocol};
 use super::store::{Readable, Store};
-use super::{ftp, tftp};
+use super::tls::{self, TlsError, TlsFiles};
+use super::{ftp, http, tftp};
 
 /// From which ports TFTP transfers are served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -36,6 +37,11 @@ pub struct Limits {
     pub ftp_connections: usize,
     /// FTP control connections of one address; more are refused. High, since a whole site may be behind one address.
     pub ftp_connections_per_address: usize,
+    /// HTTP connections in all; more wait to be accepted. Each takes a file descriptor and about 20 KiB, and while it sends
+    /// a file that is not in memory, a piece of that.
+    pub http_connections: usize,
+    /// HTTP connections of one address; more are refused.
+    pub http_connections_per_address: usize,
     /// TFTP transfers in all; a request over it is not answered, and its sender repeats it.
     pub tftp_transfers: usize,
     /// Connections, and transfers, of one device: one at a time is all that it needs, but it may begin again before we know
@@ -45,7 +51,14 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { ftp_connections: 4_096, ftp_connections_per_address: 2_048, tftp_transfers: 4_096, per_device: 8 }
+        Self {
+            ftp_connections: 4_096,
+            ftp_connections_per_address: 2_048,
+            http_connections: 4_096,
+            http_connections_per_address: 2_048,
+            tftp_transfers: 4_096,
+            per_device: 8,
+        }
     }
 }
 
@@ -56,6 +69,8 @@ pub struct Deadlines {
     pub login: Duration,
     /// For the next command.
     pub idle: Duration,
+    /// For the whole head of an HTTP request, from the connection or from the request before; and for a TLS handshake.
+    pub head: Duration,
     /// For the data connection to be made.
     pub data_connection: Duration,
     /// For the next byte to be taken or brought, and for the acknowledgement of a TFTP block: as long as a device may be
@@ -68,6 +83,7 @@ impl Default for Deadlines {
         Self {
             login: Duration::from_secs(30),
             idle: Duration::from_secs(120),
+            head: Duration::from_secs(30),
             data_connection: Duration::from_secs(10),
             stall: Duration::from_secs(60),
         }
@@ -79,6 +95,9 @@ pub struct FileServerConfig {
     /// Where to listen; port 0 is a free one.
     pub ftp: SocketAddr,
     pub tftp: SocketAddr,
+    pub http: SocketAddr,
+    /// Certificate and key of the HTTP server, which then speaks HTTPS alone.
+    pub http_tls: Option<TlsFiles>,
     /// Ports for FTP data connections; `0..=0` is any free one.
     pub ftp_passive_ports: RangeInclusive<u16>,
     /// What devices reach this replica by: the address in the answer to `PASV`.
@@ -94,6 +113,10 @@ pub enum StartError {
     Ftp { address: SocketAddr, source: io::Error },
     #[error("cannot listen for TFTP on {address}")]
     Tftp { address: SocketAddr, source: io::Error },
+    #[error("cannot listen for HTTP on {address}")]
+    Http { address: SocketAddr, source: io::Error },
+    #[error("HTTPS cannot be served")]
+    Tls(#[from] TlsError),
     #[error("cannot register metrics")]
     Metrics(#[from] prometheus::Error),
 }
@@ -151,6 +174,7 @@ impl Service {
 pub struct FileServers {
     ftp: SocketAddr,
     tftp: SocketAddr,
+    http: SocketAddr,
     tasks: TaskTracker,
 }
 
@@ -168,18 +192,29 @@ impl FileServers {
         let ftp_listener = ftp::listen(config.ftp).map_err(|source| StartError::Ftp { address: config.ftp, source })?;
         let tftp_socket =
             tftp::listen(config.tftp).map_err(|source| StartError::Tftp { address: config.tftp, source })?;
+        let http_listener =
+            http::listen(config.http).map_err(|source| StartError::Http { address: config.http, source })?;
         let ftp = ftp_listener.local_addr().map_err(|source| StartError::Ftp { address: config.ftp, source })?;
         let tftp = tftp_socket.local_addr().map_err(|source| StartError::Tftp { address: config.tftp, source })?;
+
+        let http = http_listener.local_addr().map_err(|source| StartError::Http { address: config.http, source })?;
+        let tls = config.http_tls.clone().map(tls::Keeper::load).transpose()?;
 
         let metrics = Metrics::register(registry)?;
         let devices = Places::new(config.limits.per_device);
         let service = Arc::new(Service { store, credentials, transfers, logs, metrics, config, devices });
         let tasks = TaskTracker::new();
         tasks.spawn(ftp::serve(ftp_listener, Arc::clone(&service), tasks.clone(), stop.clone()));
-        tasks.spawn(tftp::serve(tftp_socket, service, tasks.clone(), stop));
+        tasks.spawn(tftp::serve(tftp_socket, Arc::clone(&service), tasks.clone(), stop.clone()));
+        let acceptor = tls.as_ref().map(tls::Keeper::acceptor);
+        if let Some(keeper) = tls {
+            tasks.spawn(keeper.run(stop.clone()));
+        }
+        let secure = acceptor.is_some();
+        tasks.spawn(http::serve(http_listener, acceptor, service, tasks.clone(), stop));
         tasks.close();
-        tracing::info!(%ftp, %tftp, "serving files");
-        Ok(Self { ftp, tftp, tasks })
+        tracing::info!(%ftp, %tftp, %http, secure, "serving files");
+        Ok(Self { ftp, tftp, http, tasks })
     }
 
     /// Where FTP listens.
@@ -190,6 +225,11 @@ impl FileServers {
     /// Where TFTP listens.
     pub fn tftp(&self) -> SocketAddr {
         self.tftp
+    }
+
+    /// Where HTTP listens, or HTTPS.
+    pub fn http(&self) -> SocketAddr {
+        self.http
     }
 
     /// Returns when everything has ended, after the token was cancelled.

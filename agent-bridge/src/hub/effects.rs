@@ -142,12 +142,12 @@ impl Hub {
         let Some(entry) = self.entries.get(&mac) else { return };
         let Some(device) = self.index.whole(&entry.name).cloned() else {
             let gone = SourceError("the Device is no more".to_owned());
-            return self.at_once.push_back(Outcome::Prepared(mac, command, Err(gone)));
+            return self.at_once.push_back(Outcome::Prepared(mac, command, Box::new(Err(gone))));
         };
         let contents = self.parts.contents.clone();
         let prepare = async move {
             let prepared = contents.prepare(&device, command, until).await;
-            Outcome::Prepared(mac, command, prepared)
+            Outcome::Prepared(mac, command, Box::new(prepared))
         };
         self.spawn(prepare.instrument(entry.span.clone()));
     }

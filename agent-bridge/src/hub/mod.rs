@@ -157,7 +157,7 @@ enum Outcome {
         written: Written,
     },
     Read(Mac, Written),
-    Prepared(Mac, Command, Result<(File, Permission), SourceError>),
+    Prepared(Mac, Command, Box<Result<(File, Permission), SourceError>>),
     Checked(Mac, Command, Transferred),
     /// The Device of an unknown caller has had the time to come by itself.
     Overdue(Box<DeviceInformation>, IpAddr),
@@ -336,7 +336,7 @@ impl Hub {
             Outcome::Written { mac, name, uid, written } => self.written(mac, &name, uid, written),
             Outcome::Read(mac, read) => self.has_read(mac, read),
             Outcome::Prepared(mac, command, prepared) => {
-                let prepared = prepared.map(|(file, permission)| {
+                let prepared = (*prepared).map(|(file, permission)| {
                     self.permit(mac, command, permission);
                     file
                 });

@@ -71,6 +71,8 @@ impl Servers {
         let mut config = FileServerConfig {
             ftp: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             tftp: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            http: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            http_tls: None,
             ftp_passive_ports: 0..=0,
             advertise: Ipv4Addr::LOCALHOST,
             tftp_ports: TftpPorts::PerTransfer,
@@ -114,6 +116,10 @@ impl Servers {
 
     pub fn tftp(&self) -> SocketAddr {
         self.running.tftp()
+    }
+
+    pub fn http(&self) -> SocketAddr {
+        self.running.http()
     }
 
     pub async fn content(&self, bytes: &[u8]) -> Content {

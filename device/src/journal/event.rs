@@ -108,6 +108,7 @@ fn transfer_name<S: Serializer>(transfer: &Transfer, serializer: S) -> Result<S:
     serializer.serialize_str(match transfer {
         Transfer::Ftp => "FTP",
         Transfer::Tftp => "TFTP",
+        Transfer::Http => "HTTP",
     })
 }
 

@@ -63,7 +63,7 @@ async fn log_in(route: &Route, location: &Location) -> Result<AsyncFtpStream, Tr
     Ok(session)
 }
 
-async fn connect(local: SocketAddr, server: SocketAddr) -> std::io::Result<TcpStream> {
+pub(super) async fn connect(local: SocketAddr, server: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = if server.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if !local.ip().is_unspecified() {
         socket.bind(local)?;

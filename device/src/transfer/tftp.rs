@@ -219,6 +219,7 @@ mod tests {
             user: String::new(),
             password: String::new(),
             port: None,
+            url: None,
         }
     }
 

@@ -31,6 +31,7 @@ async fn it_is_told_ports_and_facts_and_tells_configuration_and_restart() {
         download.location.port = Some(match download.location.transfer {
             Transfer::Ftp => ports.ftp,
             Transfer::Tftp => ports.tftp,
+            Transfer::Http => panic!("a URL has the port"),
         });
         download.attempt = Some(7);
         download.size = Some(content.len() as u64);

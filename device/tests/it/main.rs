@@ -6,6 +6,7 @@ mod extended;
 mod faults;
 mod fleet;
 mod handles;
+mod http;
 mod program;
 mod scheduled;
 mod support;

@@ -205,7 +205,7 @@ impl Files {
     pub fn location(&self, transfer: Transfer, name: &str) -> Location {
         let (user, password) = match transfer {
             Transfer::Ftp => ("u7", "p7"),
-            Transfer::Tftp => ("", ""),
+            Transfer::Tftp | Transfer::Http => ("", ""),
         };
         Location {
             transfer,
@@ -215,6 +215,7 @@ impl Files {
             user: user.to_owned(),
             password: password.to_owned(),
             port: None,
+            url: None,
         }
     }
 }

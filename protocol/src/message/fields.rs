@@ -67,12 +67,14 @@ impl<'a> Data<'a> {
     }
 
     pub(super) fn location(&self) -> Result<Location, MessageError> {
+        let transfer = match self.required(number::TRANSFER, datum::u32_value)? {
+            0 => Transfer::Ftp,
+            1 => Transfer::Tftp,
+            2 => Transfer::Http,
+            _ => return Err(self.bad_value(number::TRANSFER)),
+        };
         Ok(Location {
-            transfer: match self.required(number::TRANSFER, datum::u32_value)? {
-                0 => Transfer::Ftp,
-                1 => Transfer::Tftp,
-                _ => return Err(self.bad_value(number::TRANSFER)),
-            },
+            transfer,
             server: self.required(number::SERVER_ADDRESS, |value| value.try_into().ok())?,
             path: self.text(number::PATH)?,
             file: self.text(number::FILE_NAME)?,
@@ -84,6 +86,10 @@ impl<'a> Data<'a> {
                     Ok(port @ 1..) => Some(port),
                     Ok(0) | Err(_) => return Err(self.bad_value(number::SERVER_PORT)),
                 },
+            },
+            url: match transfer {
+                Transfer::Ftp | Transfer::Tftp => None,
+                Transfer::Http => Some(self.text(number::URL)?),
             },
         })
     }
@@ -184,8 +190,13 @@ impl Builder {
             .text(number::PASSWORD, &location.password)
     }
 
-    pub(super) fn port(self, location: &Location) -> Self {
-        self.maybe(location.port, |b, port| b.int(number::SERVER_PORT, u32::from(port)))
+    /// What says more closely where the server is than data 5–7 do.
+    pub(super) fn reached_at(self, location: &Location) -> Self {
+        let with_port = self.maybe(location.port, |b, port| b.int(number::SERVER_PORT, u32::from(port)));
+        match location.transfer {
+            Transfer::Ftp | Transfer::Tftp => with_port,
+            Transfer::Http => with_port.text(number::URL, location.url.as_deref().unwrap_or_default()),
+        }
     }
 
     pub(super) fn download(self, download: &Download, config: Option<&str>) -> Self {
@@ -195,6 +206,6 @@ impl Builder {
             .maybe(download.attempt, |b, attempt| b.int(number::ATTEMPT, attempt))
             .maybe(download.size, |b, size| b.bytes(number::FILE_SIZE, &size.to_be_bytes()))
             .maybe(download.sha256, |b, sha256| b.bytes(number::SHA256, &sha256))
-            .port(&download.location)
+            .reached_at(&download.location)
     }
 }

@@ -76,11 +76,16 @@ pub(crate) fn ftp(path: &str, file: &str, user: &str, password: &str) -> Locatio
         user: user.into(),
         password: password.into(),
         port: None,
+        url: None,
     }
 }
 
 pub(crate) fn tftp(path: &str, file: &str) -> Location {
     Location { transfer: Transfer::Tftp, ..ftp(path, file, "", "") }
+}
+
+pub(crate) fn http(path: &str, file: &str, url: &str) -> Location {
+    Location { transfer: Transfer::Http, url: Some(url.into()), ..ftp(path, file, "", "") }
 }
 
 pub(crate) fn download(location: Location) -> Download {
@@ -113,6 +118,13 @@ pub(crate) fn values() -> BTreeMap<String, Message> {
                     .with(Capabilities::ATTEMPT)
                     .with(Capabilities::FILE_FACTS)
                     .with(Capabilities::SERVER_PORT),
+                ..information("4.9.0", "S5700")
+            }),
+        ),
+        (
+            "01-extended-http",
+            DeviceMessage::Information(DeviceInformation {
+                capabilities: Capabilities::SERVER_PORT.with(Capabilities::HTTP),
                 ..information("4.9.0", "S5700")
             }),
         ),
@@ -176,6 +188,21 @@ pub(crate) fn values() -> BTreeMap<String, Message> {
                 ..download(Location { port: Some(6969), ..profile_over_tftp })
             }),
         ),
+        (
+            "03-extended-http",
+            ServerMessage::DownloadVersion(Download {
+                size: Some(9),
+                sha256: Some(SHA256_OF_CHECK_STRING),
+                ..download(http("v7k2m9x4q8w3e6r1", "s5700.bin", "http://192.0.2.1:8080/v7k2m9x4q8w3e6r1/s5700.bin"))
+            }),
+        ),
+        (
+            "04-extended-http",
+            ServerMessage::DownloadProfile(Download {
+                config: Some("17+77c0d1e2".into()),
+                ..download(http("c3n8b5z1", "profile.cfg", "https://files.example.net/c3n8b5z1/profile.cfg"))
+            }),
+        ),
         ("06", ServerMessage::Restart),
         ("08-immediately", ServerMessage::UpgradeProfile(UpgradeAt::Immediately)),
         (
@@ -185,6 +212,10 @@ pub(crate) fn values() -> BTreeMap<String, Message> {
         ("10-ftp", ServerMessage::UploadLog(log.clone())),
         ("10-tftp", ServerMessage::UploadLog(tftp("l5j2h8z4x7c1v9", "02-00-5e-00-53-0e.log"))),
         ("10-extended", ServerMessage::UploadLog(Location { port: Some(65535), ..log })),
+        (
+            "10-extended-http",
+            ServerMessage::UploadLog(http("l5j2h8z4", "device.log", "http://192.0.2.1:8080/l5j2h8z4/device.log")),
+        ),
     ];
     let device = device.map(|(name, message)| (name.to_owned(), Message::Device(message)));
     let server = server.map(|(name, message)| (name.to_owned(), Message::Server(message)));

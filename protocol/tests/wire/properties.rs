@@ -67,12 +67,16 @@ fn device_message() -> impl Strategy<Value = DeviceMessage> {
 
 fn location() -> impl Strategy<Value = Location> {
     (
-        prop_oneof![Just(Transfer::Ftp), Just(Transfer::Tftp)],
+        prop_oneof![
+            Just((Transfer::Ftp, None)),
+            Just((Transfer::Tftp, None)),
+            text().prop_map(|url| (Transfer::Http, Some(url))),
+        ],
         any::<[u8; 4]>(),
         [text(), text(), text(), text()],
         option::of(1..=u16::MAX),
     )
-        .prop_map(|(transfer, server, [path, file, user, password], port)| Location {
+        .prop_map(|((transfer, url), server, [path, file, user, password], port)| Location {
             transfer,
             server,
             path,
@@ -80,6 +84,7 @@ fn location() -> impl Strategy<Value = Location> {
             user,
             password,
             port,
+            url,
         })
 }
 

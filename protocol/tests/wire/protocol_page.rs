@@ -67,6 +67,8 @@ fn examples() -> Vec<Message> {
             ..after.clone()
         })),
         device(DeviceMessage::Progress { percent: Some(25), text: Some("erasing slot B".into()) }),
+        // HTTP
+        version(goldens::http("v7k2m9x4q8w3e6r1", "s5700.bin", "http://192.0.2.1:8080/v7k2m9x4q8w3e6r1/s5700.bin")),
         // A whole upgrade
         device(before),
         version(goldens::ftp("v7k2m9x4", "s5700.bin", "d14.7", "q8w3e6r1")),

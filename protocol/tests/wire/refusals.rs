@@ -196,6 +196,7 @@ fn a_datum_of_fixed_length_has_no_other() {
         number::PASSWORD,
         number::CONFIG_VERSION,
         number::SERIAL,
+        number::URL,
         number::ERROR_TEXT,
         number::TEXT,
     ];
@@ -224,7 +225,7 @@ fn a_datum_of_fixed_length_has_no_other() {
 #[test]
 fn a_value_that_its_table_does_not_have_is_refused() {
     for (name, datum, value) in [
-        ("03-ftp", number::TRANSFER, 2u32.to_be_bytes().to_vec()),
+        ("03-ftp", number::TRANSFER, 3u32.to_be_bytes().to_vec()),
         ("10-tftp", number::TRANSFER, u32::MAX.to_be_bytes().to_vec()),
         ("03-extended", number::SERVER_PORT, 0u32.to_be_bytes().to_vec()),
         ("10-extended", number::SERVER_PORT, 65536u32.to_be_bytes().to_vec()),
@@ -301,7 +302,7 @@ fn data_that_a_message_does_not_name_are_skipped_wherever_and_however_often_they
         for at in 0..=frame.data.len() {
             let mut more = frame.clone();
             // A number of no meaning, and one that means something elsewhere: with neither its length nor its values.
-            more.data.splice(at..at, [(200, vec![0xff; 9]), (200, vec![]), (72, vec![1]), (72, vec![1])]);
+            more.data.splice(at..at, [(200, vec![0xff; 9]), (200, vec![]), (73, vec![1]), (73, vec![1])]);
             assert_eq!(read(&more).as_ref(), Ok(&value), "{name}");
         }
     }
@@ -402,6 +403,7 @@ fn what_opens_a_file_is_not_shown_for_debugging() {
         user: "secret-user".into(),
         password: "secret-password".into(),
         port: Some(69),
+        url: None,
     };
     let download = Download { location, crc: 1, config: None, attempt: None, size: None, sha256: None };
     let shown = format!("{:?}", ServerMessage::DownloadVersion(download));

@@ -37,6 +37,8 @@ pub struct Arguments {
     #[arg(long)]
     tftp_port: Option<u16>,
     #[arg(long)]
+    http_port: Option<u16>,
+    #[arg(long)]
     controller_metrics_port: Option<u16>,
     #[arg(long)]
     bridge_metrics_port: Option<u16>,
@@ -99,6 +101,7 @@ pub async fn up(arguments: Arguments) -> Result<ExitCode> {
         device: arguments.bridge_port,
         ftp: arguments.ftp_port,
         tftp: arguments.tftp_port,
+        http: arguments.http_port,
         controller_metrics: arguments.controller_metrics_port,
         bridge_metrics: arguments.bridge_metrics_port,
     };
@@ -176,9 +179,9 @@ fn describe(
         ("BRIDGE_ADDR", bridge.device_address().to_string()),
         ("FTP_PORT", bridge.ftp_port().to_string()),
         ("TFTP_PORT", bridge.tftp_port().to_string()),
-        // the bridge serves neither yet
+        ("HTTP_PORT", bridge.http_port().to_string()),
+        // not served yet
         ("UDP_PORT", String::new()),
-        ("HTTP_PORT", String::new()),
         ("CONTROLLER_METRICS", installation.controller().metrics_address().to_string()),
         ("BRIDGE_METRICS", bridge.program().metrics_address().to_string()),
         ("FILES_DIR", path(installation.files_dir())),

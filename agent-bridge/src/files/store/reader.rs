@@ -11,6 +11,7 @@ use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::{Content, Inner};
@@ -41,6 +42,15 @@ thread_local! {
 pub(super) enum Body {
     Memory(Arc<Vec<u8>>),
     File(Arc<File>),
+}
+
+/// A file in memory, as what owns bytes.
+struct Shared(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// Files in memory.
@@ -143,6 +153,14 @@ impl Readable {
 
     pub(in crate::files) fn size(&self) -> u64 {
         self.content.size
+    }
+
+    /// The whole content, where it is in memory; without a copy.
+    pub(in crate::files) fn memory(&self) -> Option<Bytes> {
+        match &self.body {
+            Body::Memory(bytes) => Some(Bytes::from_owner(Shared(Arc::clone(bytes)))),
+            Body::File(_) => None,
+        }
     }
 
     #[cfg(test)]

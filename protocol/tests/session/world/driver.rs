@@ -323,6 +323,7 @@ fn file(command: Command) -> File {
         user: String::new(),
         password: String::new(),
         port: None,
+        url: None,
     };
     match command.step {
         Step::Version | Step::Profile => File::Download(Download {
