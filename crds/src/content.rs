@@ -15,12 +15,15 @@ use crate::{Signature, Source};
 
 /// The label that content Secrets carry; its value is `image` or `config`.
 pub const LABEL: &str = "fettle.dev/content";
+/// Its value where it is a configuration.
+pub const CONFIG: &str = "config";
 /// The label that says whose objects these are.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "fettle");
 
 const IMAGE_KEY: &str = "image.json";
 const VERSION_KEY: &str = "version";
 const CONFIG_KEY: &str = "config";
+const TEMPLATE_KEY: &str = "template";
 
 /// What one image is: enough to fetch and verify it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,13 +42,40 @@ pub struct ImageContent {
     pub signature: Option<Signature>,
 }
 
-/// A configuration as it was read.
+/// A configuration as it was read: the same bytes for every device, or a template of them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ConfigContent {
     /// The version that its profile says.
     pub version: String,
-    /// Its bytes. May hold secrets: never logged.
+    /// What the bytes are.
+    pub form: Form,
+    /// As they were read. May hold secrets: never logged.
     pub bytes: Vec<u8>,
+}
+
+/// What the source of a configuration is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// What each device gets.
+    Text,
+    /// What is rendered for each device ([`render`](crate::render)).
+    Template,
+}
+
+impl Form {
+    /// The key of the Secret that its bytes are under.
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Text => CONFIG_KEY,
+            Self::Template => TEMPLATE_KEY,
+        }
+    }
+}
+
+/// The identity of a configuration: `version+hash8`, of the bytes as a device gets them.
+pub fn identity(version: &str, bytes: &[u8]) -> String {
+    let digest = data_encoding::HEXLOWER.encode(&Sha256::digest(bytes));
+    format!("{version}+{}", &digest[..8])
 }
 
 /// Why a Secret is not the content that was asked for.
@@ -89,25 +119,29 @@ impl ImageContent {
 }
 
 impl ConfigContent {
-    /// The identity of the configuration: `version+hash8`, of the bytes as the device gets them.
+    /// The identity of the source. Of a text that is what a device gets; of a template each device has its own.
     pub fn identity(&self) -> String {
-        let digest = data_encoding::HEXLOWER.encode(&Sha256::digest(&self.bytes));
-        format!("{}+{}", self.version, &digest[..8])
+        identity(&self.version, &self.bytes)
     }
 
     /// The name of the Secret that keeps this.
     pub fn name(&self) -> String {
-        let digest = Sha256::new().chain_update(&self.version).chain_update([0]).chain_update(&self.bytes).finalize();
-        format!("fettle-config-{}", short(&digest))
+        // No version begins with NUL: a template is never taken for a text.
+        let form: &[u8] = match self.form {
+            Form::Text => b"",
+            Form::Template => b"\0template\0",
+        };
+        let digest = Sha256::new().chain_update(form).chain_update(&self.version).chain_update([0]);
+        format!("fettle-config-{}", short(&digest.chain_update(&self.bytes).finalize()))
     }
 
     /// The Secret that keeps this.
     pub fn to_secret(&self) -> Secret {
         let data = BTreeMap::from([
             (VERSION_KEY.to_owned(), ByteString(self.version.clone().into_bytes())),
-            (CONFIG_KEY.to_owned(), ByteString(self.bytes.clone())),
+            (self.form.key().to_owned(), ByteString(self.bytes.clone())),
         ]);
-        secret(self.name(), "config", data)
+        secret(self.name(), CONFIG, data)
     }
 
     /// Reads it from its Secret.
@@ -115,9 +149,12 @@ impl ConfigContent {
     /// # Errors
     /// [`ContentError`] where the Secret is not one of ours, or not what its name says.
     pub fn from_secret(secret: &Secret) -> Result<Self, ContentError> {
+        let is_template = secret.data.as_ref().is_some_and(|data| data.contains_key(TEMPLATE_KEY));
+        let form = if is_template { Form::Template } else { Form::Text };
         let content = Self {
             version: String::from_utf8_lossy(value(secret, VERSION_KEY)?).into_owned(),
-            bytes: value(secret, CONFIG_KEY)?.to_vec(),
+            form,
+            bytes: value(secret, form.key())?.to_vec(),
         };
         let name = name_of(secret);
         if content.name() == name { Ok(content) } else { Err(ContentError::Tampered { name }) }
@@ -154,7 +191,7 @@ mod tests {
     use crate::FileSource;
 
     fn config(version: &str, text: &str) -> ConfigContent {
-        ConfigContent { version: version.into(), bytes: text.into() }
+        ConfigContent { version: version.into(), form: Form::Text, bytes: text.into() }
     }
 
     #[test]
@@ -171,6 +208,10 @@ mod tests {
         assert!(ConfigContent::from_secret(&secret).unwrap() == wanted);
         secret.data.as_mut().unwrap().insert(CONFIG_KEY.into(), ByteString(b"vlan 8\n".to_vec()));
         assert!(matches!(ConfigContent::from_secret(&secret), Err(ContentError::Tampered { .. })));
+
+        let template = ConfigContent { form: Form::Template, ..wanted.clone() };
+        assert!(ConfigContent::from_secret(&template.to_secret()).unwrap() == template);
+        assert_ne!(template.name(), wanted.name(), "what is rendered is not what is taken as it stands");
 
         let image = ImageContent {
             version: "5.2.1".into(),

@@ -133,7 +133,7 @@ pub struct RolloutConfig {
     /// The name of the ConfigProfile.
     #[schemars(length(min = 1, max = schema::NAME_MAX))]
     pub name: String,
-    /// Its identity, `version+hash8`.
+    /// Its identity, `version+hash8`: of a template, where it is one; what a device gets of that is in its target.
     #[schemars(length(min = 1, max = 80))]
     pub identity: String,
     /// The models it is for; all, where this is empty.
@@ -179,6 +179,11 @@ pub struct DeviceRolloutStatus {
     #[serde(default)]
     #[schemars(length(max = 10))]
     pub failures: Vec<Failure>,
+    /// The first devices that the template of the configuration cannot be rendered for, by name, each with line and reason;
+    /// `reasons.TemplateError` says how many wait for that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub template_errors: Vec<Failure>,
     /// The step that it is at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<StepStatus>,

@@ -1,7 +1,7 @@
 //! The API of Fettle: group `fettle.dev`, version `v1alpha1`, as Rust types with schema, defaults, bounds and rules.
 //!
 //! `crdgen` writes `crds/yaml/` and the chart's copy from these types. Nothing here does I/O. The crate knows no other
-//! crate of the project: what controller and bridge must agree on, apart from the API itself, is in [`content`].
+//! crate of the project: what controller and bridge must agree on, apart from the API itself, is in [`content`] and [`render`].
 
 #![allow(clippy::duplicated_attributes, reason = "kube repeats the keys of printcolumn")]
 
@@ -12,12 +12,13 @@ mod device_group;
 mod device_log;
 mod device_rollout;
 mod firmware;
+pub mod render;
 pub mod schema;
 mod selector;
 mod source;
 mod strategy;
 
-pub use config_profile::{ConfigProfile, ConfigProfileSpec, ConfigProfileStatus, KeyRef};
+pub use config_profile::{ConfigProfile, ConfigProfileSpec, ConfigProfileStatus, ConfigRef};
 pub use device::{
     Applied, Contender, Device, DeviceSpec, DeviceStatus, Drops, Granted, Outcome, Phase, Previous, PreviousFirmware,
     Reported, Scheduled, Session, Stage, Target, TargetConfig, TargetFirmware, TryResult, Upgrade, Verdict,

@@ -106,13 +106,19 @@ async fn a_bad_manifest_is_refused_with_a_sentence_that_names_the_field() -> Res
             signed(&format!("ed25519: \"{SIGNATURE}\", minisign: text, publicKeySecret: {{name: k}}")),
             "signature: give exactly one of ed25519 and minisign",
         ),
-        (profile("{version: \"17\"}"), "give exactly one of text, configMap and secret"),
+        (profile("{version: \"17\"}"), "give exactly one of text, template, configMap and secret"),
         (
             profile("{version: \"17\", text: a, configMap: {name: c, key: k}}"),
-            "give exactly one of text, configMap and secret",
+            "give exactly one of text, template, configMap and secret",
+        ),
+        (
+            profile("{version: \"17\", text: a, template: b}"),
+            "give exactly one of text, template, configMap and secret",
         ),
         (profile("{version: \"17+1\", text: a}"), "spec.version"),
-        (profile("{version: \"17\", template: a}"), "template"),
+        (profile("{version: \"17\", template: \"\"}"), "spec.template"),
+        (profile(&format!("{{version: \"17\", template: \"{}\"}}", "x".repeat(262_145))), "spec.template"),
+        (profile("{version: \"17\", configMap: {name: c, key: k, template: yes please}}"), "spec.configMap.template"),
         (profile("{version: \"17\", secret: {name: s}}"), "spec.secret.key"),
         (group("{firmware: {name: fw}}"), "spec.selector"),
         (group(&format!("{{{selector}}}")), "give firmware or config or both"),
@@ -288,6 +294,8 @@ async fn a_good_manifest_is_taken_and_gets_its_defaults() -> Result<()> {
             image("").replace("S5700", "S5720")
         )),
         profile("{version: \"17\", models: [S5700], configMap: {name: c, key: k}}"),
+        profile("{version: \"17\", template: \"hostname {{ device.name }}\"}").replace("name: cp", "name: cp-template"),
+        profile("{version: \"17\", secret: {name: c, key: k, template: true}}").replace("name: cp", "name: cp-secret"),
         device("{mac: \"02:00:5e:00:53:0e\", model: S5700, timeZone: Europe/Berlin}"),
         group(
             "{selector: {matchLabels: {role: access}, matchExpressions: [{key: site, operator: Exists}]}, firmware: {name: fw}, config: {name: cp, apply: {mode: Scheduled, at: \"03:00\"}}, rollout: {maxUnavailable: 5%, download: Ahead, deviceTimeout: 1h30m, minReady: 0s, steps: [{selector: {matchLabels: {ring: canary}}, devices: 100%, soak: 10m}, {devices: 5, approval: Required}], spread: [{label: pair, maxUnavailable: 1}]}, windows: [{schedule: 0 2 * * 6, duration: 4h, timeZone: Europe/Berlin}], freezes: [{from: \"2026-12-20\", to: \"2027-01-04T08:00:00+01:00\", reason: year end}]}",

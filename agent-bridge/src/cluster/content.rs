@@ -1,11 +1,13 @@
 //! Gets the file of a command ready: from the Secret that keeps what it is, into the cache, with a credential for it.
 
+mod configuration;
+
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use fettle_crds::content::{ConfigContent, ImageContent};
+use fettle_crds::content::ImageContent;
 use fettle_crds::{Device, WireTransfer};
 use fettle_protocol::datum::{Capabilities, Transfer};
 use fettle_protocol::message::{Download, Location};
@@ -13,6 +15,8 @@ use fettle_protocol::session::{Command, File, SourceError, Step, Transferred};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt};
+
+use configuration::Templates;
 
 use super::images::{FetchError, Images, Wanted};
 use super::lease::Held;
@@ -52,17 +56,13 @@ pub struct Contents {
     logs: Arc<LogStore>,
     advertised: Advertised,
     held: Held,
-    known: Arc<Mutex<HashMap<String, Known>>>,
+    /// The SHA-256 of what a Secret keeps, where that is the same for every device.
+    known: Remembered<[u8; 32]>,
+    templates: Templates,
 }
 
-/// The SHA-256 of the content that a Secret keeps, once it has been read; locked while it is.
-type Known = Arc<tokio::sync::Mutex<Option<[u8; 32]>>>;
-
-#[derive(Clone, Copy)]
-enum Kind {
-    Image,
-    Config,
-}
+/// What was read of Secrets, by their names; each locked while it is read, so that it is read once for all who ask.
+type Remembered<T> = Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<Option<T>>>>>>;
 
 impl Contents {
     /// Gets files ready from the content Secrets of the namespace of `secrets`, while the Lease is `held`.
@@ -76,7 +76,8 @@ impl Contents {
         held: Held,
     ) -> Self {
         let store = images.store().clone();
-        Self { secrets, images, store, credentials, transfers, logs, advertised, held, known: Arc::default() }
+        let (known, templates) = (Arc::default(), Templates::default());
+        Self { secrets, images, store, credentials, transfers, logs, advertised, held, known, templates }
     }
 
     /// The file of `command` to `device`, with a credential that lives until `until`. A bridge without its Lease gets none
@@ -122,12 +123,17 @@ impl Contents {
                 Ok((File::Upload(self.location(&permission, target.transfer, can)), permission))
             }
             Step::Version | Step::Profile => {
-                let (secret, kind) = match command.step {
-                    Step::Version => (target.firmware.as_ref().map(|firmware| &firmware.content), Kind::Image),
-                    Step::Profile | Step::Log => (target.config.as_ref().map(|config| &config.content), Kind::Config),
+                let lacking = || SourceError("the target has no such part".to_owned());
+                let content = match command.step {
+                    Step::Version => {
+                        let firmware = target.firmware.as_ref().ok_or_else(lacking)?;
+                        self.firmware(&firmware.content, until).await?
+                    }
+                    Step::Profile | Step::Log => {
+                        let config = target.config.as_ref().ok_or_else(lacking)?;
+                        self.config(device, config, until).await?
+                    }
                 };
-                let secret = secret.ok_or_else(|| SourceError("the target has no such part".to_owned()))?;
-                let content = self.content(secret, until, kind).await?;
                 let permission = Permission::download(id, &content.sha256, command.number, until);
                 if !self.store.pin(&content.sha256, until) {
                     return Err(SourceError("the cache has no room to keep the file for the device".to_owned()));
@@ -161,9 +167,9 @@ impl Contents {
         self.transfers.forget(permission);
     }
 
-    /// The content that the Secret `name` keeps, in the cache. Read once for all who ask at the same time.
-    async fn content(&self, name: &str, until: Timestamp, kind: Kind) -> Result<Content, SourceError> {
-        let known = self.known(name);
+    /// The image that the Secret `name` is about, in the cache. Read once for all who ask at the same time.
+    async fn firmware(&self, name: &str, until: Timestamp) -> Result<Content, SourceError> {
+        let known = remembered(&self.known, name, REMEMBERED);
         let mut known = known.lock().await;
         if let Some(sha256) = *known
             && let Some(content) = self.store.get(&sha256).await
@@ -171,17 +177,8 @@ impl Contents {
             return Ok(content);
         }
         let secret = self.read(name, until).await?;
-        let content = match kind {
-            Kind::Image => {
-                let image = ImageContent::from_secret(&secret).map_err(|error| refused(&error))?;
-                self.image(&image, until).await.map_err(|error| refused(&error))
-            }
-            Kind::Config => {
-                let config = ConfigContent::from_secret(&secret).map_err(|error| refused(&error))?;
-                self.store.put(config.bytes).await.map_err(|error| refused(&error))
-            }
-        };
-        let content = content?;
+        let image = ImageContent::from_secret(&secret).map_err(|error| refused(&error))?;
+        let content = self.image(&image, until).await.map_err(|error| refused(&error))?;
         *known = Some(content.sha256);
         Ok(content)
     }
@@ -201,14 +198,6 @@ impl Contents {
             tracing::warn!(error, failures, "what a source needs is not read; trying again");
             tokio::time::sleep(backoff(FIRST_PAUSE, LAST_PAUSE, failures)).await;
         }
-    }
-
-    fn known(&self, name: &str) -> Known {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= REMEMBERED && !known.contains_key(name) {
-            known.clear();
-        }
-        known.entry(name.to_owned()).or_default().clone()
     }
 
     /// The Secret, asked for until it answers or the time of the try is over.
@@ -256,6 +245,15 @@ impl Contents {
             },
         }
     }
+}
+
+/// The place of what the Secret `name` holds. Where too many are remembered, all are read anew as they are wanted.
+fn remembered<T>(all: &Remembered<T>, name: &str, most: usize) -> Arc<tokio::sync::Mutex<Option<T>>> {
+    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+    if all.len() >= most && !all.contains_key(name) {
+        all.clear();
+    }
+    all.entry(name.to_owned()).or_insert_with(|| Arc::new(tokio::sync::Mutex::new(None))).clone()
 }
 
 /// What the device announced, from the names on record.

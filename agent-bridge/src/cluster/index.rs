@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use fettle_crds::Device;
 use fettle_crds::content::MANAGED_BY;
+use fettle_crds::render::offers_annotation;
 use fettle_protocol::Mac;
 use kube::ResourceExt;
 
@@ -266,12 +267,14 @@ fn is_older(new: Version, known: Version) -> bool {
     matches!((new, known), (Some(new), Some(known)) if new < known)
 }
 
-/// Without what the bridge has no use for: annotations alone may hold the whole manifest once more.
+/// Without what the bridge has no use for. Labels and annotations are what its configuration may be rendered from; the
+/// annotations of tools are not, and may hold the whole manifest once more.
 fn trimmed(mut device: Device) -> Device {
     let metadata = &mut device.metadata;
     metadata.managed_fields = None;
-    metadata.annotations = None;
-    metadata.labels = None;
+    if let Some(annotations) = &mut metadata.annotations {
+        annotations.retain(|key, value| offers_annotation(key, value));
+    }
     metadata.owner_references = None;
     if let Some(status) = &mut device.status {
         status.conditions = Vec::new();
@@ -395,11 +398,13 @@ mod tests {
     fn what_is_kept_whole_has_no_more_than_is_used() {
         let mut index = Index::default();
         let mut device = recorded(1);
-        device.metadata.annotations =
-            Some([("kubectl.kubernetes.io/last-applied-configuration".into(), "x".into())].into());
+        let annotations = [("kubectl.kubernetes.io/last-applied-configuration", "x"), ("vlan", "7")];
+        device.metadata.annotations = Some(annotations.map(|(key, value)| (key.into(), value.into())).into());
+        let labels = device.metadata.labels.clone();
         index.watched(device, |_, _| true);
         let whole = index.whole(RECORDED).unwrap();
-        assert_eq!((&whole.metadata.annotations, &whole.metadata.labels), (&None, &None));
+        assert_eq!(whole.metadata.annotations, Some([("vlan".into(), "7".into())].into()));
+        assert_eq!(whole.metadata.labels, labels, "templates know them");
         assert_eq!(index.pending(), 1, "but how it stands is known");
         index.slim(RECORDED);
         assert!(index.whole(RECORDED).is_none());

@@ -7,7 +7,7 @@ use fettle_crds::{SessionPolicy, Stage, TryResult};
 use super::course::Course;
 use super::grants::{self, Backing, Fate, Try};
 use super::membership::{Membership, Standing as MacStanding};
-use super::model::{Ahead, Decisions, End, Granted, Progress, Rollout, Target};
+use super::model::{Ahead, Decisions, End, Granted, Progress, Rollout, Snapshot, Target};
 use super::output::Change;
 use super::pass::{Pass, WRITES_PER_PASS};
 use super::progress::{Standing, Way};
@@ -107,6 +107,7 @@ impl<'a> Pass<'a> {
         let seen = &self.seen[index];
         let backed = seen.is_served
             && !seen.has_wrong_model()
+            && is_as_declared(seen, target, self.snapshot)
             && seen.membership.only().is_some_and(|scope| self.scopes[scope].backs(seen, target, self.now));
         if backed { Backing::Stands } else { Backing::Gone }
     }
@@ -438,6 +439,15 @@ fn interrupted_try(seen: &Seen<'_>, scope: &Scope<'_>) -> Option<u32> {
     (target.rollout_uid == scope.rollout?.uid).then_some(target.attempt)
 }
 
+/// Whether the configuration of a target is still what its template makes of the device.
+fn is_as_declared(seen: &Seen<'_>, target: &Target, snapshot: &Snapshot) -> bool {
+    let Some(config) = &target.config else { return true };
+    let template = snapshot.templates.get(config.content.as_str());
+    template.is_none_or(|template| {
+        seen.device.rendered(template).is_ok_and(|rendered| rendered.identity == config.identity)
+    })
+}
+
 /// How the last try of a device failed, if it did.
 fn failed_for(seen: &Seen<'_>) -> Option<Failure> {
     match seen.device.attempt()? {
@@ -449,5 +459,8 @@ fn failed_for(seen: &Seen<'_>) -> Option<Failure> {
 /// Whether a device runs the configuration that the rollout brought.
 fn runs_config_of(seen: &Seen<'_>, scope: &Scope<'_>) -> bool {
     let config = scope.rollout.and_then(|rollout| rollout.spec.config.as_ref());
-    config.is_some_and(|config| seen.device.running_config().is_some_and(|running| **running == *config.identity))
+    let (Some(config), Some(running)) = (config, seen.device.running_config()) else { return false };
+    let target = seen.device.decisions.target.as_ref().and_then(|target| target.config.as_ref());
+    let is_rendered = target.is_some_and(|target| target.content == config.content && target.identity == **running);
+    is_rendered || **running == *config.identity
 }

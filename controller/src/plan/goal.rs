@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::model::{Device, End, Progress, Target};
 use super::reason::Reason;
+use super::rendering::Template;
 use super::revision::Revision;
 
 /// What a device is to run: `None` where that stays as it is.
@@ -28,6 +29,20 @@ impl Goal {
             firmware: image.map(|image| Arc::new(image.in_target())),
             config: config.map(|config| Arc::new(config.in_target())),
         })
+    }
+
+    /// With the configuration as it is for a device, where that is rendered.
+    ///
+    /// # Errors
+    /// Where it cannot be.
+    pub fn rendered(self, template: Option<&Template>, device: &Device) -> Result<Self, Reason> {
+        match template.filter(|_| self.config.is_some()) {
+            None => Ok(self),
+            Some(template) => {
+                let config = device.rendered(template).map_err(|_| Reason::TemplateError)?;
+                Ok(Self { config: Some(config), ..self })
+            }
+        }
     }
 
     /// Since when the device has been known to run it, if it does.
@@ -52,13 +67,23 @@ impl Goal {
         Some(done.map_or(since, |done| since.max(done)))
     }
 
-    /// Whether a target leads to this. One without firmware, for a configuration alone, is the second half of the way.
+    /// Whether a target leads to this. One without firmware, for a configuration alone, is the second half of the way. What was
+    /// rendered when other labels held leads elsewhere.
     pub fn is_led_to_by(&self, target: &Target) -> bool {
         let content = |firmware: &Option<Arc<TargetFirmware>>| firmware.as_ref().map(|it| it.content.clone());
-        let config = |config: &Option<Arc<TargetConfig>>| config.as_ref().map(|it| it.content.clone());
+        let config =
+            |config: &Option<Arc<TargetConfig>>| config.as_ref().map(|it| (it.content.clone(), it.identity.clone()));
         let is_second_half = target.firmware.is_none() && target.config.is_some();
         config(&target.config) == config(&self.config)
             && (is_second_half || content(&target.firmware) == content(&self.firmware))
+    }
+
+    /// Whether a target was for the same source of the configuration, rendered for the device as it was declared then.
+    pub fn was_rendered_otherwise_for(&self, target: &Target) -> bool {
+        match (&self.config, &target.config) {
+            (Some(now), Some(then)) => now.content == then.content && now.identity != then.identity,
+            (Some(_) | None, Some(_) | None) => false,
+        }
     }
 }
 
@@ -81,6 +106,17 @@ pub struct WayBack {
 }
 
 impl WayBack {
+    /// With the configuration as the former template makes it of the device today.
+    pub fn rendered(self: Arc<Self>, template: &Template, device: &Device) -> Arc<Self> {
+        match device.rendered(template) {
+            Ok(config) if self.goal.config.as_ref().is_some_and(|known| known.identity == config.identity) => self,
+            Ok(config) => {
+                Arc::new(Self { goal: Goal { config: Some(config), ..self.goal.clone() }, ..(*self).clone() })
+            }
+            Err(_) => Arc::new(Self { can_be_had: false, ..(*self).clone() }),
+        }
+    }
+
     /// What a device goes back to. What the rollout does not change stays as it is.
     pub fn of(previous: &Previous, rollout: &DeviceRolloutSpec) -> Self {
         let before = &previous.firmware;

@@ -5,10 +5,10 @@
 //! because limits span groups.
 //!
 //! The rules, by file: who belongs to what ([`membership`]), who is there ([`availability`]), what a group wants
-//! ([`revision`]) and what that is for a device ([`goal`]), where a device stands with it ([`progress`]), which way a
+//! ([`revision`]) and what that is for a device ([`goal`], [`rendering`]), where a device stands with it ([`progress`]), which way a
 //! rollout goes and whether anybody may begin ([`course`], [`windows`], [`schedule`]), whom a step takes on
 //! ([`steps`]), how many may be away ([`limits`], [`spread`]), over which releases a device gets there ([`paths`],
-//! [`versions`]), which targets are given and taken back ([`grants`]), and how it is all told ([`status`]).
+//! [`versions`]), which targets are given and taken back ([`grants`]), and how it is all told ([`status`], [`profiles`]).
 
 pub mod availability;
 mod conditions;
@@ -23,8 +23,10 @@ pub mod model;
 pub mod output;
 mod pass;
 pub mod paths;
+pub mod profiles;
 pub mod progress;
 pub mod reason;
+pub mod rendering;
 pub mod revision;
 pub mod schedule;
 mod scope;

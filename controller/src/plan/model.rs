@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fettle_crds::content::{ConfigContent, ImageContent};
+use fettle_crds::render::{Quotes, TemplateError};
 use fettle_crds::{
     ConfigProfileStatus, DeviceGroupStatus, DeviceRolloutSpec, DeviceRolloutStatus, DownloadTime, Drops,
     FirmwarePolicy, IntOrPercent, LabelSelector, OnFailure, Phase, SessionPolicy, Spread, Stage, Step, TargetConfig,
@@ -15,6 +16,7 @@ use fettle_crds::{
 use jiff::{SignedDuration, Timestamp};
 
 use super::labels::Labels;
+use super::rendering::{Renderings, Template};
 use super::versions::Requirement;
 use super::windows::{Calendar, LocalTime, Zone};
 
@@ -36,6 +38,8 @@ pub struct Snapshot {
     pub in_doubt: BTreeMap<Text, Timestamp>,
     /// The content Secrets that there are, and when they were made.
     pub contents: BTreeMap<Text, Timestamp>,
+    /// The templates in those, and in the profiles, by the names of the Secrets.
+    pub templates: BTreeMap<Text, Arc<Template>>,
 }
 
 /// What the planner is told from outside the API.
@@ -68,6 +72,10 @@ pub struct Device {
     pub resource_version: u64,
     pub generation: i64,
     pub labels: Labels,
+    /// Those that templates can see.
+    pub annotations: Labels,
+    /// What was rendered for it.
+    pub renderings: Renderings,
     pub mac: Mac,
     pub origin: Origin,
     /// Of the spec: a device that reports another is not served.
@@ -345,24 +353,54 @@ pub struct Profile {
 #[derive(Debug, Clone)]
 pub enum Source {
     Read(Config),
-    ObjectMissing { kind: &'static str, object: Text },
-    KeyMissing { kind: &'static str, object: Text, key: Text },
-    TooLarge { bytes: usize, limit: usize },
+    ObjectMissing {
+        kind: &'static str,
+        object: Text,
+    },
+    KeyMissing {
+        kind: &'static str,
+        object: Text,
+        key: Text,
+    },
+    TooLarge {
+        bytes: usize,
+        limit: usize,
+    },
+    /// It is a template that cannot be rendered for any device.
+    Broken {
+        error: TemplateError,
+        quotes: Quotes,
+    },
 }
 
 /// A configuration as it was read.
 #[derive(Clone)]
 pub struct Config {
+    /// Of the source. What is rendered has another for each device.
     pub identity: Text,
     /// The Secret that keeps it.
     pub name: Text,
     pub content: Arc<ConfigContent>,
+    /// Where it is one.
+    pub template: Option<Arc<Template>>,
+    /// Whether errors in it may quote it.
+    pub quotes: Quotes,
+}
+
+impl Config {
+    /// # Errors
+    /// Where it is a template that could not be rendered for any device.
+    pub fn of(content: ConfigContent, quotes: Quotes) -> Result<Self, TemplateError> {
+        let name: Text = content.name().into();
+        let template = Template::of(&content, &name)?;
+        Ok(Self { identity: content.identity().into(), name, content: Arc::new(content), template, quotes })
+    }
 }
 
 impl std::fmt::Debug for Config {
     /// Without the text: it may hold secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { identity, name, content: _ } = self;
+        let Self { identity, name, content: _, template: _, quotes: _ } = self;
         f.debug_struct("Config").field("identity", identity).field("name", name).finish_non_exhaustive()
     }
 }

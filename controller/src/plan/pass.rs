@@ -12,8 +12,10 @@ use super::limits::Budget;
 use super::membership::{Macs, Membership, Selectors, Standing as MacStanding};
 use super::model::{Device, End, Group, Progress, Snapshot, Text};
 use super::output::{Change, DeviceWrite, Plan};
+use super::profiles;
 use super::progress::{Standing, Terms, Way};
 use super::reason::Reason;
+use super::rendering::Coverage;
 use super::revision::{self, Content, Known, Rollouts, Wanted};
 use super::scope::{Move, Scope, Seen};
 use super::spread::{self, Domains, Full};
@@ -82,7 +84,7 @@ impl<'a> Pass<'a> {
         rollouts: &'a [Rollouts<'a>],
     ) -> Self {
         let scopes = groups.iter().zip(wanted).zip(rollouts);
-        let scopes = scopes.map(|((group, wanted), rollouts)| Scope::new(group, wanted, rollouts));
+        let scopes = scopes.map(|((group, wanted), rollouts)| Scope::new(snapshot, group, wanted, rollouts));
         let scopes = scopes.collect();
         let mut pass = Self {
             snapshot,
@@ -160,8 +162,10 @@ impl<'a> Pass<'a> {
             settings: &snapshot.settings,
             now: self.now,
         };
+        let goal = scope.goal(snapshot, device);
+        scope.cover(device, goal.as_ref());
         seen.standing = match way {
-            Way::Forward => match scope.goal(snapshot, device) {
+            Way::Forward => match &goal {
                 Some(Ok(goal)) => Standing::of(device, goal, &terms),
                 Some(Err(_)) | None => Standing::Untried,
             },
@@ -181,8 +185,7 @@ impl<'a> Pass<'a> {
         }
         if seen.obstacle.is_none()
             && seen.standing != Standing::Current
-            && let (Some(Ok(Goal { firmware: Some(to), .. })), Some(reported)) =
-                (scope.goal(snapshot, device), &device.facts.reported)
+            && let (Some(Ok(Goal { firmware: Some(to), .. })), Some(reported)) = (&goal, &device.facts.reported)
         {
             scope.flashes |= *to.reports != *reported.version;
         }
@@ -347,8 +350,17 @@ impl<'a> Pass<'a> {
             let superseded = scope.rollouts.former().filter_map(|former| status::superseded(former, self.now));
             self.plan.rollout_statuses.extend(superseded);
         }
-        let profiles = self.snapshot.profiles.values();
-        self.plan.profiles = profiles.filter_map(|profile| status::of_profile(profile, self.now)).collect();
+        let mut coverages: HashMap<&Text, Coverage> = HashMap::new();
+        for scope in &self.scopes {
+            if let Some(profile) = scope.profile() {
+                coverages.entry(&profile.name).or_default().add(&scope.tally.coverage);
+            }
+        }
+        let statuses = self.snapshot.profiles.values().filter_map(|profile| {
+            let coverage = coverages.remove(&profile.name).unwrap_or_default();
+            profiles::status(profile, &coverage, self.now)
+        });
+        self.plan.profiles = statuses.collect();
     }
 
     fn finish(mut self) -> Plan {

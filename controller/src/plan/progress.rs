@@ -165,6 +165,12 @@ impl Terms<'_> {
                 Standing::Untried
             }
             TryResult::Succeeded => failed(Failure::FellBack),
+            // Somebody has declared something else of it since: that has not been tried.
+            TryResult::Failed
+                if end.reason != Verdict::UnexpectedVersion && goal.was_rendered_otherwise_for(target) =>
+            {
+                Standing::Untried
+            }
             TryResult::Failed if end.reason == Verdict::UnexpectedVersion || target.attempt > self.strategy.retries => {
                 failed(Failure::Try(end.reason))
             }

@@ -92,6 +92,8 @@ pub enum Reason {
     NoImageForModel,
     /// The configuration is not for its model.
     ConfigNotForModel,
+    /// The template of its configuration cannot be rendered for it: a label is missing, say.
+    TemplateError,
     /// Its configuration is put into force at a time, and nobody knows the zone of its clock.
     UnknownTimeZone,
     /// It failed.
@@ -168,6 +170,7 @@ impl Reason {
             Self::WrongModel => "WrongModel",
             Self::NoImageForModel => "NoImageForModel",
             Self::ConfigNotForModel => "ConfigNotForModel",
+            Self::TemplateError => "TemplateError",
             Self::Failed(failure) => failure.as_str(),
         }
     }
@@ -218,6 +221,7 @@ impl Reason {
             Self::WrongModel => "of another model than declared",
             Self::NoImageForModel => "of a model that the firmware has no image for",
             Self::ConfigNotForModel => "of a model that the configuration is not for",
+            Self::TemplateError => "that the template of the configuration cannot be rendered for",
             Self::Failed(failure) => return format!("failed ({})", failure.as_str()),
         }
         .to_owned()
@@ -269,7 +273,8 @@ impl Reason {
             | Self::Overlap
             | Self::WrongModel
             | Self::NoImageForModel
-            | Self::ConfigNotForModel => Class::Waiting,
+            | Self::ConfigNotForModel
+            | Self::TemplateError => Class::Waiting,
         }
     }
 
@@ -286,6 +291,7 @@ impl Reason {
             | Self::WrongModel
             | Self::NoImageForModel
             | Self::ConfigNotForModel
+            | Self::TemplateError
             | Self::UnknownTimeZone
             | Self::NewerThanDesired
             | Self::VersionsNotComparable

@@ -12,6 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 
 use super::model::{Config, Device, Firmware, Group, Image, Profile, Rollout, Snapshot, Source, Text};
+use super::rendering::Template;
 
 /// Content that nothing names is kept this long: it is made before the rollout that names it.
 pub const UNNAMED_CONTENT_AGE: SignedDuration = SignedDuration::from_mins(10);
@@ -214,6 +215,7 @@ impl Source {
             Self::TooLarge { bytes, limit } => {
                 Err(("TooLarge", format!("the text has {bytes} bytes, more than the {limit} that can be kept")))
             }
+            Self::Broken { error, quotes } => Err(("TemplateError", error.sentence(*quotes))),
         }
     }
 }
@@ -341,6 +343,8 @@ pub struct Known<'a> {
     kept_images: HashMap<(&'a str, &'a str), Option<&'a RolloutImage>>,
     /// By identity: of readable profiles, and of kept rollouts.
     configs: HashMap<&'a str, (TargetConfig, Option<&'a Config>)>,
+    /// Those that are rendered for each device, with what has to be kept for them.
+    templates: Vec<(&'a Template, Option<&'a Config>)>,
 }
 
 impl<'a> Known<'a> {
@@ -376,10 +380,15 @@ impl<'a> Known<'a> {
                 (config.identity.as_str(), (target, None))
             })
             .collect();
-        for config in snapshot.profiles.values().filter_map(|profile| profile.source.read().ok()) {
+        let read = || snapshot.profiles.values().filter_map(|profile| profile.source.read().ok());
+        for config in read() {
             configs.insert(&config.identity, (config.in_target(), Some(config)));
         }
-        Self { snapshot, images, kept_images, configs }
+        let mut templates: Vec<_> =
+            read().filter_map(|config| Some((config.template.as_deref()?, Some(config)))).collect();
+        let kept = snapshot.templates.values().filter(|template| snapshot.contents.contains_key(template.name()));
+        templates.extend(kept.map(|template| (&**template, None)));
+        Self { snapshot, images, kept_images, configs, templates }
     }
 
     /// What a device runs now, as far as it is known, and what has to be kept for that.
@@ -408,15 +417,26 @@ impl<'a> Known<'a> {
         let last_config = last.and_then(|target| target.config.as_ref());
         let config = match (identity, last_config) {
             (Some(identity), Some(config)) if config.identity == **identity => Some((**config).clone()),
-            (Some(identity), _) => self.configs.get(&**identity).map(|(config, source)| {
-                contents.extend(source.map(Content::config));
-                config.clone()
-            }),
+            (Some(identity), _) => {
+                let known = self.configs.get(&**identity).map(|(config, source)| (config.clone(), *source));
+                known.or_else(|| self.rendered(device, identity)).map(|(config, source)| {
+                    contents.extend(source.map(Content::config));
+                    config
+                })
+            }
             (None, _) => None,
         };
         let firmware = PreviousFirmware { version: version.to_owned(), sha256, content };
         contents.retain(|content| !self.snapshot.contents.contains_key(content.name()));
         (Previous { rollout_uid: rollout.uid.to_string(), firmware, config }, contents)
+    }
+
+    /// The template of which the device got what it runs, by what it would get of it today.
+    fn rendered(&self, device: &Device, identity: &str) -> Option<(TargetConfig, Option<&'a Config>)> {
+        self.templates.iter().find_map(|(template, source)| {
+            let rendered = device.rendered(template).ok().filter(|rendered| rendered.identity == identity)?;
+            Some(((*rendered).clone(), *source))
+        })
     }
 }
 

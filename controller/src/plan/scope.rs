@@ -1,6 +1,6 @@
 //! What a pass holds of each group and of each device while it goes on.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use fettle_crds::{DownloadTime, FirmwarePolicy, Stage, TargetConfig, TargetFirmware, Verdict};
@@ -12,12 +12,14 @@ use super::goal::{Goal, WayBack};
 use super::limits::{Budget, Usage};
 use super::membership::{Membership, Standing as MacStanding};
 use super::model::{
-    Ahead, Decisions, Device, End, Firmware, Group, Image, Progress, Readiness, Rollout, Snapshot, Target, Text,
+    Ahead, Decisions, Device, End, Firmware, Group, Image, Profile, Progress, Readiness, Rollout, Snapshot, Target,
+    Text,
 };
 use super::output::Change;
 use super::paths::{Hop, NoHop, Paths, Release};
 use super::progress::{Standing, Way};
 use super::reason::Reason;
+use super::rendering::Template;
 use super::revision::{Revision, Rollouts, Wanted};
 use super::schedule::{self, Next, Schedule};
 use super::steps::{self, Rest};
@@ -34,6 +36,8 @@ pub struct Scope<'a> {
     pub way: Way,
     /// What the revision means for each model.
     models: HashMap<Text, Result<Model, Reason>>,
+    /// By the names of their contents.
+    templates: &'a BTreeMap<Text, Arc<Template>>,
     /// The ways back, by where what a device ran is kept in memory.
     ways_back: HashMap<usize, Arc<WayBack>>,
     /// The devices that no other group selects.
@@ -116,7 +120,7 @@ pub struct Move {
 }
 
 impl<'a> Scope<'a> {
-    pub fn new(group: &'a Group, wanted: &'a Wanted<'a>, rollouts: &'a Rollouts<'a>) -> Self {
+    pub fn new(snapshot: &'a Snapshot, group: &'a Group, wanted: &'a Wanted<'a>, rollouts: &'a Rollouts<'a>) -> Self {
         let stands_for = |newest: &&Rollout| match wanted {
             Wanted::Revision(revision) => newest.spec.revision == revision.digest,
             Wanted::Invalid(_) => false,
@@ -130,6 +134,7 @@ impl<'a> Scope<'a> {
             rollout,
             way: if is_back { Way::Back } else { Way::Forward },
             models: HashMap::new(),
+            templates: &snapshot.templates,
             ways_back: HashMap::new(),
             members: Vec::new(),
             usage: Usage::default(),
@@ -171,10 +176,32 @@ impl<'a> Scope<'a> {
         }))
     }
 
-    /// What the revision means for the model that the device reports; `None` where either is not known.
-    pub fn goal(&mut self, snapshot: &Snapshot, device: &Device) -> Option<Result<&Goal, Reason>> {
-        let model = &device.facts.reported.as_ref()?.model;
-        self.model(snapshot, model).map(|model| model.as_ref().map(|model| &model.goal).map_err(|reason| *reason))
+    /// What the revision means for a device of the model that it reports; `None` where either is not known.
+    pub fn goal(&mut self, snapshot: &Snapshot, device: &Device) -> Option<Result<Goal, Reason>> {
+        let template = self.template();
+        let model = self.model(snapshot, &device.facts.reported.as_ref()?.model)?;
+        let goal = model.as_ref().map(|model| model.goal.clone()).map_err(|reason| *reason);
+        Some(goal.and_then(|goal| goal.rendered(template, device)))
+    }
+
+    /// Counts whether the configuration can be rendered for a device that it is for.
+    pub fn cover(&mut self, device: &Device, goal: Option<&Result<Goal, Reason>>) {
+        let config = self.revision().and_then(|revision| revision.config).map(|(_, config)| config);
+        if let (Some(Ok(_) | Err(Reason::TemplateError)), Some(config)) = (goal, config)
+            && let Some(template) = &config.template
+        {
+            self.tally.coverage.count(device, template, config.quotes);
+        }
+    }
+
+    /// The profile that the group wants, where it can be read.
+    pub fn profile(&self) -> Option<&'a Profile> {
+        self.revision()?.config.map(|(profile, _)| profile)
+    }
+
+    /// What the revision has rendered for each device.
+    fn template(&self) -> Option<&'a Template> {
+        self.revision()?.config.and_then(|(_, config)| config.template.as_deref())
     }
 
     /// What a device would be told next, on its way to what the revision means for it.
@@ -187,10 +214,11 @@ impl<'a> Scope<'a> {
         }
         let reported = device.facts.reported.as_ref().ok_or(Reason::NeverConnected)?;
         let is_scheduled = self.schedule.is_some();
+        let template = self.template();
         let found = self.model(snapshot, &reported.model).ok_or(Reason::NeverConnected)?;
         let Model { goal, paths, stones } = found.as_mut().map_err(|reason| *reason)?;
-        let last = |goal: &Goal| {
-            let Goal { firmware, config } = goal.clone();
+        let goal = goal.clone().rendered(template, device)?;
+        let last = |Goal { firmware, config }: Goal| {
             match &firmware {
                 // A configuration that has its time goes by itself, when the firmware is there.
                 Some(to) if is_scheduled && *to.reports == *reported.version => Move { firmware: None, config },
@@ -274,12 +302,20 @@ impl<'a> Scope<'a> {
     }
 
     /// What the device goes back to, where the rollout has granted it.
+    ///
+    /// What was rendered for it goes back to the former template, and is what that makes of the device as it is declared
+    /// today: a label that somebody has corrected since stays corrected.
     pub fn way_back(&mut self, device: &'a Device) -> Option<Arc<WayBack>> {
         let rollout = self.rollout?;
         let previous = device.decisions.previous.as_ref().filter(|previous| *previous.rollout_uid == *rollout.uid)?;
         // Shared by all devices that ran the same, and not moved while the snapshot is looked at.
         let key = Arc::as_ptr(previous) as usize;
-        Some(self.ways_back.entry(key).or_insert_with(|| Arc::new(WayBack::of(previous, &rollout.spec))).clone())
+        let way = self.ways_back.entry(key).or_insert_with(|| Arc::new(WayBack::of(previous, &rollout.spec))).clone();
+        let config = way.goal.config.as_ref();
+        match config.and_then(|config| self.templates.get(config.content.as_str())) {
+            None => Some(way),
+            Some(template) => Some(way.rendered(template, device)),
+        }
     }
 
     /// Whether a target that has not begun still stands: whether its device could be granted it now, steps and limits apart.

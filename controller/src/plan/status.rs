@@ -3,15 +3,12 @@
 //! A status is returned only where it differs from the one that is written.
 
 use fettle_crds::schema::message as cut;
-use fettle_crds::{
-    ConfigProfileStatus, Counts, DeviceGroupStatus, DeviceRolloutStatus, Failure as ListedFailure, RollbackStatus,
-    Waiting,
-};
+use fettle_crds::{Counts, DeviceGroupStatus, DeviceRolloutStatus, Failure as ListedFailure, RollbackStatus, Waiting};
 use jiff::Timestamp;
 
 use super::conditions::Conditions;
 use super::course::{Clock, Course, Halt, Turn};
-use super::model::{Profile, Readiness, Rollout, Text};
+use super::model::{Readiness, Rollout, Text};
 use super::output::{GroupWrite, Notice, NoticeKind};
 use super::progress::Way;
 use super::reason::Reason;
@@ -183,6 +180,10 @@ impl GroupView<'_, '_> {
                 return Verdict::new(Phase::Paused, "Paused", message).waiting("Paused", None);
             }
             Course::Paused | Course::BackHalted(Halt::Paused) | Course::Forward => {}
+        }
+        if tally.coverage.is_none() {
+            let profile = self.scope.profile().map_or("", |profile| &*profile.name);
+            return stalled("TemplateError", format!("ConfigProfile {profile}: {progress}"), NoticeKind::GroupInvalid);
         }
         if tally.counts.total == 0 {
             return Verdict::new(Phase::Empty, "NoDevices", "the selector matches no device");
@@ -417,6 +418,11 @@ impl GroupView<'_, '_> {
             reason: failure.as_str().to_owned(),
             message: cut(message.as_deref().unwrap_or_default()),
         });
+        let template_errors = tally.coverage.errors.iter().map(|(device, why)| ListedFailure {
+            device: device.to_string(),
+            reason: Reason::TemplateError.as_str().to_owned(),
+            message: cut(why),
+        });
         let waiting = verdict.waits.map(|(reason, until)| {
             let same = before.waiting.as_ref().filter(|before| *before.reason == *reason);
             Waiting { reason: reason.to_owned(), since: same.map_or(self.now, |before| before.since), until }
@@ -431,6 +437,7 @@ impl GroupView<'_, '_> {
             counts: tally.counts,
             reasons: tally.reasons(),
             failures: failures.collect(),
+            template_errors: template_errors.collect(),
             step: self.step(),
             waiting,
             rollback: self.rollback(rollout, verdict),
@@ -465,25 +472,6 @@ pub fn superseded(rollout: &Rollout, now: Timestamp) -> Option<(Text, DeviceRoll
         ..before.clone()
     };
     Some((rollout.name.clone(), status))
-}
-
-/// The status of a profile, where it changes.
-pub fn of_profile(profile: &Profile, now: Timestamp) -> Option<(Text, ConfigProfileStatus)> {
-    let before = &profile.status;
-    let mut conditions = Conditions::new(&before.conditions, profile.generation, now);
-    let config = match profile.source.read() {
-        Ok(config) => {
-            conditions.set("Ready", true, "Read", "the text was read");
-            Some(config.identity.to_string())
-        }
-        Err((reason, message)) => {
-            conditions.set("Ready", false, reason, &message);
-            None
-        }
-    };
-    let status =
-        ConfigProfileStatus { observed_generation: Some(profile.generation), conditions: conditions.done(), config };
-    (status != *before).then(|| (profile.name.clone(), status))
 }
 
 /// What people are told of a change of status.

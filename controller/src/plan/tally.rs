@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::model::{Device, Rollout, Text};
 use super::reason::{Class, Failure, Reason};
+use super::rendering::Coverage;
 
 /// So many failed devices are listed in a rollout.
 const FAILURES_LISTED: usize = 10;
@@ -29,6 +30,8 @@ pub struct Tally {
     pub(super) not_comparable: Option<(Text, Option<(Text, Text)>)>,
     /// The first domain that is full of devices that are away, and its limit.
     pub(super) full_domain: Option<(Text, usize)>,
+    /// For how many devices the template of the configuration can be rendered, where it is one.
+    pub(super) coverage: Coverage,
     /// When the first try of the rollout was granted.
     pub(super) started: Option<Timestamp>,
 }
@@ -127,6 +130,9 @@ impl Tally {
         for (reason, count) in &self.reasons {
             text += &format!("{separator}{count} {}", reason.words());
             separator = ", ";
+        }
+        if let Some(complaint) = self.coverage.complaint() {
+            text += &format!("; {complaint}");
         }
         text
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use fettle_crds as api;
 use fettle_crds::content::{ImageContent, MANAGED_BY};
+use fettle_crds::render::offers_annotation;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::ObjectMeta;
@@ -13,6 +14,7 @@ use crate::plan::model::{
     Acceptance, Applied, Bridge, Decisions, Device, Facts, Firmware, Granted, Group, Image, Mac, Origin, Readiness,
     Reported, Rollout, Session, Strategy, Target, Text, Times, Upgrade,
 };
+use crate::plan::rendering::Renderings;
 use crate::plan::versions::Requirement;
 use crate::plan::windows::{Calendar, Freeze, FreezeError, LocalTimeError, UnknownZone, Window, WindowError, Zone};
 
@@ -53,7 +55,7 @@ impl Interner {
     }
 
     fn config(&mut self, config: api::TargetConfig) -> Arc<api::TargetConfig> {
-        share(&mut self.configs, config.content.clone(), config)
+        share(&mut self.configs, format!("{} {}", config.content, config.identity), config)
     }
 
     fn spread(&mut self, spread: BTreeMap<String, String>) -> Arc<BTreeMap<String, String>> {
@@ -62,8 +64,8 @@ impl Interner {
     }
 
     fn previous(&mut self, previous: api::Previous) -> Arc<api::Previous> {
-        let config = previous.config.as_ref().map_or("", |config| &*config.content);
-        let key = format!("{} {} {config}", previous.rollout_uid, previous.firmware.version);
+        let config = previous.config.as_ref().map_or(("", ""), |config| (&*config.content, &*config.identity));
+        let key = format!("{} {} {} {}", previous.rollout_uid, previous.firmware.version, config.0, config.1);
         share(&mut self.previous, key, previous)
     }
 
@@ -73,6 +75,8 @@ impl Interner {
         let (name, resource_version) = identity(&metadata)?;
         let status = status.unwrap_or_default();
         let label = |key: &str| metadata.labels.as_ref().and_then(|labels| labels.get(key));
+        let annotations = metadata.annotations.iter().flatten();
+        let annotations = annotations.filter(|(key, value)| offers_annotation(key, value));
         let is_ours = label(MANAGED_BY.0).is_some_and(|by| by == MANAGED_BY.1);
         Some(Device {
             name,
@@ -88,6 +92,8 @@ impl Interner {
             retry_at: metadata.annotations.as_ref().and_then(|all| all.get(RETRY_AT)).map(|at| self.text(at)),
             facts: self.facts(&status),
             decisions: self.decisions(status),
+            annotations: annotations.map(|(key, value)| (self.text(key), Text::from(value.as_str()))).collect(),
+            renderings: Renderings::default(),
             labels: metadata.labels.iter().flatten().map(|(key, value)| (self.text(key), self.text(value))).collect(),
         })
     }

@@ -6,19 +6,21 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use fettle_crds::content::ConfigContent;
-use fettle_crds::{self as api, KeyRef};
+use fettle_crds::content::{CONFIG, ConfigContent, Form, LABEL};
+use fettle_crds::render::Quotes;
+use fettle_crds::{self as api, ConfigRef};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::Resource;
-use kube::api::{ObjectMeta, PartialObjectMeta};
+use kube::api::ObjectMeta;
 use kube::core::DeserializeGuard;
 use kube::runtime::watcher::Event;
+use kube::{Resource, ResourceExt};
 
 use super::convert::{self, Interner, ProfileObject, Values, identity};
 use crate::metrics::{Kind, Metrics};
 use crate::plan::model::{Config, Profile, Snapshot, Source, Text};
+use crate::plan::rendering::Template;
 
 /// A Secret holds 1 MiB; so much of it is for the configuration, the rest for its version.
 const CONFIG_MAX: usize = 1024 * 1024 - 1024;
@@ -34,7 +36,7 @@ pub enum Observed {
     Lease(Event<Lease>),
     ConfigMap(Event<ConfigMap>),
     Secret(Event<Secret>),
-    Content(Event<PartialObjectMeta<Secret>>),
+    Content(Event<Secret>),
 }
 
 /// An object as a write of ours has left it.
@@ -163,14 +165,7 @@ impl Index {
             Observed::Lease(event) => self.event(Kind::Lease, event, Self::put_lease),
             Observed::ConfigMap(event) => self.event(Kind::ConfigMap, event, Self::put_config_map),
             Observed::Secret(event) => self.event(Kind::Secret, event, Self::put_secret),
-            Observed::Content(event) => self.event(Kind::Content, event, |index, content| {
-                let made = content.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
-                let name = content.metadata.name.as_deref().map(Text::from);
-                name.map_or(News::No, |name| {
-                    index.snapshot.contents.insert(name, made);
-                    News::Yes
-                })
-            }),
+            Observed::Content(event) => self.event(Kind::Content, event, Self::put_content),
         }
     }
 
@@ -284,7 +279,11 @@ impl Index {
             Kind::Rollout => snapshot.rollouts.remove(name).is_some(),
             Kind::Firmware => snapshot.firmwares.remove(name).is_some(),
             Kind::Lease => snapshot.bridges.remove(name).is_some(),
-            Kind::Content => snapshot.contents.remove(name).is_some(),
+            Kind::Content => {
+                let was_there = snapshot.contents.remove(name).is_some();
+                self.forget_template(name);
+                was_there
+            }
             Kind::Profile => {
                 self.profiles.remove(name);
                 snapshot.profiles.remove(name).is_some()
@@ -296,7 +295,10 @@ impl Index {
     }
 
     fn put_device(&mut self, device: api::Device) -> News {
-        if let Some(device) = self.interner.device(device) {
+        if let Some(mut device) = self.interner.device(device) {
+            if let Some(former) = self.snapshot.devices.get(&device.name) {
+                device.remember(former);
+            }
             // Whatever was in doubt depended on what this has changed: it is in here, or will never be.
             self.snapshot.in_doubt.remove(&device.name);
             self.snapshot.devices.insert(device.name.clone(), device);
@@ -382,35 +384,72 @@ impl Index {
             source: self.read(&object.spec),
             status: object.status.clone(),
         };
-        self.snapshot.profiles.insert(name.clone(), profile);
+        let template = template_of(&profile);
+        self.snapshot.templates.extend(template.map(|template| (template.name().clone(), template)));
+        let former = self.snapshot.profiles.insert(name.clone(), profile);
+        if let Some(former) = former.as_ref().and_then(template_of) {
+            self.forget_template(former.name());
+        }
+    }
+
+    /// Keeps the template in a content, which may be all that is left of it.
+    fn put_content(&mut self, content: Secret) -> News {
+        let Some(name) = content.metadata.name.as_deref().map(Text::from) else { return News::No };
+        let made = content.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+        let is_config = content.labels().get(LABEL).is_some_and(|kind| kind == CONFIG);
+        if is_config && !self.snapshot.templates.contains_key(&name) {
+            // What is not what its name says, or cannot be rendered, is found out by the bridge, with a reason.
+            let template =
+                ConfigContent::from_secret(&content).ok().and_then(|content| Template::of(&content, &name).ok());
+            self.snapshot.templates.extend(template.flatten().map(|template| (name.clone(), template)));
+        }
+        self.snapshot.contents.insert(name, made);
+        News::Yes
+    }
+
+    /// A template that neither a content nor a profile has any more.
+    fn forget_template(&mut self, name: &Text) {
+        let snapshot = &mut self.snapshot;
+        let is_wanted =
+            || snapshot.profiles.values().any(|profile| template_of(profile).is_some_and(|it| it.name() == name));
+        if !snapshot.contents.contains_key(name) && !is_wanted() {
+            snapshot.templates.remove(name);
+        }
     }
 
     fn read(&self, spec: &api::ConfigProfileSpec) -> Source {
-        let value = |objects: &HashMap<Text, Values>, kind: &'static str, KeyRef { name, key }: &KeyRef| {
+        let value = |objects: &HashMap<Text, Values>, kind: &'static str, source: &ConfigRef| {
+            let ConfigRef { name, key, template } = source;
             let object: Text = name.as_str().into();
             let values = objects.get(&object).ok_or(Source::ObjectMissing { kind, object: object.clone() })?;
-            values.get(key).cloned().ok_or_else(|| Source::KeyMissing { kind, object, key: key.as_str().into() })
+            let bytes = values.get(key).cloned();
+            let bytes = bytes.ok_or_else(|| Source::KeyMissing { kind, object, key: key.as_str().into() })?;
+            Ok((bytes, if *template { Form::Template } else { Form::Text }))
         };
-        let bytes: Result<Arc<[u8]>, Source> = match (&spec.text, &spec.config_map, &spec.secret) {
-            (Some(text), _, _) => Ok(text.as_bytes().into()),
-            (None, Some(source), _) => value(&self.config_maps, "ConfigMap", source),
-            (None, None, source) => match source {
-                Some(source) => value(&self.secrets, "Secret", source),
-                // The API server lets no such profile in.
-                None => Ok(Arc::from([])),
-            },
+        let quotes = if spec.secret.is_some() { Quotes::No } else { Quotes::Yes };
+        let api::ConfigProfileSpec { version, models: _, text, template, config_map, secret } = spec;
+        let read: Result<(Arc<[u8]>, Form), Source> = match (text, template, config_map, secret) {
+            (Some(text), ..) => Ok((text.as_bytes().into(), Form::Text)),
+            (None, Some(template), ..) => Ok((template.as_bytes().into(), Form::Template)),
+            (None, None, Some(source), _) => value(&self.config_maps, "ConfigMap", source),
+            (None, None, None, Some(source)) => value(&self.secrets, "Secret", source),
+            // The API server lets no such profile in.
+            (None, None, None, None) => Ok((Arc::from([]), Form::Text)),
         };
-        match bytes {
+        match read {
             Err(missing) => missing,
-            Ok(bytes) if bytes.len() > CONFIG_MAX => Source::TooLarge { bytes: bytes.len(), limit: CONFIG_MAX },
-            Ok(bytes) => {
-                let content = ConfigContent { version: spec.version.clone(), bytes: bytes.to_vec() };
-                Source::Read(Config {
-                    identity: content.identity().into(),
-                    name: content.name().into(),
-                    content: Arc::new(content),
-                })
+            Ok((bytes, _)) if bytes.len() > CONFIG_MAX => Source::TooLarge { bytes: bytes.len(), limit: CONFIG_MAX },
+            Ok((bytes, form)) => {
+                let content = ConfigContent { version: version.clone(), form, bytes: bytes.to_vec() };
+                match Config::of(content, quotes) {
+                    Ok(config) => Source::Read(config),
+                    Err(error) => Source::Broken { error, quotes },
+                }
             }
         }
     }
+}
+
+fn template_of(profile: &Profile) -> Option<Arc<Template>> {
+    profile.source.read().ok()?.template.clone()
 }

@@ -11,6 +11,7 @@ mod outages;
 mod ownership;
 mod readings;
 mod rollouts;
+mod templates;
 mod times;
 mod wire;
 mod world;

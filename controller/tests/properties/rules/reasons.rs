@@ -109,6 +109,7 @@ fn is_true(world: &World, made: &Plan, number: usize, reason: Reason) -> bool {
         | Reason::DuplicateMac
         | Reason::WrongModel
         | Reason::ConfigNotForModel
+        | Reason::TemplateError
         | Reason::Downloading
         | Reason::Downloaded
         | Reason::WaitingForTime

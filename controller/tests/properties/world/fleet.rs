@@ -1,13 +1,14 @@
 //! Fleets: devices of a few models on a few releases, and groups with all that a strategy can say.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use fettle_controller::plan::model::{self as m, Snapshot, Text};
-use fettle_controller::plan::status;
+use fettle_controller::plan::profiles;
+use fettle_controller::plan::rendering::Coverage;
 use fettle_controller::reconcile::convert;
 use fettle_crds::IntOrPercent;
-use fettle_crds::content::ConfigContent;
+use fettle_crds::content::{ConfigContent, Form};
+use fettle_crds::render::Quotes;
 use jiff::Timestamp;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -256,9 +257,8 @@ fn sha(number: usize) -> String {
 
 /// A configuration of that version.
 pub fn profile(version: &str, now: Timestamp) -> m::Profile {
-    let content = ConfigContent { version: version.to_owned(), bytes: version.as_bytes().to_owned() };
-    let config =
-        m::Config { identity: content.identity().into(), name: content.name().into(), content: Arc::new(content) };
+    let content = ConfigContent { version: version.to_owned(), form: Form::Text, bytes: version.as_bytes().to_owned() };
+    let config = m::Config::of(content, Quotes::Yes).unwrap();
     let name: Text = format!("config-{version}").into();
     let mut profile = m::Profile {
         name,
@@ -267,7 +267,7 @@ pub fn profile(version: &str, now: Timestamp) -> m::Profile {
         source: m::Source::Read(config),
         status: Default::default(),
     };
-    profile.status = status::of_profile(&profile, now).unwrap().1;
+    profile.status = profiles::status(&profile, &Coverage::default(), now).unwrap().1;
     profile
 }
 

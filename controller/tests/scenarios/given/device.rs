@@ -19,6 +19,7 @@ use super::span::{Span, an_hour, hours};
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Device {
     labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
     mac: Option<String>,
     model: Option<String>,
     approved: bool,
@@ -55,6 +56,7 @@ impl Default for Device {
     fn default() -> Self {
         Self {
             labels: BTreeMap::from([("role".into(), "access".into())]),
+            annotations: BTreeMap::new(),
             mac: None,
             model: None,
             approved: true,
@@ -122,6 +124,8 @@ struct Target {
     /// How it ended, in the words of the controller.
     judged: Option<String>,
     done: bool,
+    /// The identity of its configuration, where that was rendered for it when it was declared otherwise.
+    identity: Option<String>,
     /// The labels that limits are set by, as they were at the grant.
     spread: BTreeMap<String, String>,
 }
@@ -140,6 +144,7 @@ impl Default for Target {
             ended: None,
             judged: None,
             done: false,
+            identity: None,
             spread: BTreeMap::new(),
         }
     }
@@ -177,6 +182,8 @@ impl Device {
             resource_version: 1,
             generation: 1,
             labels: self.labels.clone().into_iter().collect(),
+            annotations: self.annotations.clone().into_iter().collect(),
+            renderings: Default::default(),
             mac: m::Mac::parse(&self.mac.clone().unwrap_or_else(|| format!("02:00:00:00:00:{number:02x}"))).unwrap(),
             origin: if self.pending { m::Origin::Pending } else { m::Origin::Declared },
             model: self.model.as_deref().map(Into::into),
@@ -260,7 +267,12 @@ impl Target {
         let firmware = firmware.filter(|_| at.is_none());
         let scheduled = at.map(|at| Scheduled { at, local: String::new() });
         let config = revision.config(&model).ok().flatten();
-        let config = config.map(|config| Arc::new(TargetConfig { scheduled, ..config.in_target() }));
+        let config = config.map(|config| {
+            let rendered = config.template.as_deref().and_then(|template| device.rendered(template).ok());
+            let told = rendered.map_or_else(|| config.in_target(), |rendered| (*rendered).clone());
+            let identity = self.identity.clone().unwrap_or_else(|| told.identity.clone());
+            Arc::new(TargetConfig { scheduled, identity, ..told })
+        });
         let granted_at = now - self.granted.0;
         device.decisions.target = Some(m::Target {
             id: self.id,

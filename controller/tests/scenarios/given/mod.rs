@@ -9,8 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fettle_controller::plan::model as m;
+use fettle_controller::plan::profiles;
+use fettle_controller::plan::rendering::Coverage;
 use fettle_controller::plan::versions::Requirement;
-use fettle_crds::content::{ConfigContent, ImageContent};
+use fettle_crds::content::{ConfigContent, Form, ImageContent};
+use fettle_crds::render::Quotes;
 use fettle_crds::{FileSource, Source};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
@@ -99,6 +102,8 @@ struct Profile {
     models: Vec<String>,
     #[serde(default)]
     text: Option<String>,
+    #[serde(default)]
+    template: Option<String>,
     /// The ConfigMap and the key that are not there.
     #[serde(default)]
     missing: Vec<String>,
@@ -118,6 +123,9 @@ impl Given {
             contents: self.contents.iter().map(|(name, ago)| (name.as_str().into(), now - ago.0)).collect(),
             ..m::Snapshot::default()
         };
+        let read = snapshot.profiles.values().filter_map(|profile| profile.source.read().ok());
+        let templates = read.filter_map(|config| config.template.clone());
+        snapshot.templates = templates.map(|template| (template.name().clone(), template)).collect();
         for (name, group) in &self.groups {
             for rollout in group.rollouts(name, &snapshot, now) {
                 let firmware = rollout.spec.firmware.iter().flat_map(|firmware| &firmware.images);
@@ -193,14 +201,20 @@ impl Firmware {
 
 impl Profile {
     fn model(&self, name: m::Text, now: Timestamp) -> m::Profile {
+        let read = |content| match m::Config::of(content, Quotes::Yes) {
+            Ok(config) => m::Source::Read(config),
+            Err(error) => m::Source::Broken { error, quotes: Quotes::Yes },
+        };
         let source = match (&self.text, self.missing.as_slice()) {
+            _ if self.template.is_some() => read(ConfigContent {
+                version: self.version.clone(),
+                form: Form::Template,
+                bytes: self.template.clone().unwrap_or_default().into_bytes(),
+            }),
             (Some(text), _) => {
-                let content = ConfigContent { version: self.version.clone(), bytes: text.clone().into_bytes() };
-                m::Source::Read(m::Config {
-                    identity: content.identity().into(),
-                    name: content.name().into(),
-                    content: Arc::new(content),
-                })
+                let form = Form::Text;
+                let content = ConfigContent { version: self.version.clone(), form, bytes: text.clone().into_bytes() };
+                read(content)
             }
             (None, [object]) => m::Source::ObjectMissing { kind: "ConfigMap", object: object.as_str().into() },
             (None, [object, key]) => {
@@ -211,8 +225,8 @@ impl Profile {
         let mut profile =
             m::Profile { name, generation: 1, models: self.models.clone(), source, status: Default::default() };
         // What is readable is told already.
-        if self.text.is_some() {
-            profile.status = fettle_controller::plan::status::of_profile(&profile, now).unwrap().1;
+        if profile.source.read().is_ok() {
+            profile.status = profiles::status(&profile, &Coverage::default(), now).unwrap().1;
         }
         profile
     }

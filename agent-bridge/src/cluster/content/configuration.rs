@@ -1,0 +1,125 @@
+//! The configuration of a device: the same for all, or rendered for each.
+//!
+//! What is rendered is rendered here, from the Device as it is declared now. It is served where it is what the target says,
+//! and not otherwise: then the target was decided on other labels, and is about to be taken back. A try that has not begun
+//! waits a moment for that; one that has begun ends, and the next is for what holds then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fettle_crds::content::{self, ConfigContent, Form};
+use fettle_crds::render::{Facts, Template};
+use fettle_crds::{Device, Phase, TargetConfig};
+use fettle_protocol::session::SourceError;
+use jiff::Timestamp;
+
+use super::{Contents, REMEMBERED, Remembered, refused, remembered};
+use crate::files::store::Content;
+
+/// Templates that are remembered, of up to 256 KiB each.
+const REMEMBERED_TEMPLATES: usize = 64;
+/// A target whose configuration is no longer what the template makes of its device is taken back in a moment, where there
+/// is a controller: half of the time in which a try has to begin.
+const WITHDRAWAL: Duration = Duration::from_secs(30);
+
+/// The templates that Secrets keep.
+pub(super) type Templates = Remembered<Arc<Versioned>>;
+
+/// A template, and the version of the configurations that it makes.
+pub(super) struct Versioned {
+    version: String,
+    template: Template,
+}
+
+/// What the Secret with a configuration holds.
+enum Source {
+    /// What each device gets, in the cache.
+    Text(Content),
+    Template(Arc<Versioned>),
+}
+
+impl Contents {
+    /// The configuration for a device, in the cache.
+    pub(super) async fn config(
+        &self,
+        device: &Device,
+        config: &TargetConfig,
+        until: Timestamp,
+    ) -> Result<Content, SourceError> {
+        let versioned = match self.source(&config.content, until).await? {
+            Source::Text(content) => return Ok(content),
+            Source::Template(versioned) => versioned,
+        };
+        match versioned.render(device, &config.identity) {
+            // By its own hash: two devices may have identities alike, which are short, and get different bytes.
+            Ok(bytes) => self.store.put(bytes).await.map_err(|error| refused(&error)),
+            Err(why) => {
+                if !has_begun(device) {
+                    tokio::time::sleep(WITHDRAWAL).await;
+                }
+                Err(SourceError(why))
+            }
+        }
+    }
+
+    /// What the Secret `name` holds. Read once for all who ask at the same time.
+    async fn source(&self, name: &str, until: Timestamp) -> Result<Source, SourceError> {
+        // Both are locked, so that who finds neither reads it alone.
+        let text = remembered(&self.known, name, REMEMBERED);
+        let mut text = text.lock().await;
+        if let Some(sha256) = *text
+            && let Some(content) = self.store.get(&sha256).await
+        {
+            return Ok(Source::Text(content));
+        }
+        let template = remembered(&self.templates, name, REMEMBERED_TEMPLATES);
+        let mut template = template.lock().await;
+        if let Some(template) = &*template {
+            return Ok(Source::Template(Arc::clone(template)));
+        }
+        let secret = self.read(name, until).await?;
+        let ConfigContent { version, form, bytes } =
+            ConfigContent::from_secret(&secret).map_err(|error| refused(&error))?;
+        match form {
+            Form::Text => {
+                let content = self.store.put(bytes).await.map_err(|error| refused(&error))?;
+                *text = Some(content.sha256);
+                Ok(Source::Text(content))
+            }
+            Form::Template => {
+                let parsed = Template::parse(&bytes).map_err(|error| refused(&error))?;
+                let versioned = Arc::new(Versioned { version, template: parsed });
+                *template = Some(Arc::clone(&versioned));
+                Ok(Source::Template(versioned))
+            }
+        }
+    }
+}
+
+impl Versioned {
+    /// What the device gets, where that is what was decided.
+    ///
+    /// # Errors
+    /// Why not, in a sentence that names lines of the template, and nothing of what stands there.
+    fn render(&self, device: &Device, wanted: &str) -> Result<Vec<u8>, String> {
+        let since = "its labels or annotations have changed since the try was granted";
+        let bytes = self.template.render(&Facts::of(device));
+        let bytes =
+            bytes.map_err(|error| format!("the configuration cannot be rendered for the device ({error}): {since}"))?;
+        match content::identity(&self.version, &bytes) {
+            identity if identity == wanted => Ok(bytes),
+            identity => Err(format!("the configuration is rendered to {identity}, and not to {wanted}: {since}")),
+        }
+    }
+}
+
+/// Whether the target of a device can be taken back no longer.
+fn has_begun(device: &Device) -> bool {
+    let Some(status) = &device.status else { return false };
+    let target = status.target.as_ref().map(|target| target.id);
+    let upgrade = status.upgrade.as_ref().filter(|upgrade| Some(upgrade.target) == target);
+    upgrade.is_some_and(|upgrade| match upgrade.phase {
+        Phase::Restarting | Phase::Applying | Phase::Scheduled | Phase::Done => true,
+        Phase::Downloaded => false,
+    })
+}
