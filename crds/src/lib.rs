@@ -36,7 +36,7 @@ pub use firmware::{Firmware, FirmwareSpec, FirmwareStatus, Image, ImageStatus};
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 pub use schema::{Duration, IntOrPercent};
 pub use selector::{LabelSelector, Labels, Operator, Requirement};
-pub use source::{CaRef, FileSource, HttpSource, PublicKeyRef, SecretRef, Signature, Source};
+pub use source::{CaRef, FileSource, HttpSource, OciSource, PublicKeyRef, S3Source, SecretRef, Signature, Source};
 pub use strategy::{Approval, DownloadTime, Freeze, OnFailure, Spread, Step, Strategy, Window};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

@@ -9,7 +9,7 @@ use crate::schema;
 
 /// Where an image comes from: exactly one.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, KubeSchema)]
-#[x_kube(validation = ("has(self.file) != has(self.http)", "source: give exactly one of file and http"))]
+#[x_kube(validation = ("[has(self.file), has(self.http), has(self.oci), has(self.s3)].filter(x, x).size() == 1", "source: give exactly one of file, http, oci and s3"))]
 #[serde(rename_all = "camelCase")]
 pub struct Source {
     /// A file on a volume of the bridge.
@@ -18,6 +18,12 @@ pub struct Source {
     /// A file on a web server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpSource>,
+    /// A file of an artifact in an OCI registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oci: Option<OciSource>,
+    /// An object of an S3 bucket, or of a store that speaks as S3 does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3: Option<S3Source>,
 }
 
 /// A file on a volume of the bridge.
@@ -42,6 +48,61 @@ pub struct HttpSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret: Option<SecretRef>,
     /// The certificates of the authorities that may vouch for the server, in place of those that the bridge's system
+    /// trusts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret: Option<CaRef>,
+}
+
+/// A file of an artifact in an OCI registry: a layer of its manifest, as `oras push` puts it there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = ("!(has(self.credentialsSecret) && has(self.insecure) && self.insecure)", "credentialsSecret: credentials are sent over https only, so leave insecure out"))]
+#[serde(rename_all = "camelCase")]
+pub struct OciSource {
+    /// The artifact, by its digest: `registry.example/firmware/s5700@sha256:…`.
+    #[schemars(length(max = 512))]
+    #[x_kube(validation = ("self.matches('^[a-zA-Z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?@sha256:[0-9a-f]{64}$')", "image must name a registry, a repository and a digest, such as registry.example/firmware/s5700@sha256:… with 64 hexadecimal digits"))]
+    pub image: String,
+    /// The title of the layer that is the file (`org.opencontainers.image.title`). An artifact of one layer needs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub file: Option<String>,
+    /// A Secret of the type `kubernetes.io/dockerconfigjson`, as for pulling images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret: Option<SecretRef>,
+    /// The certificates of the authorities that may vouch for the registry, in place of those that the bridge's system
+    /// trusts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret: Option<CaRef>,
+    /// Whether the registry is asked over plain HTTP.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub insecure: bool,
+}
+
+/// An object of an S3 bucket, or of a store that speaks as S3 does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct S3Source {
+    /// The bucket.
+    #[schemars(length(min = 3, max = 63), regex(pattern = "^[a-z0-9][a-z0-9.-]*[a-z0-9]$"))]
+    pub bucket: String,
+    /// The key of the object.
+    #[schemars(length(min = 1, max = 1024))]
+    #[x_kube(validation = ("!self.startsWith('/') && !self.endsWith('/') && self.split('/').all(p, p != '' && p != '.' && p != '..')", "key must not begin or end with '/', and must not contain '//', '.' or '..' as a part"))]
+    pub key: String,
+    /// The region of the bucket.
+    #[serde(default = "default_region")]
+    #[schemars(length(min = 1, max = 64), regex(pattern = "^[a-z0-9-]+$"))]
+    pub region: String,
+    /// Where the store is: `https://…`, or `http://…`; AWS, where this is left out. The bucket follows as the first part of
+    /// the path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^https?://[^/?#@]+(/[^?#@]*)?$"), length(max = 512))]
+    pub endpoint: Option<String>,
+    /// A Secret with the keys `accessKeyId` and `secretAccessKey`, and `sessionToken` where the credentials are temporary.
+    /// Without it the object is asked for as anybody may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret: Option<SecretRef>,
+    /// The certificates of the authorities that may vouch for the store, in place of those that the bridge's system
     /// trusts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret: Option<CaRef>,
@@ -101,6 +162,10 @@ pub struct PublicKeyRef {
 
 fn default_ca_key() -> String {
     "ca.crt".to_owned()
+}
+
+fn default_region() -> String {
+    "us-east-1".to_owned()
 }
 
 fn default_public_key() -> String {

@@ -73,14 +73,14 @@ async fn a_bad_manifest_is_refused_with_a_sentence_that_names_the_field() -> Res
         ),
         (
             firmware(&format!("{{version: 5.2.1, images: [{}]}}", good_image.replace("file: {path: a.bin}", ""))),
-            "give exactly one of file and http",
+            "give exactly one of file, http, oci and s3",
         ),
         (
             firmware(&format!(
                 "{{version: 5.2.1, images: [{}]}}",
                 good_image.replace("file: {path: a.bin}", "file: {path: a.bin}, http: {url: \"http://x/y\"}")
             )),
-            "give exactly one of file and http",
+            "give exactly one of file, http, oci and s3",
         ),
         (
             firmware(&format!(
@@ -99,6 +99,21 @@ async fn a_bad_manifest_is_refused_with_a_sentence_that_names_the_field() -> Res
         ),
         (source("http: {url: \"https://x/y\", credentialsSecret: {}}"), "source.http.credentialsSecret.name"),
         (source("http: {url: \"https://x/y\", caSecret: {key: ca.crt}}"), "source.http.caSecret.name"),
+        (source("oci: {image: registry.example/s5700:5.2.1}"), "image must name a registry, a repository and a digest"),
+        (source(&format!("oci: {{image: \"s5700@sha256:{SHA}\"}}")), "image must name a registry"),
+        (
+            source(&format!(
+                "oci: {{image: \"r.example/a@sha256:{SHA}\", insecure: true, credentialsSecret: {{name: s}}}}"
+            )),
+            "credentials are sent over https only, so leave insecure out",
+        ),
+        (source("s3: {bucket: images}"), "source.s3.key"),
+        (source("s3: {bucket: Images, key: a}"), "source.s3.bucket"),
+        (source("s3: {bucket: images, key: a/../b}"), "key must not begin or end with '/'"),
+        (source("s3: {bucket: images, key: /a}"), "key must not begin or end with '/'"),
+        (source("s3: {bucket: images, key: a, endpoint: \"https://me:pa55@x\"}"), "source.s3.endpoint"),
+        (source("s3: {bucket: images, key: a, endpoint: \"ftp://x\"}"), "source.s3.endpoint"),
+        (source("s3: {bucket: images, key: a}, file: {path: a.bin}"), "give exactly one of file, http, oci and s3"),
         (signed("ed25519: x, publicKeySecret: {name: k}"), "spec.images[0].signature.ed25519"),
         (signed(&format!("ed25519: \"{SIGNATURE}\"")), "spec.images[0].signature.publicKeySecret"),
         (signed("publicKeySecret: {name: k}"), "signature: give exactly one of ed25519 and minisign"),
@@ -302,6 +317,14 @@ async fn a_good_manifest_is_taken_and_gets_its_defaults() -> Result<()> {
         ),
         source("http: {url: \"https://x/y?a=b@c\", credentialsSecret: {name: s}, caSecret: {name: c}}")
             .replace("fw", "fw-http"),
+        source(&format!(
+            "oci: {{image: \"registry.example:5000/firmware/s5700:5.2.1@sha256:{SHA}\", file: s5700.bin, credentialsSecret: {{name: s}}, caSecret: {{name: c, key: ca}}}}"
+        ))
+        .replace("fw", "fw-oci"),
+        source(&format!("oci: {{image: \"localhost:5000/a@sha256:{SHA}\", insecure: true}}")).replace("fw", "fw-plain"),
+        source("s3: {bucket: images, key: a/b.bin, credentialsSecret: {name: s}}").replace("fw", "fw-s3"),
+        source("s3: {bucket: images, key: b.bin, region: eu-central-1, endpoint: \"https://minio.example:9000/\"}")
+            .replace("fw", "fw-minio"),
         signed(&format!("ed25519: \"{SIGNATURE}\", publicKeySecret: {{name: k}}")).replace("fw", "fw-ed25519"),
         signed("minisign: \"untrusted comment: x\\nRU\", publicKeySecret: {name: k, key: minisign.pub}")
             .replace("fw", "fw-minisign"),
@@ -317,6 +340,7 @@ async fn a_good_manifest_is_taken_and_gets_its_defaults() -> Result<()> {
         }
     };
     assert_eq!(images("fw-http").await?[0]["source"]["http"]["caSecret"]["key"], "ca.crt");
+    assert_eq!(images("fw-s3").await?[0]["source"]["s3"]["region"], "us-east-1");
     assert_eq!(images("fw-ed25519").await?[0]["signature"]["publicKeySecret"]["key"], "key");
 
     let group: Value = serde_json::from_str(&namespace.kubectl(&["get", "dg", "dg", "-o", "json"]).await?)?;

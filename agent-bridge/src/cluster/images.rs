@@ -2,13 +2,16 @@
 //!
 //! Nothing of a Secret is kept, logged or repeated in an error.
 
-use fettle_crds::{self as api, HttpSource as DeclaredHttp};
+use fettle_crds as api;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 
 use super::content::digest;
+use super::docker_config::{DOCKER_CONFIG, registry_login};
 use super::request::{ApiError, request};
-use crate::files::store::{Auth, Content, HttpSource, Need, Signature, SignatureError, Source, SourceError, Store};
+use crate::files::store::{
+    Auth, Content, HttpSource, Need, OciSource, S3Keys, S3Source, Signature, SignatureError, Source, SourceError, Store,
+};
 
 /// The type of Secrets that prove who a pod is. They are nobody else's business, though they have a key `token`.
 const SERVICE_ACCOUNT_TOKEN: &str = "kubernetes.io/service-account-token";
@@ -127,29 +130,76 @@ impl Images {
 
     /// The source with what it needs from Secrets.
     async fn source(&self, source: &api::Source) -> Result<Source, FetchError> {
-        let api::Source { file, http } = source;
-        match (file, http) {
-            (Some(file), _) => Ok(Source::File { path: file.path.clone() }),
-            (None, Some(http)) => Ok(Source::Http(self.http(http).await?)),
-            // The schema lets neither through; an empty path is refused by the store with a sentence.
-            (None, None) => Ok(Source::File { path: String::new() }),
+        let api::Source { file, http, oci, s3 } = source;
+        match (file, http, oci, s3) {
+            (Some(file), ..) => Ok(Source::File { path: file.path.clone() }),
+            (None, Some(http), ..) => Ok(Source::Http(self.http(http).await?)),
+            (None, None, Some(oci), _) => Ok(Source::Oci(self.oci(oci).await?)),
+            (None, None, None, Some(s3)) => Ok(Source::S3(self.s3(s3).await?)),
+            // The schema does not let this through; an empty path is refused by the store with a sentence.
+            (None, None, None, None) => Ok(Source::File { path: String::new() }),
         }
     }
 
-    async fn http(&self, http: &DeclaredHttp) -> Result<HttpSource, FetchError> {
-        let DeclaredHttp { url, credentials_secret, ca_secret } = http;
-        let auth = match credentials_secret {
-            Some(secret) => {
-                let secret = self.read(&secret.name, "credentialsSecret").await?;
-                if secret.has("token") {
-                    Auth::Bearer(secret.text("token")?)
-                } else {
-                    Auth::Basic { user: secret.text("username")?, password: secret.text("password")? }
-                }
-            }
+    async fn http(&self, http: &api::HttpSource) -> Result<HttpSource, FetchError> {
+        let api::HttpSource { url, credentials_secret, ca_secret } = http;
+        let auth = match self.credentials(credentials_secret.as_ref()).await? {
+            Some(secret) if secret.has("token") => Auth::Bearer(secret.text("token")?),
+            Some(secret) => Auth::Basic { user: secret.text("username")?, password: secret.text("password")? },
             None => Auth::Nobody,
         };
         Ok(HttpSource { url: url.clone(), auth, ca: self.ca(ca_secret.as_ref()).await? })
+    }
+
+    async fn oci(&self, oci: &api::OciSource) -> Result<OciSource, FetchError> {
+        let api::OciSource { image, file, credentials_secret, ca_secret, insecure } = oci;
+        // The schema lets nothing through that is not like this.
+        let (name, digest) = image.split_once('@').unwrap_or((image, ""));
+        let (registry, repository) = name.split_once('/').unwrap_or((name, ""));
+        let repository = repository.split_once(':').map_or(repository, |(repository, _tag)| repository);
+        let auth = match self.credentials(credentials_secret.as_ref()).await? {
+            Some(secret) => {
+                let config = secret.bytes(DOCKER_CONFIG)?;
+                registry_login(config, registry, repository).map_err(|detail| secret.invalid(detail))?
+            }
+            None => Auth::Nobody,
+        };
+        Ok(OciSource {
+            registry: registry.to_owned(),
+            repository: repository.to_owned(),
+            digest: digest.to_owned(),
+            file: file.clone(),
+            auth,
+            ca: self.ca(ca_secret.as_ref()).await?,
+            insecure: *insecure,
+        })
+    }
+
+    async fn s3(&self, s3: &api::S3Source) -> Result<S3Source, FetchError> {
+        let api::S3Source { bucket, key, region, endpoint, credentials_secret, ca_secret } = s3;
+        let keys = match self.credentials(credentials_secret.as_ref()).await? {
+            Some(secret) => Some(S3Keys {
+                id: secret.text("accessKeyId")?,
+                secret: secret.text("secretAccessKey")?,
+                token: secret.has("sessionToken").then(|| secret.text("sessionToken")).transpose()?,
+            }),
+            None => None,
+        };
+        Ok(S3Source {
+            bucket: bucket.clone(),
+            key: key.clone(),
+            region: region.clone(),
+            endpoint: endpoint.clone(),
+            keys,
+            ca: self.ca(ca_secret.as_ref()).await?,
+        })
+    }
+
+    async fn credentials(&self, secret: Option<&api::SecretRef>) -> Result<Option<Read>, FetchError> {
+        match secret {
+            Some(secret) => Ok(Some(self.read(&secret.name, "credentialsSecret").await?)),
+            None => Ok(None),
+        }
     }
 
     async fn ca(&self, ca: Option<&api::CaRef>) -> Result<Option<String>, FetchError> {

@@ -2,6 +2,7 @@
 
 pub mod bridges;
 pub mod content;
+mod docker_config;
 pub mod enrolment;
 pub mod firmware;
 pub mod images;

@@ -42,7 +42,7 @@ use reader::{Body, Hot};
 pub(super) use reader::{Disk, Readable};
 pub use signature::{Signature, SignatureError};
 use source::Network;
-pub use source::{Auth, HttpSource, Source};
+pub use source::{Auth, HttpSource, OciSource, S3Keys, S3Source, Source};
 
 /// How long sources over a network are waited for.
 #[derive(Debug, Clone, Copy)]
@@ -414,11 +414,11 @@ impl Inner {
         let stalled = SourceError::Stalled { origin: origin.clone(), after: FETCH_DEADLINE };
         let job = Job { source: source.clone(), origin, expected, need };
         let fetched = async {
-            let remote = match source {
-                Source::File { path } => return self.copy_file(path.clone(), job).await,
-                Source::Http(web) => self.network.web(web, &job.origin).await?,
-            };
-            download::download(&self, &remote, &job).await
+            match (self.network.remote(source, &expected).await?, source) {
+                (Some(remote), _) => download::download(&self, &remote, &job).await,
+                (None, Source::File { path }) => self.copy_file(path.clone(), job).await,
+                (None, Source::Http(_) | Source::Oci(_) | Source::S3(_)) => Err(ingest::abandoned(&job.origin)),
+            }
         };
         let result = tokio::time::timeout(FETCH_DEADLINE, fetched).await.unwrap_or(Err(stalled));
         match &result {

@@ -47,9 +47,7 @@ impl Foreign {
         let file = dir.path().join("vsftpd.conf");
         std::fs::write(&file, text).unwrap();
         let child = start(Command::new(program("vsftpd")).arg(&file));
-        let mut server = Self { address, child, _config: Some(dir) };
-        server.wait(|| std::net::TcpStream::connect(address).is_ok());
-        server
+        Self::over_tcp(address, child, dir)
     }
 
     /// tftpd-hpa, which serves `folder`, and lets it be written to. It changes its root to it, which takes root.
@@ -74,6 +72,54 @@ impl Foreign {
                 .arg(folder),
         );
         Self::over_tftp(address, child)
+    }
+
+    /// nginx, with these servers. `LISTEN` in them stands for the address that is asked, which is a free one.
+    pub fn nginx(servers: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let address = free();
+        // One process, which stays who started it, and writes nowhere else.
+        let text = format!(
+            "daemon off;\nmaster_process off;\npid {dir}/pid;\nerror_log {dir}/error.log;\nevents {{}}\nhttp {{\n\
+             access_log {dir}/access.log;\nclient_body_temp_path {dir};\nproxy_temp_path {dir};\nfastcgi_temp_path {dir};\n\
+             uwsgi_temp_path {dir};\nscgi_temp_path {dir};\n{}\n}}\n",
+            servers.replace("LISTEN", &address.to_string()),
+            dir = dir.path().display(),
+        );
+        let file = dir.path().join("nginx.conf");
+        std::fs::write(&file, text).unwrap();
+        let child =
+            start(Command::new(program("nginx")).arg("-p").arg(dir.path()).args(["-e", "error.log", "-c"]).arg(&file));
+        Self::over_tcp(address, child, dir)
+    }
+
+    /// Debian's docker-registry, over https with this certificate and key, for the user `fettle` with the password `pa55`.
+    pub fn docker_registry(certificate: &Path, key: &Path) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let address = free();
+        let passwords = dir.path().join("passwords");
+        // htpasswd -Bbn fettle pa55
+        let password = "fettle:$2y$05$u2MpLGvuPgIzkKJjTQ1BNu0NNvc1vcxs4lFR1l8kIitZGH/WrhInm\n";
+        std::fs::write(&passwords, password).unwrap();
+        let text = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
+             http: {{addr: \"{address}\", tls: {{certificate: {}, key: {}}}}}\n\
+             auth: {{htpasswd: {{realm: fettle, path: {}}}}}\n",
+            dir.path().join("data").display(),
+            certificate.display(),
+            key.display(),
+            passwords.display(),
+        );
+        let file = dir.path().join("config.yml");
+        std::fs::write(&file, text).unwrap();
+        let mut command = Command::new(program("docker-registry"));
+        Self::over_tcp(address, start(command.stderr(Stdio::null()).arg("serve").arg(&file)), dir)
+    }
+
+    fn over_tcp(address: SocketAddr, child: Child, config: TempDir) -> Self {
+        let mut server = Self { address, child, _config: Some(config) };
+        server.wait(|| std::net::TcpStream::connect(address).is_ok());
+        server
     }
 
     fn over_tftp(address: SocketAddr, child: Child) -> Self {
@@ -121,8 +167,9 @@ fn program(name: &str) -> PathBuf {
     let cache = set("FETTLE_CACHE")
         .or_else(|| Some(set("XDG_CACHE_HOME")?.join("fettle")))
         .or_else(|| Some(set("HOME")?.join(".cache/fettle")));
-    let unpacked = cache.map(|cache| cache.join("servers/usr/sbin").join(name)).filter(|path| path.exists());
-    unpacked.unwrap_or_else(|| name.into())
+    let servers = cache.map(|cache| cache.join("servers/usr"));
+    let unpacked = ["sbin", "bin"].map(|folder| Some(servers.as_ref()?.join(folder).join(name)));
+    unpacked.into_iter().flatten().find(|path| path.exists()).unwrap_or_else(|| name.into())
 }
 
 /// A port that nobody has, below those that the system gives away by itself, for TCP as for UDP.

@@ -10,6 +10,7 @@ use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
+use super::error::Aftermath;
 use super::index::Need;
 use super::ingest::{self, Ingest};
 use super::partial::Partial;
@@ -81,7 +82,7 @@ async fn attempt(
     };
     let stopped = pump(inner, remote, &mut progress, &orders, &job.origin).await.err();
     if let Some(Stopped::Source(error)) = &stopped
-        && !error.is_break()
+        && error.aftermath() == Aftermath::Discard
     {
         // Where the writer has ended meanwhile, there is nothing to discard.
         let _ = orders.send(Order::Discard).await;
@@ -110,7 +111,7 @@ async fn pump(
         let before = progress.offset;
         let broke = match piece(inner, remote, progress, orders, origin, &mut answered).await {
             Ok(()) => return send(orders, Order::Finish).await,
-            Err(Stopped::Source(error)) if error.is_break() && answered => error,
+            Err(Stopped::Source(error)) if answered && error.aftermath() == Aftermath::Resume => error,
             Err(stopped) => return Err(stopped),
         };
         fruitless = if progress.offset > before { 1 } else { fruitless + 1 };

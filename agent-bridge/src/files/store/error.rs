@@ -13,8 +13,8 @@ pub enum SourceError {
     HashMismatch { origin: String, expected: [u8; 32], found: [u8; 32] },
     #[error("{origin} is larger than {limit} bytes, the limit for a file")]
     TooLarge { origin: String, limit: u64 },
-    #[error("{origin} cannot be fetched: the server wants other credentials (it answered {status})")]
-    Unauthorized { origin: String, status: u16 },
+    #[error("{origin} cannot be fetched: the server wants other credentials (it answered {status}{})", said(code))]
+    Unauthorized { origin: String, status: u16, code: Option<String> },
     #[error("{origin} cannot be fetched: its server's certificate is not to be trusted: {detail}")]
     CertificateInvalid { origin: String, detail: String },
     #[error("{origin} cannot be fetched: {detail}")]
@@ -27,6 +27,8 @@ pub enum SourceError {
     InvalidPath { origin: String, detail: &'static str },
     #[error("{origin} cannot be fetched as it is declared: {detail}")]
     InvalidSource { origin: String, detail: String },
+    #[error("{origin} is not an artifact that can be used: {detail}")]
+    InvalidArtifact { origin: String, detail: String },
     #[error("the cache of {limit} bytes has no room for {origin}: the rest is in use")]
     CacheFull { origin: String, limit: u64 },
     #[error("the disk of the cache is full: there is no room for {origin}")]
@@ -51,6 +53,7 @@ impl SourceError {
             Self::Stalled { .. } => "Stalled",
             Self::InvalidPath { .. } => "InvalidPath",
             Self::InvalidSource { .. } => "InvalidSource",
+            Self::InvalidArtifact { .. } => "InvalidArtifact",
             Self::CacheFull { .. } => "CacheFull",
             Self::DiskFull { .. } => "DiskFull",
             Self::Io { .. } => "Io",
@@ -58,24 +61,39 @@ impl SourceError {
         }
     }
 
-    /// Whether the way to the source broke: what came over it so far is still good.
-    pub(super) fn is_break(&self) -> bool {
+    /// What becomes of what came before this.
+    pub(super) fn aftermath(&self) -> Aftermath {
         match self {
-            Self::Unreachable { .. } | Self::Stalled { .. } => true,
+            Self::Unreachable { .. } | Self::Stalled { .. } => Aftermath::Resume,
+            // Such as a token that has expired, or a certificate: what came before is as good as it was.
+            Self::Unauthorized { .. } | Self::CertificateInvalid { .. } => Aftermath::Keep,
             Self::NotFound { .. }
             | Self::HashMismatch { .. }
             | Self::TooLarge { .. }
-            | Self::Unauthorized { .. }
-            | Self::CertificateInvalid { .. }
             | Self::RedirectRefused { .. }
             | Self::InvalidPath { .. }
             | Self::InvalidSource { .. }
+            | Self::InvalidArtifact { .. }
             | Self::CacheFull { .. }
             | Self::DiskFull { .. }
             | Self::Io { .. }
-            | Self::SignatureInvalid { .. } => false,
+            | Self::SignatureInvalid { .. } => Aftermath::Discard,
         }
     }
+}
+
+/// What becomes of what a source has sent before it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Aftermath {
+    /// The way to the source broke: it is asked for the rest.
+    Resume,
+    /// It is kept for whoever asks next.
+    Keep,
+    Discard,
+}
+
+fn said(code: &Option<String>) -> String {
+    code.as_ref().map(|code| format!(", {code}")).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 
 pub(super) mod file;
 mod http;
+mod oci;
+mod s3;
 
 use std::fmt;
 use std::time::Duration;
@@ -16,6 +18,7 @@ use tokio::task::spawn_blocking;
 
 use super::SourceError;
 use http::Web;
+use s3::Object;
 
 /// A place that content is fetched from.
 #[derive(Clone, PartialEq, Eq)]
@@ -24,6 +27,10 @@ pub enum Source {
     File { path: String },
     /// A file on a web server.
     Http(HttpSource),
+    /// A file of an artifact in an OCI registry.
+    Oci(OciSource),
+    /// An object of S3, or of what speaks as S3 does.
+    S3(S3Source),
 }
 
 /// A file on a web server.
@@ -35,6 +42,46 @@ pub struct HttpSource {
     pub auth: Auth,
     /// Certificates in PEM that are trusted in place of the system's.
     pub ca: Option<String>,
+}
+
+/// A file of an artifact in an OCI registry.
+#[derive(Clone, PartialEq, Eq)]
+pub struct OciSource {
+    /// The name of the registry's server, with its port where that is not the usual one.
+    pub registry: String,
+    pub repository: String,
+    /// `sha256:…`, of the manifest.
+    pub digest: String,
+    /// The title of the layer; `None`: the only one.
+    pub file: Option<String>,
+    pub auth: Auth,
+    /// As [`HttpSource::ca`].
+    pub ca: Option<String>,
+    /// Over plain HTTP, and then without credentials.
+    pub insecure: bool,
+}
+
+/// An object of S3, or of what speaks as S3 does.
+#[derive(Clone, PartialEq, Eq)]
+pub struct S3Source {
+    pub bucket: String,
+    pub key: String,
+    pub region: String,
+    /// `None`: AWS.
+    pub endpoint: Option<String>,
+    /// `None`: asked for as anybody may.
+    pub keys: Option<S3Keys>,
+    /// As [`HttpSource::ca`].
+    pub ca: Option<String>,
+}
+
+/// What requests to S3 are signed with.
+#[derive(Clone, PartialEq, Eq)]
+pub struct S3Keys {
+    pub id: String,
+    pub secret: String,
+    /// Of credentials that are temporary.
+    pub token: Option<String>,
 }
 
 /// As whom a server is asked.
@@ -55,7 +102,15 @@ impl Source {
         match (self, other) {
             (Self::File { path }, Self::File { path: other }) => path == other,
             (Self::Http(source), Self::Http(other)) => source.url == other.url,
-            _ => false,
+            (Self::Oci(source), Self::Oci(other)) => {
+                (&source.registry, &source.repository, &source.digest, &source.file)
+                    == (&other.registry, &other.repository, &other.digest, &other.file)
+            }
+            (Self::S3(source), Self::S3(other)) => {
+                (&source.endpoint, &source.region, &source.bucket, &source.key)
+                    == (&other.endpoint, &other.region, &other.bucket, &other.key)
+            }
+            (Self::File { .. } | Self::Http(_) | Self::Oci(_) | Self::S3(_), _) => false,
         }
     }
 }
@@ -75,6 +130,8 @@ impl fmt::Display for Source {
                 }
                 Err(_) => f.write_str("the URL"),
             },
+            Self::Oci(OciSource { registry, repository, digest, .. }) => write!(f, "{registry}/{repository}@{digest}"),
+            Self::S3(S3Source { bucket, key, .. }) => write!(f, "s3://{bucket}/{key}"),
         }
     }
 }
@@ -99,6 +156,7 @@ pub(super) struct Network {
 /// A source over a network, ready to be asked.
 pub(super) enum Remote {
     Web(Web),
+    Object(Object),
 }
 
 /// What a source answers.
@@ -132,9 +190,15 @@ impl Network {
         }
     }
 
-    /// Gets a web source ready.
-    pub(super) async fn web(&self, source: &HttpSource, origin: &str) -> Result<Remote, SourceError> {
-        Web::new(self, source, origin).await.map(Remote::Web)
+    /// Gets a source ready to be asked for content of this hash. `None`: it is a file of this machine.
+    pub(super) async fn remote(&self, source: &Source, expected: &[u8; 32]) -> Result<Option<Remote>, SourceError> {
+        let origin = source.to_string();
+        Ok(match source {
+            Source::File { .. } => None,
+            Source::Http(web) => Some(Remote::Web(Web::new(self, web, &origin).await?)),
+            Source::Oci(oci) => Some(Remote::Web(oci::layer(self, oci, expected, &origin).await?)),
+            Source::S3(s3) => Some(Remote::Object(Object::new(self, s3, &origin).await?)),
+        })
     }
 }
 
@@ -143,6 +207,7 @@ impl Remote {
     pub(super) async fn open(&self, offset: u64, version: Option<&str>) -> Result<Opened, SourceError> {
         match self {
             Self::Web(web) => web.open(offset, version).await,
+            Self::Object(object) => object.open(offset, version).await,
         }
     }
 }

@@ -5,8 +5,10 @@ use std::error::Error;
 use std::io;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt;
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED, RANGE};
+use futures::stream::BoxStream;
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, IF_MATCH, IF_RANGE, LAST_MODIFIED, RANGE};
 use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode, Url, redirect};
 
 use super::super::SourceError;
@@ -15,14 +17,30 @@ use super::{Auth, HttpSource, Network, Opened};
 /// Redirects that are followed: enough for a release page that points at a store that points at a mirror.
 pub(in crate::files::store) const MAX_REDIRECTS: usize = 5;
 
+/// The largest answer that is looked at for why something is refused.
+const MAX_REFUSAL: usize = 8 << 10;
+
 /// A web server, ready to be asked for one file.
+#[derive(Clone)]
 pub(in crate::files::store) struct Web {
     client: Client,
     url: Url,
     auth: Auth,
+    manners: Manners,
     origin: String,
     limit: u64,
     stall: Duration,
+}
+
+/// In what servers differ that are asked for a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Manners {
+    /// Any web server: `If-Range` says which state of a file is to go on.
+    Web,
+    /// `If-Match` says it, and a refusal has a code.
+    S3,
+    /// What this names never changes.
+    Registry(String),
 }
 
 /// Why a redirect is not followed.
@@ -83,23 +101,49 @@ impl Web {
         let invalid =
             |detail: &str| SourceError::InvalidSource { origin: origin.to_owned(), detail: detail.to_owned() };
         let url = Url::parse(&source.url).map_err(|_| invalid("it is not a URL"))?;
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(invalid("only http and https URLs are fetched"));
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(invalid("a URL must not hold a user or a password: they belong into a Secret"));
-        }
         if source.auth != Auth::Nobody && url.scheme() != "https" {
             return Err(invalid("credentials are sent over https only"));
         }
         let client = network.client(source.ca.as_deref(), origin).await?;
+        Self::with(network, client, url, source.auth.clone(), Manners::Web, origin)
+    }
+
+    pub(super) fn with(
+        network: &Network,
+        client: Client,
+        url: Url,
+        auth: Auth,
+        manners: Manners,
+        origin: &str,
+    ) -> Result<Self, SourceError> {
         let (limit, stall) = (network.limit, network.stall);
-        Ok(Self { client, url, auth: source.auth.clone(), origin: origin.to_owned(), limit, stall })
+        let web = Self { client, url, auth, manners, origin: origin.to_owned(), limit, stall };
+        if !matches!(web.url.scheme(), "http" | "https") {
+            return Err(web.invalid("only http and https URLs are fetched"));
+        }
+        if !web.url.username().is_empty() || web.url.password().is_some() {
+            return Err(web.invalid("a URL must not hold a user or a password: they belong into a Secret"));
+        }
+        Ok(web)
+    }
+
+    /// The same file at another URL, such as one that was signed just now.
+    pub(super) fn at(&self, url: Url) -> Self {
+        Self { url, ..self.clone() }
+    }
+
+    pub(super) fn invalid(&self, detail: &str) -> SourceError {
+        SourceError::InvalidSource { origin: self.origin.clone(), detail: detail.to_owned() }
     }
 
     pub(super) async fn open(&self, offset: u64, version: Option<&str>) -> Result<Opened, SourceError> {
         if let Some(version) = version.filter(|_| offset > 0) {
-            let request = self.get().header(RANGE, format!("bytes={offset}-")).header(IF_RANGE, version);
+            let request = self.get().header(RANGE, format!("bytes={offset}-"));
+            let request = match &self.manners {
+                Manners::Web => request.header(IF_RANGE, version),
+                Manners::S3 => request.header(IF_MATCH, version),
+                Manners::Registry(_) => request,
+            };
             let response = self.ask(request).await?;
             match response.status() {
                 // It is another file by now, or the server knows no ranges.
@@ -107,19 +151,19 @@ impl Web {
                 StatusCode::PARTIAL_CONTENT if begins_at(response.headers(), offset) => {
                     return self.opened(response, offset);
                 }
-                // Other bytes than were asked for, or fewer than there were: from the beginning.
-                StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {}
-                status => return Err(self.refused(status)),
+                // Other bytes than were asked for, or fewer than there were, or of another file: from the beginning.
+                StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::PRECONDITION_FAILED => {}
+                _ => return Err(self.refused(response).await),
             }
         }
         let response = self.ask(self.get()).await?;
         match response.status() {
             StatusCode::OK => self.opened(response, 0),
-            status => Err(self.refused(status)),
+            _ => Err(self.refused(response).await),
         }
     }
 
-    fn get(&self) -> RequestBuilder {
+    pub(super) fn get(&self) -> RequestBuilder {
         // The bytes as they are: a range of a compressed file would be of no use.
         let request = self.client.get(self.url.clone()).header(ACCEPT_ENCODING, "identity");
         match &self.auth {
@@ -129,7 +173,7 @@ impl Web {
         }
     }
 
-    async fn ask(&self, request: RequestBuilder) -> Result<Response, SourceError> {
+    pub(super) async fn ask(&self, request: RequestBuilder) -> Result<Response, SourceError> {
         tokio::time::timeout(self.stall, request.send())
             .await
             .map_err(|_| SourceError::Stalled { origin: self.origin.clone(), after: self.stall })?
@@ -141,24 +185,60 @@ impl Web {
         if total.is_some_and(|total| total > self.limit) {
             return Err(SourceError::TooLarge { origin: self.origin.clone(), limit: self.limit });
         }
-        let version = version(response.headers());
-        let (origin, stall) = (self.origin.clone(), self.stall);
-        let body = response.bytes_stream();
-        let body = body.map(move |chunk| chunk.map_err(|error| client_error(error, &origin, stall))).boxed();
-        Ok(Opened { offset, total, version, body })
+        let version = match &self.manners {
+            Manners::Web | Manners::S3 => version(response.headers()),
+            Manners::Registry(digest) => Some(digest.clone()),
+        };
+        Ok(Opened { offset, total, version, body: self.body(response) })
     }
 
-    fn refused(&self, status: StatusCode) -> SourceError {
+    pub(super) fn body(&self, response: Response) -> BoxStream<'static, Result<Bytes, SourceError>> {
+        let (origin, stall) = (self.origin.clone(), self.stall);
+        let body = response.bytes_stream();
+        body.map(move |chunk| chunk.map_err(|error| client_error(error, &origin, stall))).boxed()
+    }
+
+    /// What an answer says that is not the file.
+    pub(super) async fn refused(&self, response: Response) -> SourceError {
+        let status = response.status();
         let origin = self.origin.clone();
-        match status {
-            StatusCode::NOT_FOUND | StatusCode::GONE => {
-                SourceError::NotFound { origin, detail: format!(" (the server answered {status})") }
+        let code = match self.manners {
+            Manners::S3 => self.code(response).await,
+            Manners::Web | Manners::Registry(_) => None,
+        };
+        match (status, code) {
+            (StatusCode::NOT_FOUND | StatusCode::GONE, code) => {
+                let code = code.map(|code| format!(", {code}")).unwrap_or_default();
+                SourceError::NotFound { origin, detail: format!(" (the server answered {status}{code})") }
             }
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                SourceError::Unauthorized { origin, status: status.as_u16() }
+            (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, code) => {
+                SourceError::Unauthorized { origin, status: status.as_u16(), code }
             }
-            status => SourceError::Unreachable { origin, detail: format!("the server answered {status}") },
+            // AWS answers 400 to temporary credentials that have expired or are no such.
+            (StatusCode::BAD_REQUEST, Some(code)) if matches!(code.as_str(), "ExpiredToken" | "InvalidToken") => {
+                SourceError::Unauthorized { origin, status: status.as_u16(), code: Some(code) }
+            }
+            (status, Some(code)) => {
+                SourceError::Unreachable { origin, detail: format!("the server answered {status}, {code}") }
+            }
+            (status, None) => SourceError::Unreachable { origin, detail: format!("the server answered {status}") },
         }
+    }
+
+    /// The code of a refusal: `<Error><Code>NoSuchKey</Code>…`. The rest of it may repeat what was sent, and is not kept.
+    async fn code(&self, response: Response) -> Option<String> {
+        let mut body = self.body(response);
+        let mut bytes = Vec::new();
+        while let Ok(Some(Ok(chunk))) = tokio::time::timeout(self.stall, body.next()).await {
+            bytes.extend_from_slice(&chunk[..chunk.len().min(MAX_REFUSAL - bytes.len())]);
+            if bytes.len() == MAX_REFUSAL {
+                break;
+            }
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        let (code, _) = text.split_once("<Code>")?.1.split_once("</Code>")?;
+        let is_code = (1..=64).contains(&code.len()) && code.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        is_code.then(|| code.to_owned())
     }
 }
 
@@ -203,16 +283,15 @@ fn certificate(error: &rustls::Error) -> Option<String> {
     }
 }
 
-/// The first answer to a question about a cause of this kind. I/O errors hide what they wrap.
+/// The first answer to a question about a cause of this kind. I/O errors hide what they wrap from who asks for their source.
 fn find<E: Error + 'static, T>(error: &(dyn Error + 'static), ask: impl Fn(&E) -> Option<T>) -> Option<T> {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let found = error.downcast_ref::<E>().or_else(|| wrapped.and_then(|wrapped| wrapped.downcast_ref::<E>()));
-        if let Some(answer) = found.and_then(&ask) {
+        if let Some(answer) = error.downcast_ref::<E>().and_then(&ask) {
             return Some(answer);
         }
-        cause = error.source();
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        cause = wrapped.map(|wrapped| wrapped as &(dyn Error + 'static)).or_else(|| error.source());
     }
     None
 }

@@ -170,3 +170,40 @@ async fn credentials_do_not_travel_in_the_open() {
     }
     assert!(script.ranges().is_empty(), "nobody was asked");
 }
+
+#[tokio::test]
+async fn keys_that_have_expired_are_told_from_a_server_that_cannot_and_a_strange_code_is_not_repeated() {
+    let answer = |status: &str, code: &str| {
+        let body = format!("<Error><Code>{code}</Code><Message>AKIAFETTLE t0k3n</Message></Error>");
+        format!("HTTP/1.1 {status}\nContent-Length: {}\n\n{body}", body.len())
+    };
+    for (status, code, reason, said) in [
+        ("400 Bad Request", "ExpiredToken", "Unauthorized", "(it answered 400, ExpiredToken)"),
+        ("403 Forbidden", "RequestTimeTooSkewed", "Unauthorized", "(it answered 403, RequestTimeTooSkewed)"),
+        (
+            "400 Bad Request",
+            "AuthorizationHeaderMalformed",
+            "Unreachable",
+            "400 Bad Request, AuthorizationHeaderMalformed",
+        ),
+        ("404 Not Found", "NoSuchBucket", "NotFound", "404 Not Found, NoSuchBucket"),
+        ("503 Busy", "<b>t0k3n</b>", "Unreachable", "the server answered 503 Service Unavailable"),
+        ("403 Forbidden", &"x".repeat(10_000), "Unauthorized", "(it answered 403)"),
+    ] {
+        let script = Script::new(&[&answer(status, code)]).await;
+        let source = Source::S3(S3Source {
+            bucket: "images".into(),
+            key: "image".into(),
+            region: "eu-central-1".into(),
+            endpoint: Some(script.url.clone()),
+            keys: Some(S3Keys { id: "AKIAFETTLE".into(), secret: "s3cr3t".into(), token: Some("t0k3n".into()) }),
+            ca: None,
+        });
+        let error = Setup::new().store.fetch(&source, sha256(b"0123456789"), Need::Device).await.unwrap_err();
+        assert_eq!(error.reason(), reason);
+        assert!(error.to_string().contains(said), "{error}");
+        for secret in ["AKIAFETTLE", "s3cr3t", "t0k3n"] {
+            assert!(!format!("{error} {error:?} {source:?}").contains(secret), "{error:?}");
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Every kind of source against a server of its kind that other people wrote: nginx, Debian's docker-registry (with what an
+//! OCI client has put there), and an S3 server that checks signatures. And against what none of them does: connections
+//! that break off in the middle.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../files_support/foreign.rs"]
+mod foreign;
+
+mod cutter;
+mod disk;
+mod oci;
+mod pki;
+mod s3;
+mod setup;
+mod web;
