@@ -18,14 +18,15 @@ unexport KUBECONFIG
 UP := $(if $(GIVEN),--kubeconfig=$(GIVEN)) $(if $(NAMESPACE),--namespace=$(NAMESPACE)) \
       $(if $(BRIDGE_PORT),--bridge-port=$(BRIDGE_PORT)) $(if $(FTP_PORT),--ftp-port=$(FTP_PORT)) \
       $(if $(TFTP_PORT),--tftp-port=$(TFTP_PORT)) $(if $(HTTP_PORT),--http-port=$(HTTP_PORT)) \
+      $(if $(UDP_PORT),--udp-port=$(UDP_PORT)) \
       $(if $(CONTROLLER_METRICS_PORT),--controller-metrics-port=$(CONTROLLER_METRICS_PORT)) \
       $(if $(BRIDGE_METRICS_PORT),--bridge-metrics-port=$(BRIDGE_METRICS_PORT))
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@echo
-	@echo "make up takes BRIDGE_PORT=, FTP_PORT=, TFTP_PORT=, HTTP_PORT=, CONTROLLER_METRICS_PORT=, BRIDGE_METRICS_PORT="
-	@echo "(free ports otherwise), and with make test KUBECONFIG= (a cluster that exists); make up also NAMESPACE= (fettle otherwise)."
+	@echo "make up takes BRIDGE_PORT=, FTP_PORT=, TFTP_PORT=, HTTP_PORT=, UDP_PORT=, CONTROLLER_METRICS_PORT=,"
+	@echo "BRIDGE_METRICS_PORT= (free ports otherwise), and with make test KUBECONFIG= (a cluster that exists); make up also NAMESPACE= (fettle otherwise)."
 
 demo: programs ## twenty simulated devices are upgraded before your eyes
 	@$(TARGET)/debug/dev demo

@@ -23,6 +23,10 @@ pub struct Args {
     /// Address and port that devices call. Port 0 takes a free one, here and below.
     #[arg(long, env = "FETTLE_DEVICE_ADDRESS", default_value = "0.0.0.0:7070")]
     pub device_address: SocketAddr,
+    /// Address and port from which devices are asked for their logs over UDP, where their group allows that [default: the
+    /// address and port that devices call].
+    #[arg(long, env = "FETTLE_UDP_ADDRESS")]
+    pub udp_address: Option<SocketAddr>,
     /// Address and port of the FTP server. Devices that know no extension call port 21.
     #[arg(long, env = "FETTLE_FTP_ADDRESS", default_value = "0.0.0.0:21")]
     pub ftp_address: SocketAddr,

@@ -8,3 +8,4 @@ pub mod hub;
 pub mod metrics;
 pub mod sparing;
 pub mod tcp;
+pub mod udp;

@@ -26,6 +26,7 @@ use fettle_bridge::files::{FileServerConfig, FileServers, TftpPorts, TlsFiles};
 use fettle_bridge::hub::{Hub, Parts, Sources, Watches};
 use fettle_bridge::metrics::Metrics;
 use fettle_bridge::tcp::{Listener, ListenerConfig, descriptors};
+use fettle_bridge::udp::Datagrams;
 use fettle_crds::Device;
 use fettle_protocol::session::Timing;
 use fettle_runtime::{
@@ -42,7 +43,8 @@ use tokio_util::sync::CancellationToken;
 
 /// What connections have told and the hub has not taken in: with more, they wait.
 const TOLD: usize = 4096;
-/// Logs that have arrived and the hub has not taken in: with more, uploads wait for their last answer.
+/// Logs that have arrived and the hub has not taken in: with more, uploads wait for their last answer. And answers over UDP:
+/// with more, they are dropped.
 const LOGS: usize = 256;
 /// For whoever is reading metrics while the program ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -113,8 +115,14 @@ async fn run(args: Args) -> anyhow::Result<()> {
     .with_context(|| format!("cannot listen for devices on {} (--device-address)", args.device_address))?;
     let device_address = listener.local_addr()?;
     tracing::info!(address = %device_address, "devices may call once the API has been read");
-    let ports: [(&str, SocketAddr); 5] = [
+    let udp = args.udp_address.unwrap_or(device_address);
+    let datagrams = Datagrams::bind(udp, device_address.port(), &registry)
+        .await
+        .with_context(|| format!("cannot use UDP on {udp} (--udp-address)"))?;
+    let datagrams = Arc::new(datagrams);
+    let ports: [(&str, SocketAddr); 6] = [
         ("DEVICE", device_address),
+        ("UDP", datagrams.local_addr()?),
         ("FTP", files.ftp()),
         ("TFTP", files.tftp()),
         ("HTTP", files.http()),
@@ -155,6 +163,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         notices: Notices::new(Events::new(client.clone(), "fettle-bridge", &us.name)),
         metrics: metrics.clone(),
         bridges: Arc::clone(&living),
+        datagrams: Arc::clone(&datagrams),
     });
     let is_writer: firmware::IsWriter = {
         let (name, held) = (us.name.clone(), heartbeat.held());
@@ -167,7 +176,12 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let (synced, mut is_synced) = watch::channel(false);
     // The hub ends after the connections, so that each can say how it ended; the Lease after the hub.
     let (hub_stop, lease_stop) = (CancellationToken::new(), CancellationToken::new());
-    let sources = Sources { connections: told, logs: logs_arrived };
+    let (reply, replies) = mpsc::channel(LOGS);
+    let answers = {
+        let stop = shutdown.clone();
+        tokio::spawn(async move { datagrams.serve(reply, stop).await })
+    };
+    let sources = Sources { connections: told, logs: logs_arrived, replies };
     let mut hub = tokio::spawn(hub.run(watches(&client, &namespace), sources, synced, hub_stop.clone()));
     let keeper = tokio::spawn(firmware::keep(client.clone(), namespace.clone(), images, is_writer, shutdown.clone()));
     let readiness =
@@ -199,6 +213,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     }
     keeper.await?;
     log_keeper.await?;
+    answers.await?;
     readiness.await?;
     files.stopped().await;
     lease_stop.cancel();

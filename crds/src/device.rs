@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::device_group::{Transfer, UploadLogs, WireTransfer};
-use crate::device_log::LastLog;
+use crate::device_log::{LastLog, LogRequest};
 use crate::{Condition, schema};
 
 /// One device, by MAC.
@@ -66,7 +66,7 @@ impl DeviceSpec {
     }
 }
 
-/// Facts (`session`, `lastSeen`, `reported`, `applied`, `upgrade`, `drops`, `lastLog`), written by the bridge that holds the session; and
+/// Facts (`session`, `lastSeen`, `lastAddress`, `reported`, `applied`, `upgrade`, `drops`, `lastLog`, `logRequest`), written by the bridge that holds the session; and
 /// decisions (all else), written by the controller.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -77,6 +77,10 @@ pub struct DeviceStatus {
     /// When it was last known to be connected, where it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<Timestamp>,
+    /// Where it was then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub last_address: Option<String>,
     /// What it said of itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reported: Option<Reported>,
@@ -92,6 +96,9 @@ pub struct DeviceStatus {
     /// The newest log that it brought.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_log: Option<LastLog>,
+    /// What became of the last wish for its log, the annotation `fettle.dev/log-at`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_request: Option<LogRequest>,
 
     /// What the device may become: one try.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -341,6 +348,9 @@ pub struct Target {
     pub transfer: WireTransfer,
     /// When it is asked for its log.
     pub logs: UploadLogs,
+    /// It may be asked for its log over UDP.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub udp_logs: bool,
     /// How far it may go.
     #[serde(default)]
     pub stage: Stage,

@@ -183,6 +183,10 @@ pub struct Logs {
     /// After which tries.
     #[serde(default)]
     pub upload: UploadLogs,
+    /// Whether a device whose TCP connection is gone is asked over UDP, at the address that it had. Off, because whoever has
+    /// that address by then may send something in its stead, unless the device can tell who asks it.
+    #[serde(default)]
+    pub udp: bool,
 }
 
 /// After which tries a device is asked for its log.

@@ -79,6 +79,9 @@ pub struct Behaviour {
     /// IPv4 address that its connections come from.
     #[arg(long, env = "FETTLE_DEVICE_LOCAL_ADDRESS")]
     local_address: Option<Ipv4Addr>,
+    /// Also listen to datagrams, at that address and the port of the bridge: requests for logs come so where TCP is gone.
+    #[arg(long, env = "FETTLE_DEVICE_UDP")]
+    udp: bool,
     /// How long writing the flash takes.
     #[arg(long, env = "FETTLE_DEVICE_INSTALL_TIME", value_parser = duration::parse, default_value = "2s")]
     install_time: Duration,
@@ -151,6 +154,7 @@ impl Behaviour {
             late_results: self.late_results,
             time_zone: self.time_zone.clone(),
             local_address: self.local_address,
+            udp: self.udp,
             faults: self.faults.clone(),
             ..DeviceSpec::new(mac, model, version)
         }

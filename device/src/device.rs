@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Agent, Facts, Identity, Input};
+use crate::ear::Ear;
 use crate::faults::{FaultKind, FaultPlan, Moment, Step};
 use crate::handle::{DeviceHandle, Mailbox, Order};
 use crate::hardware::Hardware;
@@ -136,6 +137,13 @@ impl<H: Hardware> Device<H> {
             frozen: false,
         };
         (device, handle)
+    }
+
+    /// Its ear for datagrams, where it has one.
+    pub(crate) fn ear(&self) -> Option<Ear<H>> {
+        let (spec, bench, faults) = (self.spec.clone(), self.bench.clone(), self.faults.clone());
+        let port = self.bridges.first().filter(|_| spec.udp)?.port();
+        Some(Ear { spec, bench, faults, port })
     }
 
     /// Lives until the shutdown.

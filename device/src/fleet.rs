@@ -142,6 +142,9 @@ impl FleetHandle {
         let hardware = SimulatedHardware::new(&spec, faults.clone());
         let (device, handle) =
             Device::assemble(Arc::new(spec), hardware, faults, self.ledger.clone(), &self.surroundings);
+        if let Some(ear) = device.ear() {
+            self.tasks.spawn(ear.listen(self.surroundings.shutdown.clone()));
+        }
         self.tasks.spawn(device.run());
         self.list().push(handle.clone());
         handle

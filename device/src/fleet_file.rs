@@ -73,6 +73,8 @@ struct Devices {
     time_zone: Option<jiff::tz::TimeZone>,
     local_address: Option<Ipv4Addr>,
     #[serde(default)]
+    udp: bool,
+    #[serde(default)]
     bridges: Vec<SocketAddr>,
     #[serde(default, with = "duration")]
     start_delay: Duration,
@@ -124,6 +126,7 @@ impl Devices {
             late_results,
             time_zone,
             local_address,
+            udp,
             bridges,
             start_delay,
             faults,
@@ -141,6 +144,7 @@ impl Devices {
             late_results,
             time_zone: time_zone.unwrap_or(jiff::tz::TimeZone::UTC),
             local_address,
+            udp,
             bridges,
             start_delay,
             faults,

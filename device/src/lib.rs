@@ -18,6 +18,7 @@ mod checked;
 pub mod conformance;
 pub mod device;
 pub mod duration;
+mod ear;
 pub mod faults;
 pub mod fleet;
 pub mod fleet_file;

@@ -202,6 +202,8 @@ pub struct DeviceSpec {
     pub time_zone: jiff::tz::TimeZone,
     /// The address that all its connections come from.
     pub local_address: Option<Ipv4Addr>,
+    /// Whether it also listens to datagrams, at its local address and the port of its first bridge.
+    pub udp: bool,
     /// Where it calls, one after the other until one answers; empty: where the whole fleet does.
     pub bridges: Vec<SocketAddr>,
     /// How long it waits before its first connection.
@@ -228,6 +230,7 @@ impl DeviceSpec {
             late_results: false,
             time_zone: jiff::tz::TimeZone::UTC,
             local_address: None,
+            udp: false,
             bridges: Vec::new(),
             start_delay: Duration::ZERO,
             faults: Vec::new(),

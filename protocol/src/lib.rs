@@ -8,10 +8,12 @@
 //!
 //! - [`frame`]: how one message is laid out; [`dialect`]: the other ways in which that can be read; [`Decoder`]: messages
 //!   from byte streams.
+//! - [`datagram`]: the two messages that go over UDP.
 //! - [`datum`]: the numbered data that messages carry.
 //! - [`message`]: the messages themselves, as types, by direction.
 //! - [`session`]: what the server does about one device, as a state machine.
 
+pub mod datagram;
 pub mod datum;
 mod decoder;
 pub mod dialect;

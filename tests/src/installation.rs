@@ -48,6 +48,8 @@ pub struct Ports {
     pub ftp: Option<u16>,
     pub tftp: Option<u16>,
     pub http: Option<u16>,
+    /// The one that devices call, unless given.
+    pub udp: Option<u16>,
     pub controller_metrics: Option<u16>,
     pub bridge_metrics: Option<u16>,
 }
@@ -69,6 +71,7 @@ pub struct Bridge {
     ftp_port: u16,
     tftp_port: u16,
     http_port: u16,
+    udp_port: u16,
     data: PathBuf,
 }
 
@@ -178,6 +181,11 @@ impl Bridge {
         self.http_port
     }
 
+    /// From where it asks devices over UDP.
+    pub fn udp_port(&self) -> u16 {
+        self.udp_port
+    }
+
     /// Its cache, and under `logs/` what devices uploaded.
     pub fn data_dir(&self) -> &Path {
         &self.data
@@ -277,6 +285,7 @@ impl Settings {
             let data = PathBuf::from(pod.env.get("FETTLE_DATA_DIR").context("the chart sets no FETTLE_DATA_DIR")?);
             let device = SocketAddr::new(IpAddr::V4(self.address), port(given.device)?);
             let (ftp_port, tftp_port, http_port) = (port(given.ftp)?, port(given.tftp)?, port(given.http)?);
+            let udp_port = given.udp.unwrap_or(device.port());
             let passive = ports::free_range(self.passive_ports)?;
             let metrics = loopback(port(given.bridge_metrics)?);
             let addresses = BTreeMap::from([
@@ -285,6 +294,7 @@ impl Settings {
                 ("FETTLE_FTP_ADDRESS".to_owned(), format!("{}:{ftp_port}", self.address)),
                 ("FETTLE_TFTP_ADDRESS".to_owned(), format!("{}:{tftp_port}", self.address)),
                 ("FETTLE_HTTP_ADDRESS".to_owned(), format!("{}:{http_port}", self.address)),
+                ("FETTLE_UDP_ADDRESS".to_owned(), format!("{}:{udp_port}", self.address)),
                 (
                     "FETTLE_FTP_PASSIVE_PORTS".to_owned(),
                     format!("{passive}-{}", passive + self.passive_ports.saturating_sub(1)),
@@ -293,7 +303,7 @@ impl Settings {
             ]);
             let program = self.program(namespace, pod, metrics, addresses).await?;
             match program.start().await {
-                Ok(()) => return Ok(Bridge { program, device, ftp_port, tftp_port, http_port, data }),
+                Ok(()) => return Ok(Bridge { program, device, ftp_port, tftp_port, http_port, udp_port, data }),
                 Err(_) if attempt < STARTS && lost_a_port(&program) => attempt += 1,
                 Err(error) => return Err(error),
             }

@@ -238,6 +238,7 @@ async fn a_bad_manifest_is_refused_with_a_sentence_that_names_the_field() -> Res
         (group(&format!("{{{selector}, config: {{name: cp}}, transfer: SCP}}")), "spec.transfer"),
         (group(&format!("{{{selector}, config: {{name: cp}}, session: Drop}}")), "spec.session"),
         (group(&format!("{{{selector}, config: {{name: cp}}, logs: {{upload: Sometimes}}}}")), "spec.logs.upload"),
+        (group(&format!("{{{selector}, config: {{name: cp}}, logs: {{udp: perhaps}}}}")), "spec.logs.udp"),
         (device("{}"), "spec.mac"),
         (device("{mac: \"02:00:5e:00:53\"}"), "spec.mac"),
         (device("{mac: 02-00-5e-00-53-0e}"), "spec.mac"),

@@ -108,9 +108,8 @@ impl Contents {
         command: Command,
         until: Timestamp,
     ) -> Result<(File, Permission), SourceError> {
-        let status = device.status.as_ref();
-        let target = status.and_then(|status| status.target.as_ref()).filter(|target| target.id == command.target);
-        let target = target.ok_or_else(|| SourceError("the target has gone".to_owned()))?;
+        let target = device.status.as_ref().and_then(|status| status.target.as_ref());
+        let current = target.filter(|target| target.id == command.target);
         let can = capabilities(device);
         let id = DeviceId::of_uid(device.metadata.uid.as_deref().unwrap_or_default());
         match command.step {
@@ -120,9 +119,12 @@ impl Contents {
                     .expect_upload(&permission, &device.name_any(), command.target)
                     .map_err(|error| SourceError(error.to_string()))?;
                 self.transfers.expect(&permission, None);
-                Ok((File::Upload(self.location(&permission, target.transfer, can)), permission))
+                // A person may ask for the log of a device that never had a target.
+                let transfer = target.map_or(WireTransfer::Ftp, |target| target.transfer);
+                Ok((File::Upload(self.location(&permission, transfer, can)), permission))
             }
             Step::Version | Step::Profile => {
+                let target = current.ok_or_else(|| SourceError("the target has gone".to_owned()))?;
                 let lacking = || SourceError("the target has no such part".to_owned());
                 let content = match command.step {
                     Step::Version => {

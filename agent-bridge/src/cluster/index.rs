@@ -8,12 +8,13 @@
 //! back by an answer that was under way.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use fettle_crds::Device;
 use fettle_crds::content::MANAGED_BY;
 use fettle_crds::render::offers_annotation;
+use fettle_crds::{Device, LOG_AT, LOG_AT_MAX};
 use fettle_protocol::Mac;
 use kube::ResourceExt;
 
@@ -23,6 +24,8 @@ struct Stub {
     mac: Mac,
     standing: Standing,
     version: Version,
+    /// Where it is, or was last.
+    address: Option<IpAddr>,
 }
 
 /// How a Device stands.
@@ -74,6 +77,8 @@ pub struct Index {
     by_mac: HashMap<Mac, Names>,
     /// Whole, but for what the bridge has no use for: of those that are ours.
     whole: HashMap<Arc<str>, Arc<Device>>,
+    /// How many Devices are at an address, or were last.
+    by_address: HashMap<IpAddr, usize>,
     /// Devices that a restart of the watch has not confirmed yet.
     unconfirmed: Option<HashSet<Arc<str>>>,
     /// The newest that the watch has shown.
@@ -124,15 +129,17 @@ impl Index {
         // The schema lets nothing else through.
         let Ok(mac) = device.spec.mac.parse::<Mac>() else { return Vec::new() };
         let name: Arc<str> = device.name_any().into();
-        let stub = Stub { mac, standing: standing(&device), version: version(&device) };
+        let stub = Stub { mac, standing: standing(&device), version: version(&device), address: address(&device) };
         if self.stubs.get(&name).is_some_and(|known| is_older(stub.version, known.version)) {
             return Vec::new();
         }
         let mut concerned = vec![mac];
         let former = self.stubs.insert(Arc::clone(&name), stub);
         self.pending += usize::from(stub.standing == Standing::Pending);
+        self.arrives_at(stub.address);
         if let Some(former) = former {
             self.pending -= usize::from(former.standing == Standing::Pending);
+            self.leaves(former.address);
         }
         if let Some(former) = former.filter(|former| former.mac != mac) {
             self.unlink(&name, former.mac);
@@ -172,8 +179,23 @@ impl Index {
         let stub = self.stubs.remove(name)?;
         self.pending -= usize::from(stub.standing == Standing::Pending);
         self.unlink(name, stub.mac);
+        self.leaves(stub.address);
         self.whole.remove(name);
         Some(stub.mac)
+    }
+
+    fn arrives_at(&mut self, address: Option<IpAddr>) {
+        if let Some(address) = address {
+            *self.by_address.entry(address).or_default() += 1;
+        }
+    }
+
+    fn leaves(&mut self, address: Option<IpAddr>) {
+        let Some((address, count)) = address.and_then(|at| Some((at, self.by_address.get_mut(&at)?))) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.by_address.remove(&address);
+        }
     }
 
     /// No longer ours: keeps the least of it.
@@ -198,6 +220,12 @@ impl Index {
     /// The MAC of the Device with this name.
     pub fn mac(&self, name: &str) -> Option<Mac> {
         self.stubs.get(name).map(|stub| stub.mac)
+    }
+
+    /// Whether another Device than the one with this name is at an address, or was last.
+    pub fn is_taken(&self, address: IpAddr, name: &str) -> bool {
+        let own = self.stubs.get(name).is_some_and(|stub| stub.address == Some(address));
+        self.by_address.get(&address).copied().unwrap_or_default() > usize::from(own)
     }
 
     /// The Device as it was last seen, where it is kept whole.
@@ -255,6 +283,13 @@ fn standing(device: &Device) -> Standing {
     }
 }
 
+/// Where the device is, or was last; of one that was recorded for it, that says nothing.
+fn address(device: &Device) -> Option<IpAddr> {
+    let status = device.status.as_ref()?;
+    let session = status.session.as_ref().map(|session| &session.address);
+    session.or(status.last_address.as_ref())?.parse().ok()
+}
+
 fn number(version: &str) -> Version {
     version.parse().ok().and_then(NonZeroU64::new)
 }
@@ -273,7 +308,8 @@ fn trimmed(mut device: Device) -> Device {
     let metadata = &mut device.metadata;
     metadata.managed_fields = None;
     if let Some(annotations) = &mut metadata.annotations {
-        annotations.retain(|key, value| offers_annotation(key, value));
+        let wish = |key: &str, value: &str| key == LOG_AT && value.len() <= LOG_AT_MAX;
+        annotations.retain(|key, value| wish(key, value) || offers_annotation(key, value));
     }
     metadata.owner_references = None;
     if let Some(status) = &mut device.status {
@@ -395,15 +431,55 @@ mod tests {
     }
 
     #[test]
+    fn an_address_is_taken_where_another_device_is_or_was_last() {
+        let at = |name: &str, session: Option<&str>, last: Option<&str>, version| {
+            let mut device = device(name, if name == "sw-1" { MAC } else { "02:00:00:00:00:02" }, true, version);
+            let session = session.map(|address| fettle_crds::Session {
+                bridge: "b-0".into(),
+                incarnation: "x".into(),
+                address: address.into(),
+                since: jiff::Timestamp::UNIX_EPOCH,
+                dismissed: false,
+                contender: None,
+            });
+            let last_address = last.map(str::to_owned);
+            device.status = Some(fettle_crds::DeviceStatus { session, last_address, ..Default::default() });
+            device
+        };
+        let (mut index, address) = (Index::default(), IpAddr::from([192, 0, 2, 1]));
+        index.watched(at("sw-1", None, Some("192.0.2.1"), 1), |_, _| false);
+        assert!(!index.is_taken(address, "sw-1"));
+        assert!(index.is_taken(address, "sw-2"));
+        index.watched(at("sw-2", Some("192.0.2.1"), None, 2), |_, _| false);
+        assert!(index.is_taken(address, "sw-1"));
+        index.watched(at("sw-2", Some("192.0.2.9"), Some("192.0.2.1"), 3), |_, _| false);
+        assert!(!index.is_taken(address, "sw-1"), "it is elsewhere by now");
+        index.watched(at("sw-2", None, Some("192.0.2.1"), 4), |_, _| false);
+        assert!(index.is_taken(address, "sw-1"));
+        deleted(&mut index, "sw-2", 5);
+        assert!(!index.is_taken(address, "sw-1"));
+        deleted(&mut index, "sw-1", 6);
+        assert!(index.by_address.is_empty());
+    }
+
+    #[test]
     fn what_is_kept_whole_has_no_more_than_is_used() {
         let mut index = Index::default();
         let mut device = recorded(1);
-        let annotations = [("kubectl.kubernetes.io/last-applied-configuration", "x"), ("vlan", "7")];
+        let annotations = [
+            ("kubectl.kubernetes.io/last-applied-configuration", "x"),
+            ("vlan", "7"),
+            (LOG_AT, "now"),
+            ("fettle.dev/x", "y"),
+        ];
         device.metadata.annotations = Some(annotations.map(|(key, value)| (key.into(), value.into())).into());
         let labels = device.metadata.labels.clone();
         index.watched(device, |_, _| true);
         let whole = index.whole(RECORDED).unwrap();
-        assert_eq!(whole.metadata.annotations, Some([("vlan".into(), "7".into())].into()));
+        assert_eq!(
+            whole.metadata.annotations,
+            Some([("vlan".into(), "7".into()), (LOG_AT.into(), "now".into())].into())
+        );
         assert_eq!(whole.metadata.labels, labels, "templates know them");
         assert_eq!(index.pending(), 1, "but how it stands is known");
         index.slim(RECORDED);

@@ -3,7 +3,7 @@
 use fettle_crds::schema::message;
 use fettle_crds::{Device, TryResult, Verdict};
 use fettle_protocol::message::DeviceInformation;
-use fettle_protocol::session::{Drops, Log, Phase, Reason, Record, SessionRecord, TryEnd};
+use fettle_protocol::session::{Drops, Log, LogResult, Phase, Reason, Record, SessionRecord, TryEnd};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -11,7 +11,7 @@ use super::Identity;
 
 /// The patch that writes `record` to `device`, on condition that nobody has written to it since.
 pub fn patch(record: &Record, device: &Device, us: &Identity, now: Timestamp) -> Value {
-    let Record { session: of_session, info, progress, end, drops, forget_applied, log } = record;
+    let Record { session: of_session, info, progress, end, drops, forget_applied, log, log_answer } = record;
     let mut status = Map::new();
     session(of_session, device, us, now, &mut status);
     if let Some(info) = info {
@@ -39,6 +39,13 @@ pub fn patch(record: &Record, device: &Device, us: &Identity, now: Timestamp) ->
     if let Some(Log { target, location, at, size }) = log {
         status.insert("lastLog".to_owned(), json!({"location": location, "at": at, "size": size, "target": target}));
     }
+    if let Some((value, result)) = log_answer {
+        let (result, why) = match result {
+            LogResult::Stored => (fettle_crds::LogResult::Stored, None),
+            LogResult::Failed(why) => (fettle_crds::LogResult::Failed, Some(message(why.as_str()))),
+        };
+        status.insert("logRequest".to_owned(), json!({"value": value, "result": result, "at": now, "message": why}));
+    }
     json!({"metadata": {"resourceVersion": device.metadata.resource_version}, "status": status})
 }
 
@@ -53,9 +60,13 @@ fn session(record: &SessionRecord, device: &Device, us: &Identity, now: Timestam
                 "bridge": us.name, "incarnation": us.incarnation, "address": address, "since": since,
                 "dismissed": false, "contender": null,
             });
+            status.insert("lastAddress".to_owned(), Value::Null);
             (claim, Value::Null)
         }
-        SessionRecord::Release { last_seen } => (Value::Null, json!(last_seen)),
+        SessionRecord::Release { last_seen } => {
+            status.insert("lastAddress".to_owned(), json!(recorded.map(|session| &session.address)));
+            (Value::Null, json!(last_seen))
+        }
         SessionRecord::Dismiss => (json!({"dismissed": true}), json!(now)),
         SessionRecord::Contend { address } => {
             let contender = json!({"bridge": us.name, "incarnation": us.incarnation, "address": address, "since": now});
@@ -201,6 +212,7 @@ mod tests {
         let of = |session| merged(&device(), &Record { session, ..Record::default() });
         let released = of(SessionRecord::Release { last_seen: at(90) });
         assert_eq!((released.session, released.last_seen), (None, Some(at(90))));
+        assert_eq!(released.last_address.as_deref(), Some("192.0.2.1"), "where it may be asked for its log");
         let dismissed = of(SessionRecord::Dismiss);
         assert_eq!(dismissed.last_seen, Some(at(100)));
         assert!(dismissed.session.is_some_and(|session| session.dismissed && session.since == at(1)));
@@ -286,6 +298,19 @@ mod tests {
         let status = merged(&device(), &Record { log: Some(log), ..Record::default() });
         let location = "file://b-0/logs/sw-1/x.log".to_owned();
         assert_eq!(status.last_log, Some(fettle_crds::LastLog { location, at: at(90), size: 7, target: 3 }));
+    }
+
+    #[test]
+    fn what_became_of_a_persons_wish_is_on_record_in_their_words() {
+        let mut device = device();
+        let answer = |result| Record { log_answer: Some(("now".into(), result)), ..Record::default() };
+        let why = LogResult::Failed("x".repeat(5000));
+        device.status = Some(merged(&device, &answer(why)));
+        let request = device.status.as_ref().and_then(|status| status.log_request.clone()).unwrap();
+        assert_eq!((request.value.as_str(), request.result), ("now", fettle_crds::LogResult::Failed));
+        assert!(request.message.unwrap().chars().count() <= 1024, "as long as the schema allows");
+        let request = merged(&device, &answer(LogResult::Stored)).log_request.unwrap();
+        assert_eq!((request.result, request.message), (fettle_crds::LogResult::Stored, None));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! A Device of the API, as its session needs to see it.
 
 use fettle_crds::{
-    Device, Phase as RecordedPhase, Session as RecordedSession, Stage as RecordedStage, Target as RecordedTarget,
-    UploadLogs,
+    Device, LOG_AT, LOG_AT_MAX, Phase as RecordedPhase, Session as RecordedSession, Stage as RecordedStage,
+    Target as RecordedTarget, UploadLogs,
 };
 use fettle_protocol::Dialect;
 use fettle_protocol::message::UpgradeAt;
@@ -27,6 +27,7 @@ pub enum Standing {
 pub fn view(device: &Device, standing: Standing, us: &Identity, bridges: &Bridges) -> View {
     let status = device.status.clone().unwrap_or_default();
     let session = status.session.as_ref();
+    let udp = status.target.as_ref().is_some_and(|target| target.udp_logs);
     let ended = status.outcome.as_ref().map(|outcome| outcome.target);
     View {
         legal: standing == Standing::Accepted && device.metadata.deletion_timestamp.is_none(),
@@ -60,7 +61,19 @@ pub fn view(device: &Device, standing: Standing, us: &Identity, bridges: &Bridge
         }),
         drops: status.drops.map(|drops| Drops { target: drops.target, count: drops.count }),
         log: status.last_log.map(|log| log.location),
+        log_request: log_request(device).map(str::to_owned),
+        log_answer: status.log_request.map(|request| request.value),
+        udp,
+        address: session.map(|session| session.address.clone()).or(status.last_address),
     }
+}
+
+/// What a person asks for and was not acted on: the value of the annotation. One that the status could not say is none.
+pub fn log_request(device: &Device) -> Option<&str> {
+    let wanted = device.metadata.annotations.as_ref()?.get(LOG_AT)?.as_str();
+    let acted_on = device.status.as_ref().and_then(|status| status.log_request.as_ref());
+    let news = acted_on.is_none_or(|request| request.value != wanted);
+    (news && (1..=LOG_AT_MAX).contains(&wanted.len())).then_some(wanted)
 }
 
 /// The target, of which nothing is known but what it says.
@@ -198,6 +211,37 @@ mod tests {
         let mut device = device("b-0", "two");
         device.status.as_mut().unwrap().target = Some(serde_json::from_value(target).unwrap());
         seen(&device).target.unwrap()
+    }
+
+    #[test]
+    fn what_a_person_asks_for_is_news_until_it_was_acted_on() {
+        let mut device = device("b-0", "two");
+        assert_eq!(seen(&device).log_request, None);
+        let mut ask = |value: &str, acted_on: Option<&str>| {
+            device.metadata.annotations = Some([(LOG_AT.to_owned(), value.to_owned())].into());
+            device.status.as_mut().unwrap().log_request = acted_on.map(|value| fettle_crds::LogRequest {
+                value: value.to_owned(),
+                result: fettle_crds::LogResult::Stored,
+                at: Timestamp::UNIX_EPOCH,
+                message: None,
+            });
+            let view = seen(&device);
+            (view.log_request, view.log_answer)
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(ask("now", None), (some("now"), None));
+        assert_eq!(ask("now", Some("now")), (None, some("now")));
+        assert_eq!(ask("again", Some("now")), (some("again"), some("now")));
+        assert_eq!((ask("", None).0, ask(&"x".repeat(65), None).0), (None, None), "not what a status can say");
+    }
+
+    #[test]
+    fn a_device_was_last_where_its_session_is_or_was() {
+        let mut device = device("b-0", "two");
+        assert_eq!(seen(&device).address.as_deref(), Some("192.0.2.1"));
+        let status = device.status.as_mut().unwrap();
+        (status.session, status.last_address) = (None, Some("192.0.2.7".into()));
+        assert_eq!(seen(&device).address.as_deref(), Some("192.0.2.7"));
     }
 
     #[test]

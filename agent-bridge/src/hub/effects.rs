@@ -100,6 +100,7 @@ impl Hub {
             Effect::Write(record) => self.write(mac, &record, now),
             Effect::Prepare(command, until) => self.prepare(mac, command, until),
             Effect::Check(command) => self.check(mac, command),
+            Effect::Ask { to, command: _, location, until } => self.ask_for_log(mac, &to, location, until),
             Effect::Refresh => return true,
             Effect::Count(counted) => self.count(mac, counted),
         }
@@ -322,6 +323,7 @@ const fn answered(event: &Event) -> Option<Stage> {
         | Event::Prepared(..)
         | Event::Checked(..)
         | Event::Logged(_)
+        | Event::Replied(..)
         | Event::Tick => None,
     }
 }

@@ -47,6 +47,7 @@ use crate::files::logs::Arrived;
 use crate::metrics::{Closed, Metrics, Stage};
 use crate::sparing::Sparing;
 use crate::tcp::{FromConnection, Order, Orders, Told};
+use crate::udp::{Datagrams, Reply};
 use repeat::Repeats;
 
 /// Unknown devices that are being recorded at once; more wait.
@@ -72,6 +73,8 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Which bridges live, for others to read.
     pub bridges: Arc<Mutex<Bridges>>,
+    /// To ask devices without a connection.
+    pub datagrams: Arc<Datagrams>,
 }
 
 /// The hub.
@@ -172,6 +175,8 @@ pub struct Sources {
     pub connections: mpsc::Receiver<FromConnection>,
     /// Logs that have arrived.
     pub logs: mpsc::Receiver<Arrived>,
+    /// What devices without a connection answer.
+    pub replies: mpsc::Receiver<Reply>,
 }
 
 /// What is watched.
@@ -218,7 +223,7 @@ impl Hub {
         L: Stream<Item = watcher::Result<watcher::Event<Lease>>> + Unpin + Send,
     {
         let Watches { mut devices, mut leases } = watches;
-        let Sources { mut connections, mut logs } = sources;
+        let Sources { mut connections, mut logs, mut replies } = sources;
         let (sender, mut outcomes) = mpsc::channel(OUTCOMES);
         (self.outcomes, self.closing) = (sender, shutdown.clone());
         let (mut devices_listed, mut leases_listed) = (false, false);
@@ -231,6 +236,7 @@ impl Hub {
                 Some(outcome) = outcomes.recv() => self.outcome(outcome),
                 Some((connection, told)) = connections.recv() => self.told(connection, told),
                 Some(log) = logs.recv() => self.logged(log),
+                Some(Reply { mac, result, detail }) = replies.recv() => self.feed(mac, Event::Replied(result, detail)),
                 () = tokio::time::sleep(sleep) => self.tick(),
             }
             while let Some(outcome) = self.at_once.pop_front() {

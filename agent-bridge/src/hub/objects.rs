@@ -14,6 +14,7 @@ use kube::core::DeserializeGuard;
 use kube::runtime::watcher;
 use tokio::time::Instant;
 
+use super::logs::{is_first, is_to_be_asked};
 use super::{Entry, Hub};
 use crate::cluster::index::Lookup;
 use crate::cluster::view::{Standing, view};
@@ -100,11 +101,13 @@ impl Hub {
     /// The index, and which Devices it is to keep whole.
     fn keep(&mut self) -> (&mut crate::cluster::index::Index, impl FnOnce(&Device, Mac) -> bool) {
         let (us, entries, awaiting) = (&self.parts.us.name, &self.entries, &self.awaiting);
+        let bridges = &self.parts.bridges;
         let keep = move |device: &Device, mac| {
             let session = device.status.as_ref().and_then(|status| status.session.as_ref());
             entries.contains_key(&mac)
                 || awaiting.contains_key(&mac)
                 || session.is_some_and(|session| session.bridge == *us)
+                || (is_to_be_asked(device) && is_first(us, bridges))
         };
         (&mut self.index, keep)
     }
@@ -118,7 +121,8 @@ impl Hub {
     /// Something about this MAC has changed in the API.
     pub(super) fn changed(&mut self, mac: Mac) {
         if !self.entries.contains_key(&mac) {
-            return self.judge_waiting(mac);
+            self.judge_waiting(mac);
+            return self.look_after(mac);
         }
         if let Some(view) = self.view(mac) {
             return self.feed(mac, Event::Viewed(Box::new(view)));

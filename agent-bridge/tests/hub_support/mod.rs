@@ -22,6 +22,7 @@ use fettle_bridge::files::store::Store;
 use fettle_bridge::hub::{Hub, Parts, Sources, Watches};
 use fettle_bridge::metrics::{Closed, Metrics};
 use fettle_bridge::tcp::{FromConnection, Inbox, Order, Told, orders};
+use fettle_bridge::udp::Datagrams;
 use fettle_crds::{Device, DeviceSpec, DeviceStatus, Reported, Session};
 use fettle_protocol::datum::Capabilities;
 use fettle_protocol::message::DeviceInformation;
@@ -108,6 +109,8 @@ impl Rig {
             advertised,
             heartbeat.held(),
         );
+        let datagrams = Datagrams::bind("127.0.0.1:0".parse().unwrap(), 7070, &registry).await.unwrap();
+        let (_, replies) = mpsc::channel(1);
         let metrics = Metrics::new(&registry).unwrap();
         let api: Api<Device> = Api::namespaced(client.clone(), "default");
         let hub = Hub::new(Parts {
@@ -121,6 +124,7 @@ impl Rig {
             notices: Notices::new(Events::new(client, "fettle-bridge", &us.name)),
             metrics,
             bridges: Arc::new(Mutex::new(Bridges::default())),
+            datagrams: Arc::new(datagrams),
         });
         let (devices, watched_devices) = unbounded();
         let (leases, watched_leases) = unbounded();
@@ -128,7 +132,7 @@ impl Rig {
         let (is_synced, synced) = watch::channel(false);
         let shutdown = CancellationToken::new();
         let watches = Watches { devices: watched_devices, leases: watched_leases };
-        let sources = Sources { connections: told, logs: logs_told };
+        let sources = Sources { connections: told, logs: logs_told, replies };
         let task = tokio::spawn(hub.run(watches, sources, is_synced, shutdown.clone()));
         let next = 0;
         let _folder = folder;

@@ -10,8 +10,8 @@ use fettle_crds::content::{ConfigContent, ImageContent};
 use fettle_crds::render::{Quotes, TemplateError};
 use fettle_crds::{
     ConfigProfileStatus, DeviceGroupStatus, DeviceRolloutSpec, DeviceRolloutStatus, DownloadTime, Drops,
-    FirmwarePolicy, IntOrPercent, LabelSelector, OnFailure, Phase, SessionPolicy, Spread, Stage, Step, TargetConfig,
-    TargetFirmware, Transfer, TryResult, UploadLogs, Verdict, WireTransfer,
+    FirmwarePolicy, IntOrPercent, LabelSelector, Logs, OnFailure, Phase, SessionPolicy, Spread, Stage, Step,
+    TargetConfig, TargetFirmware, Transfer, TryResult, Verdict, WireTransfer,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -214,7 +214,7 @@ pub struct Target {
     pub firmware: Option<Arc<TargetFirmware>>,
     pub config: Option<Arc<TargetConfig>>,
     pub transfer: WireTransfer,
-    pub logs: UploadLogs,
+    pub logs: Logs,
     pub stage: Stage,
     pub granted_at: Timestamp,
     pub start_by: Timestamp,
@@ -242,7 +242,7 @@ pub struct Group {
     pub history_limit: usize,
     pub transfer: Transfer,
     pub session: SessionPolicy,
-    pub logs: UploadLogs,
+    pub logs: Logs,
     /// As it is written now.
     pub status: DeviceGroupStatus,
 }

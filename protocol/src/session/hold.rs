@@ -45,6 +45,7 @@ impl Session {
 
     /// A connection that nobody disputes, on this bridge.
     fn accept(&mut self, connection: Connection, now: Timestamp) {
+        self.stop_asking();
         self.state = self.at_rest(now);
         self.connection = Some(connection);
         self.unrecorded = None;
@@ -68,8 +69,10 @@ impl Session {
     pub(super) fn lose_connection(&mut self, acknowledged: bool, by: EndedBy, now: Timestamp) {
         let loss = self.loss(by);
         match self.state {
-            State::Downloading { deadline, .. } | State::Scheduled { deadline, .. } | State::Uploading { deadline } => {
+            State::Downloading { deadline, .. } | State::Scheduled { deadline, .. } => self.remember(deadline),
+            State::Uploading { deadline, .. } => {
                 self.remember(deadline);
+                self.lost_with_ten();
             }
             // What it has to say of its configuration it says after its next message 1.
             State::Idle | State::Settling { .. } if self.is_scheduled() => self.unanswered = true,

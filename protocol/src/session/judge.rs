@@ -176,6 +176,7 @@ impl Session {
         if let State::Preparing { command, .. } | State::Checking { command } | State::Held { command } = self.state
             && !self.is_wanted(command)
         {
+            self.give_back_request();
             self.state = State::Idle;
         }
     }
@@ -342,20 +343,28 @@ impl Session {
     /// has arrived meanwhile is written before a write for that alone.
     fn after_end(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let target = self.view.target.as_ref().map(|target| (target.id, target.done));
+        if self.take_log_wish() {
+            let target = target.map_or(0, |(target, _)| target);
+            return self.prepare(target, Step::Log, after(now, self.timing.log), now, effects);
+        }
         match target {
-            Some((target, _)) if std::mem::take(&mut self.memory.log_wanted) => {
-                self.prepare(target, Step::Log, after(now, self.timing.log), now, effects);
-            }
             Some((_, true)) if !self.view.dismissed => {
                 self.write(Record { session: SessionRecord::Dismiss, ..Record::default() }, effects);
             }
             Some((_, true)) => self.dismiss(effects),
-            Some((_, false)) | None if self.log.is_some() => self.write(Record::default(), effects),
+            Some((_, false)) | None if self.has_log_news() => self.write(Record::default(), effects),
             Some((_, false)) | None => {}
         }
     }
 
     fn prepare(&mut self, target: i64, step: Step, until: Timestamp, now: Timestamp, effects: &mut Vec<Effect>) {
+        let command = self.number(target, step, now);
+        self.state = State::Preparing { command, until };
+        effects.push(Effect::Prepare(command, until));
+    }
+
+    /// A command with a number of its own.
+    pub(super) fn number(&mut self, target: i64, step: Step, now: Timestamp) -> Command {
         // The clock in milliseconds, in its low bits, or one more than the last where that is ahead: so that a later
         // session for the device, in this or another run of the bridge, does not give a number again while a credential
         // lives.
@@ -363,9 +372,7 @@ impl Session {
         let ahead = |next: &u32| clock.wrapping_sub(*next) > u32::MAX / 2;
         let number = self.last_command.map(|last| last.wrapping_add(1)).filter(ahead).unwrap_or(clock);
         self.last_command = Some(number);
-        let command = Command { number, target, step };
-        self.state = State::Preparing { command, until };
-        effects.push(Effect::Prepare(command, until));
+        Command { number, target, step }
     }
 
     /// 2, to a device that may not be served: at once, but not into a command.

@@ -20,7 +20,8 @@ impl Session {
             Event::Written(result) => self.written(result),
             Event::Prepared(command, file) => self.prepared(command, file, now, effects),
             Event::Checked(command, transferred) => self.checked(command, transferred, effects),
-            Event::Logged(log) => self.log = Some(log),
+            Event::Logged(log) => self.logged(log),
+            Event::Replied(result, detail) => self.replied(result, &detail, effects),
             Event::Tick => self.tick(now, effects),
         }
     }
@@ -96,8 +97,11 @@ impl Session {
                 self.downloaded(Step::Profile, kind::PROFILE_RESULT, result, &detail, effects);
             }
             DeviceMessage::ProfileUpgraded(result, detail) => self.upgraded(result, &detail, now, effects),
-            DeviceMessage::LogUploaded(ExecutionResult::Success | ExecutionResult::Failure(_), _) => match self.state {
-                State::Uploading { .. } => self.state = State::Idle,
+            DeviceMessage::LogUploaded(result, detail) => match self.state {
+                State::Uploading { command, .. } => {
+                    self.state = State::Idle;
+                    self.said_eleven(command, result, &detail, effects);
+                }
                 _ => effects.push(Effect::Count(Counted::Unasked(kind::LOG_RESULT))),
             },
             DeviceMessage::Progress { .. } | DeviceMessage::RestartComplete | DeviceMessage::KeepAlive => {}
@@ -188,20 +192,23 @@ impl Session {
         now: Timestamp,
         effects: &mut Vec<Effect>,
     ) {
+        if self.prepared_remotely(command, &file, now, effects) {
+            return;
+        }
         let deadline = match self.state {
             State::Preparing { command: of, until } if of == command => until,
             _ => return,
         };
         self.state = State::Idle;
         if !self.is_wanted(command) {
-            return;
+            return self.give_back_request();
         }
         let Some(connection) = self.connection.as_ref().map(|connection| connection.id) else { return };
         let in_time = self.may_command(now);
         let (message, state) = match (command.step, file) {
             (Step::Log, Ok(File::Upload(location))) => {
                 let deadline = after(now, self.timing.log);
-                (ServerMessage::UploadLog(location), State::Uploading { deadline })
+                (ServerMessage::UploadLog(location), State::Uploading { command, deadline })
             }
             (Step::Version, Ok(File::Download(download))) if in_time => {
                 (ServerMessage::DownloadVersion(download), State::Downloading { command, deadline })
@@ -212,8 +219,9 @@ impl Session {
             (Step::Version | Step::Profile, Err(SourceError(why))) => {
                 return self.end(Reason::SourceUnavailable, why, effects);
             }
+            (Step::Log, Err(SourceError(why))) => return self.answer_request(LogResult::Failed(why)),
             // A log that cannot be taken in is none; a command that is too late is left out.
-            (Step::Log | Step::Version | Step::Profile, Ok(_) | Err(_)) => return,
+            (Step::Log | Step::Version | Step::Profile, Ok(_)) => return,
         };
         self.memory.started |= command.step != Step::Log;
         self.state = state;
@@ -221,6 +229,9 @@ impl Session {
     }
 
     fn checked(&mut self, command: Command, transferred: Transferred, effects: &mut Vec<Effect>) {
+        if command.step == Step::Log {
+            return self.checked_log(transferred);
+        }
         if self.state != (State::Checking { command }) {
             return;
         }
@@ -243,7 +254,10 @@ impl Session {
                 self.state = State::Idle;
             }
             // Whatever the driver still brings is too late.
-            State::Preparing { until, .. } if until <= now => self.state = State::Idle,
+            State::Preparing { until, .. } if until <= now => {
+                self.give_back_request();
+                self.state = State::Idle;
+            }
             State::Checking { .. } if self.is_over_time(now) => self.state = State::Idle,
             State::Contending { decide_at, .. } if decide_at <= now => self.grow_impatient(connection, now, effects),
             State::Downloading { command, deadline } if deadline <= now => {
@@ -256,7 +270,7 @@ impl Session {
             }
             State::Applying { deadline, .. } if deadline <= now => self.hang_up(connection, now, effects),
             State::Scheduled { deadline, .. } if deadline <= now => self.give_up_schedule(connection, now, effects),
-            State::Uploading { deadline } if self.upload_deadline(deadline) <= now => {
+            State::Uploading { deadline, .. } if self.upload_deadline(deadline) <= now => {
                 self.hang_up(connection, now, effects);
             }
             State::Away { .. }
@@ -309,7 +323,7 @@ impl Session {
 }
 
 /// What the device itself adds.
-fn with_detail(message: String, detail: &ErrorDetail) -> String {
+pub(super) fn with_detail(message: String, detail: &ErrorDetail) -> String {
     let ErrorDetail { code, text } = detail;
     match (code, text) {
         (None, None) => message,

@@ -15,7 +15,8 @@
 //!   target says [`Stage::Activate`], 6 or 8 goes on the connection that brought the file, or it begins again with 3 or 4.
 //! - An 8 that names a time is given once. Until that time and [`Timing::confirm`] it has no deadline, and keeps no
 //!   connection from being idle; what it means is on record, so that it outlives connections and bridges.
-//! - Only the holder of a device, as the API has it, sends it a 3, 4, 6, 8 or 10.
+//! - Only the holder of a device, as the API has it, sends it a 3, 4, 6, 8 or 10; but for a 10 over UDP to a device that
+//!   nobody holds.
 //! - No first command after `start_by`, no 3, 4, 6 or 8 after `until` less `margin`.
 //! - It never retries a try: a result but 0, the old version after a restart, or the end of its time ends it. What is
 //!   repeated within a try is what the contract with the device allows: a download after a lost connection, and one
@@ -37,19 +38,20 @@
 //! tries that end while nobody holds the device: the controller.
 //!
 //! # Where what is
-//! `machine`: events. `judge`: which command comes next, and when it may go. `record`: what is written. `hold`: who
+//! `machine`: events. `log`: the device's log. `judge`: which command comes next, and when it may go. `record`: what is written. `hold`: who
 //! holds the MAC.
 
 mod hold;
 mod judge;
+mod log;
 mod machine;
 mod record;
 mod types;
 
 pub use types::{
-    Command, ConnectionId, Contender, Counted, Drops, Effect, EndedBy, Event, File, Hold, Known, Log, Phase, Progress,
-    Reason, Record, Scheduled, SessionRecord, SourceError, Stage, Step, Target, Timing, Transferred, TryEnd, View,
-    WriteError,
+    Command, ConnectionId, Contender, Counted, Drops, Effect, EndedBy, Event, File, Hold, Known, Log, LogResult, Phase,
+    Progress, Reason, Record, Scheduled, SessionRecord, SourceError, Stage, Step, Target, Timing, Transferred, TryEnd,
+    View, WriteError,
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -76,6 +78,10 @@ pub struct Session {
     unrecorded: Option<DeviceInformation>,
     /// A log that is not on record yet.
     log: Option<Log>,
+    /// What a person asked for.
+    request: Option<log::Request>,
+    /// The device has no connection, and is asked for its log without one.
+    remote: Option<log::Remote>,
     /// A write that the API has not answered yet.
     writing: bool,
     /// When a contender is refused, unless our connection turns out to be dead.
@@ -124,7 +130,7 @@ enum State {
     /// 8 was sent for a later time, and has got no answer on this connection.
     Scheduled { target: i64, deadline: Timestamp },
     /// 10 is outstanding.
-    Uploading { deadline: Timestamp },
+    Uploading { command: Command, deadline: Timestamp },
     /// 2 was sent; the connection is closing.
     Dismissed,
 }
@@ -161,6 +167,10 @@ struct Memory {
     end: Option<TryEnd>,
     /// The log of the target is wanted.
     log_wanted: bool,
+    /// The device was asked for it over UDP.
+    log_asked: bool,
+    /// A connection was lost on which 10 was outstanding.
+    log_lost: bool,
 }
 
 impl Session {
@@ -177,6 +187,8 @@ impl Session {
             remember_until: None,
             unrecorded: None,
             log: None,
+            request: None,
+            remote: None,
             writing: false,
             refuse_at: None,
             last_command: None,
@@ -207,14 +219,17 @@ impl Session {
                 Hold::Us | Hold::Predecessor => self.release_at(since),
                 Hold::Nobody => self.remember_until,
                 Hold::Other => None,
-            }),
+            })
+            .into_iter()
+            .chain(unless_writing(self.remote_deadline(since)))
+            .min(),
             State::Settling { until } => Some(until),
             State::Contending { decide_at, .. } => Some(decide_at),
             State::Downloading { deadline, .. }
             | State::Applying { deadline, .. }
             | State::Scheduled { deadline, .. }
             | State::Preparing { until: deadline, .. } => Some(deadline),
-            State::Uploading { deadline } => Some(self.upload_deadline(deadline)),
+            State::Uploading { deadline, .. } => Some(self.upload_deadline(deadline)),
             State::Idle => unless_writing([end_of_try, self.confirmation()].into_iter().flatten().min()),
             State::Held { .. } => unless_writing(end_of_try),
             State::Checking { .. } => end_of_try,
@@ -234,7 +249,9 @@ impl Session {
             && self.newcomer.is_none()
             && !self.writing
             && self.memory.end.is_none()
-            && self.log.is_none()
+            && self.remote.is_none()
+            && !self.is_to_be_asked()
+            && !self.has_log_news()
             && forgotten
     }
 

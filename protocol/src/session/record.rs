@@ -11,7 +11,7 @@ impl Session {
     /// Does what follows from the state, until something has to be waited for.
     pub(super) fn advance(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         self.forget_recorded_end();
-        self.forget_recorded_log();
+        self.forget_recorded_logs();
         self.yield_if_taken(now, effects);
         self.drop_unwanted();
         if !self.is_asked_for() || matches!(self.state, State::Away { .. } | State::Dismissed) {
@@ -25,11 +25,6 @@ impl Session {
     fn forget_recorded_end(&mut self) {
         let live = self.live_target().map(|target| target.id);
         self.memory.end.take_if(|end| live != Some(end.target));
-    }
-
-    fn forget_recorded_log(&mut self) {
-        let recorded = self.view.log.as_ref();
-        self.log.take_if(|log| recorded == Some(&log.location));
     }
 
     /// Whether there is more to do at once.
@@ -168,6 +163,7 @@ impl Session {
             let message = "the device went away with its command and did not come back before the end of the try";
             self.end(Reason::TimedOut, message.to_owned(), effects);
         }
+        self.ask_remotely(since, now, effects);
         // A device that timed out has a log that is worth waiting for.
         if self.memory.log_wanted {
             self.remember_until = self.remember_until.max(Some(after(since, self.timing.log)));
@@ -190,7 +186,7 @@ impl Session {
             let counts = self.memory.end.is_some() || after(since, self.timing.drop_delay) <= now;
             let drops = (ours && counts && loss == Loss::ByItself).then(|| self.next_drop()).flatten();
             self.write(Record { session, info, drops, ..Record::default() }, effects);
-        } else if self.log.is_some() && release.is_none_or(|at| after(now, self.timing.drop_delay) < at) {
+        } else if self.has_log_news() && release.is_none_or(|at| after(now, self.timing.drop_delay) < at) {
             // Nothing else is about to be written.
             self.write(Record::default(), effects);
         }
@@ -217,6 +213,8 @@ impl Session {
         let renewed = record.end.as_ref().is_some_and(|end| end.applied.is_some());
         record.forget_applied = doubtful && !renewed && self.view.applied.is_some();
         record.log = self.log.clone();
+        record.log_answer =
+            self.request.as_ref().and_then(|request| Some((request.value.clone(), request.ended.clone()?)));
         self.writing = true;
         effects.push(Effect::Write(record));
     }

@@ -3,8 +3,9 @@
 use jiff::civil::DateTime;
 use jiff::{SignedDuration, Timestamp};
 
+use crate::datum::ExecutionResult;
 use crate::dialect::Dialect;
-use crate::message::{DeviceInformation, DeviceMessage, Download, Location, ServerMessage};
+use crate::message::{DeviceInformation, DeviceMessage, Download, ErrorDetail, Location, ServerMessage};
 
 /// A connection of the bridge, unique within one run of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -68,6 +69,13 @@ pub struct View {
     pub drops: Option<Drops>,
     /// Where its newest log is.
     pub log: Option<String>,
+    /// What a person who asks for its log says, where that was not acted on yet; and what was acted on last.
+    pub log_request: Option<String>,
+    pub log_answer: Option<String>,
+    /// It may be asked for its log over UDP where it has no connection.
+    pub udp: bool,
+    /// Where it called from last.
+    pub address: Option<String>,
 }
 
 /// Who holds a device's session, as the API has it.
@@ -262,6 +270,8 @@ pub enum Event {
     Checked(Command, Transferred),
     /// A log of the device has arrived wholly.
     Logged(Log),
+    /// 11, over UDP, from a device that [`Effect::Ask`] asked.
+    Replied(ExecutionResult, ErrorDetail),
     /// Time has passed: [`deadline`](super::Session::deadline) is over.
     Tick,
 }
@@ -280,8 +290,11 @@ pub enum Effect {
     Probe(ConnectionId),
     /// Get the file of this command ready; its credential lives until the instant.
     Prepare(Command, Timestamp),
-    /// Ask our own accounting whether the file of this command went out wholly.
+    /// Ask our own accounting whether the file of this command went out, or a log came in, wholly.
     Check(Command),
+    /// Send 10 over UDP to the device that called from this address last, where no other device has it. Its answer counts
+    /// until the instant.
+    Ask { to: String, command: Command, location: Location, until: Timestamp },
     /// Write to the API, on condition that nobody wrote since the last view.
     Write(Record),
     /// Compute the view anew, and feed it: a Lease may have ended. Always the last one.
@@ -308,6 +321,8 @@ pub struct Record {
     pub forget_applied: bool,
     /// The newest log.
     pub log: Option<Log>,
+    /// How what a person asked for has come out: their word, and the result.
+    pub log_answer: Option<(String, LogResult)>,
 }
 
 /// What becomes of the session on record.
@@ -330,13 +345,22 @@ pub enum SessionRecord {
 /// A log that has arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
-    /// The target that the device was asked for it after.
+    /// The newest target when the device was asked for it; 0 where there was none.
     pub target: i64,
     /// Where it is: no two logs are at one place.
     pub location: String,
     pub at: Timestamp,
     /// Bytes.
     pub size: u64,
+}
+
+/// How it came out that a person asked for a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogResult {
+    /// It has arrived.
+    Stored,
+    /// Why there is none, in a sentence of any length.
+    Failed(String),
 }
 
 /// How a try ended.

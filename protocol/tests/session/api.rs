@@ -2,7 +2,7 @@
 
 use fettle_protocol::message::DeviceInformation;
 use fettle_protocol::session::{
-    Contender, Drops, Hold, Known, Log, Phase, Progress, Record, SessionRecord, Target, TryEnd, View,
+    Contender, Drops, Hold, Known, Log, LogResult, Phase, Progress, Record, SessionRecord, Target, TryEnd, View,
 };
 
 /// One run of one bridge.
@@ -42,6 +42,12 @@ pub(crate) struct Status {
     pub(crate) upgrade: Option<Upgrade>,
     pub(crate) drops: Option<Drops>,
     pub(crate) log: Option<Log>,
+    /// What a person asks for, and what came of what.
+    pub(crate) log_request: Option<String>,
+    pub(crate) log_answer: Option<(String, LogResult)>,
+    /// It may be asked over UDP; where it called from last.
+    pub(crate) udp: bool,
+    pub(crate) address: Option<String>,
     pub(crate) target: Option<Target>,
     /// The target of which the controller has said how it ended.
     pub(crate) outcome: Option<i64>,
@@ -69,6 +75,10 @@ impl Api {
             upgrade: None,
             drops: None,
             log: None,
+            log_request: None,
+            log_answer: None,
+            udp: false,
+            address: None,
             target: None,
             outcome: None,
         };
@@ -91,7 +101,9 @@ impl Api {
 
     /// What it says to that run of that bridge.
     pub(crate) fn view(&self, us: Run) -> View {
-        let Status { legal, model, holder, reported, applied, upgrade, drops, log, target, outcome } = &self.status;
+        let Status { legal, model, holder, reported, applied, upgrade, drops, log, target, outcome, .. } = &self.status;
+        let Status { log_request, log_answer, udp, address, .. } = &self.status;
+        let log_answer = log_answer.as_ref().map(|(request, _)| request.clone());
         View {
             legal: *legal,
             model: model.clone(),
@@ -122,6 +134,10 @@ impl Api {
             progress: upgrade.as_ref().map(|upgrade| Progress { target: upgrade.target, phase: upgrade.phase }),
             drops: *drops,
             log: log.as_ref().map(|log| log.location.clone()),
+            log_request: log_request.clone().filter(|request| log_answer.as_ref() != Some(request)),
+            log_answer,
+            udp: *udp,
+            address: holder.as_ref().map(|holder| holder.address.clone()).or_else(|| address.clone()),
         }
     }
 
@@ -133,9 +149,9 @@ impl Api {
         }
         let before = self.status.clone();
         let held_by_other = self.view(us).hold == Hold::Other;
-        let Record { session, info, progress, end, drops, forget_applied, log } = record;
+        let Record { session, info, progress, end, drops, forget_applied, log, log_answer } = record;
         if held_by_other {
-            let only_log = *record == Record { log: log.clone(), ..Record::default() };
+            let only_log = *record == Record { log: log.clone(), log_answer: log_answer.clone(), ..Record::default() };
             assert!(
                 matches!(session, SessionRecord::Contend { .. }) || only_log,
                 "what another bridge holds was written: {record:?}"
@@ -147,7 +163,9 @@ impl Api {
             SessionRecord::Claim { address } => {
                 status.holder = Some(Holder { by: us, address: address.clone(), dismissed: false, contender: None });
             }
-            SessionRecord::Release { last_seen: _ } => status.holder = None,
+            SessionRecord::Release { last_seen: _ } => {
+                status.address = status.holder.take().map(|holder| holder.address);
+            }
             SessionRecord::Dismiss => status.holder.as_mut().unwrap().dismissed = true,
             SessionRecord::Contend { address: _ } => status.holder.as_mut().unwrap().contender = Some(us),
             SessionRecord::Refuse => status.holder.as_mut().unwrap().contender = None,
@@ -188,6 +206,9 @@ impl Api {
         }
         if let Some(log) = log {
             status.log = Some(log.clone());
+        }
+        if let Some(answer) = log_answer {
+            status.log_answer = Some(answer.clone());
         }
         assert_ne!(*status, before, "a write that changes nothing: {record:?}");
         self.version += 1;

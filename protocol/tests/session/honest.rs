@@ -3,6 +3,7 @@
 
 use fettle_protocol::datum::{DownloadResult, ExecutionResult};
 use fettle_protocol::message::{DeviceInformation, UpgradeAt};
+use fettle_protocol::session::{ConnectionId, Session};
 use fettle_protocol::{DeviceMessage, ServerMessage};
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -143,6 +144,11 @@ impl Device {
             && wire.outstanding.is_none_or(|(answer, _)| answer != message.kind())
         {
             if matches!(message, DeviceMessage::ProfileUpgraded(ExecutionResult::Failure(_), _)) {
+                let holds = |session: &Session| session.connection().is_some_and(|(id, _)| id == ConnectionId(link));
+                if !world.session.as_ref().is_some_and(holds) {
+                    // Nobody listens to it before it holds the MAC.
+                    return;
+                }
                 // Of what it is to do at a time this would be a lie too.
                 self.scheduled = None;
             }

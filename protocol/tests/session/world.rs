@@ -77,6 +77,8 @@ pub(crate) struct World {
     pub(crate) refreshed: u32,
     /// What is to be written, on top of which version.
     pub(crate) write: Option<(Record, u64)>,
+    /// Whom we asked for a log over UDP, with which command.
+    pub(crate) asked: Vec<(String, u32)>,
     pub(crate) preparing: Option<Command>,
     pub(crate) checking: Option<Command>,
     /// The version that the driver has seen, and what it fed of it.
@@ -167,6 +169,7 @@ impl World {
             counted: Vec::new(),
             refreshed: 0,
             write: None,
+            asked: Vec::new(),
             preparing: None,
             checking: None,
             seen: 0,

@@ -36,6 +36,9 @@ pub struct Arguments {
     ftp_port: Option<u16>,
     #[arg(long)]
     tftp_port: Option<u16>,
+    /// From where the bridge asks devices for logs over UDP: the port that devices call unless given
+    #[arg(long)]
+    udp_port: Option<u16>,
     #[arg(long)]
     http_port: Option<u16>,
     #[arg(long)]
@@ -102,6 +105,7 @@ pub async fn up(arguments: Arguments) -> Result<ExitCode> {
         ftp: arguments.ftp_port,
         tftp: arguments.tftp_port,
         http: arguments.http_port,
+        udp: arguments.udp_port,
         controller_metrics: arguments.controller_metrics_port,
         bridge_metrics: arguments.bridge_metrics_port,
     };
@@ -180,8 +184,7 @@ fn describe(
         ("FTP_PORT", bridge.ftp_port().to_string()),
         ("TFTP_PORT", bridge.tftp_port().to_string()),
         ("HTTP_PORT", bridge.http_port().to_string()),
-        // not served yet
-        ("UDP_PORT", String::new()),
+        ("UDP_PORT", bridge.udp_port().to_string()),
         ("CONTROLLER_METRICS", installation.controller().metrics_address().to_string()),
         ("BRIDGE_METRICS", bridge.program().metrics_address().to_string()),
         ("FILES_DIR", path(installation.files_dir())),

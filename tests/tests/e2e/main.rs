@@ -5,6 +5,7 @@ mod clock;
 mod documented_device;
 mod enrolment;
 mod failures;
+mod logs;
 mod main_path;
 mod objects;
 mod outages;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use fettle_controller::plan::model as m;
 use fettle_controller::plan::revision::Wanted;
 use fettle_crds::{
-    Drops, Outcome, Phase, Previous, PreviousFirmware, Scheduled, Stage, TargetConfig, Transfer, TryResult, UploadLogs,
+    Drops, Logs, Outcome, Phase, Previous, PreviousFirmware, Scheduled, Stage, TargetConfig, Transfer, TryResult,
     Verdict,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -283,7 +283,7 @@ impl Target {
             firmware,
             config,
             transfer: fettle_crds::WireTransfer::Ftp,
-            logs: UploadLogs::OnFailure,
+            logs: Logs::default(),
             stage: if self.ahead.is_some() { Stage::Download } else { Stage::Activate },
             granted_at,
             start_by: granted_at + SignedDuration::from_secs(60),

@@ -8,8 +8,8 @@ use fettle_controller::plan::revision::Wanted;
 use fettle_controller::reconcile::convert;
 use fettle_crds::{
     Abort, Apply, ApplyMode, Condition, DeviceGroupStatus, DeviceRolloutSpec, DeviceRolloutStatus, DownloadTime,
-    FirmwarePolicy, Freeze, IntOrPercent, LabelSelector, OnFailure, RollbackStatus, SessionPolicy, Spread, Step,
-    StepStatus, Transfer, UploadLogs, Window,
+    FirmwarePolicy, Freeze, IntOrPercent, LabelSelector, Logs, OnFailure, RollbackStatus, SessionPolicy, Spread, Step,
+    StepStatus, Transfer, Window,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -157,7 +157,7 @@ impl Group {
             },
             transfer: self.transfer,
             session: self.session,
-            logs: UploadLogs::OnFailure,
+            logs: Logs::default(),
             status: if self.is_new { DeviceGroupStatus::default() } else { status },
         }
     }

@@ -68,6 +68,15 @@ impl World {
         self.note(format!("bridge restarted as {:?}", self.us));
     }
 
+    /// This bridge has a session for the device, which has not called.
+    pub(crate) fn looks_after(&mut self) {
+        if self.session.is_none() {
+            self.begin();
+        }
+        self.feed(Event::Tick);
+        self.pass(self.timing.drop_delay);
+    }
+
     /// The time for devices to come back after a restart is over.
     pub(crate) fn grace_is_over(&mut self) {
         let ours = self.api.status.holder.as_ref().is_some_and(|holder| holder.by.bridge == self.us.bridge);
@@ -214,6 +223,13 @@ impl World {
                 if self.files_answer == Answers::Promptly {
                     self.accounting_says(Transferred::Wholly);
                 }
+            }
+            Effect::Ask { to, command, location: _, until } => {
+                assert!(self.viewed.udp && self.viewed.hold != Hold::Other, "asked over UDP, which it must not be");
+                assert!(self.wires.values().all(|wire| !wire.open || wire.finishing || wire.closed_for.is_some()));
+                assert_eq!(self.numbers.get(&command.number), Some(&command));
+                assert!(self.now < until);
+                self.asked.push((to, command.number));
             }
             Effect::Write(record) => {
                 assert!(self.write.is_none(), "two writes at once");

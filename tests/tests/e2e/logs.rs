@@ -1,0 +1,101 @@
+//! Logs: of a device that a person asks, and of one whose TCP connection is gone.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use fettle_crds::{Device, DeviceStatus, LOG_AT, LastLog, LogResult, TryResult, Verdict};
+use fettle_device::{DeviceHandle, DeviceSpec, Fault, FaultKind, Moment, Step};
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+
+use crate::world::{NEW, World, device_does, received, strict};
+
+impl World {
+    /// A person asks for the log of a device.
+    async fn ask_for_log(&self, name: &str, word: &str) -> Result<()> {
+        let patch = json!({"metadata": {"annotations": {LOG_AT: word}}});
+        let devices = self.namespace.api::<Device>();
+        devices.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        Ok(())
+    }
+
+    /// Waits until it is on record what became of that.
+    async fn answered(&self, name: &str, word: &str) -> Result<DeviceStatus> {
+        let answered = |status: &DeviceStatus| status.log_request.as_ref().is_some_and(|request| request.value == word);
+        self.device_until(name, &format!("says what became of {word:?}"), answered).await
+    }
+
+    /// Holds a log against what lies where it is said to be.
+    fn is_there(&self, log: &LastLog) -> Result<()> {
+        let path = log.location.strip_prefix("file://fettle-bridge-0").context("not at this bridge")?;
+        assert!(Path::new(path).starts_with(self.fettle.bridge().data_dir().join("logs")), "{log:?}");
+        assert_eq!(std::fs::read(path)?.len() as i64, log.size, "{log:?}");
+        Ok(())
+    }
+}
+
+fn asked(device: &DeviceHandle) -> u64 {
+    received(device).get(&10).copied().unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_gets_the_log_of_a_device_once_for_each_time_they_ask_or_the_reason_why_not() -> Result<()> {
+    let mut world = World::start("log-at").await?;
+    let device = world.device("sw-1", strict(1)).await?;
+    world.connected("sw-1").await?;
+    world.ask_for_log("sw-1", "monday").await?;
+    let status = world.answered("sw-1", "monday").await?;
+    assert_eq!(status.log_request.as_ref().map(|request| request.result), Some(LogResult::Stored), "{status:?}");
+    let first = status.last_log.context("no log")?;
+    assert_eq!(first.target, 0, "it never had a target: {first:?}");
+    world.is_there(&first)?;
+    assert_eq!(asked(&device), 1, "{}", device.journal());
+
+    device.set_faults(vec![Fault::once(Step::Upload10, FaultKind::Refuse)]);
+    world.ask_for_log("sw-1", "tuesday").await?;
+    let status = world.answered("sw-1", "tuesday").await?;
+    let request = status.log_request.context("no answer")?;
+    assert_eq!(request.result, LogResult::Failed, "{request:?}");
+    assert!(request.message.is_some_and(|message| message.contains("result 1")));
+    assert_eq!(status.last_log, Some(first), "the one that there is stays");
+    assert_eq!(asked(&device), 2, "{}", device.journal());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_whose_tcp_is_stuck_brings_its_log_when_it_is_asked_over_udp() -> Result<()> {
+    let mut world = World::start("log-over-udp").await?;
+    world.firmware(NEW).await?;
+    let spec = DeviceSpec {
+        // Devices share this machine, and a bridge asks nobody whose address another has.
+        local_address: Some(Ipv4Addr::new(127, 0, 1, 1)),
+        udp: true,
+        faults: vec![
+            Fault::once(Step::Download3, FaultKind::HalfOpen),
+            Fault::once(Step::Upload10, FaultKind::DropConnection(Moment::Before)),
+        ],
+        ..strict(1)
+    };
+    let device = world.device("sw-1", spec).await?;
+    world
+        .group(&["firmware: {name: access-5.2.1}", "rollout: {deviceTimeout: 5s, retries: 0}", "logs: {udp: true}"])
+        .await?;
+    device_does(&device, "gets its first 3", |record| record.journal().counters().received(3) == 1).await?;
+    world.try_ended("sw-1", 1, TryResult::Failed, Verdict::TimedOut).await?;
+    let status = world.device_until("sw-1", "has brought its log", |status| status.last_log.is_some()).await?;
+    let log = status.last_log.clone().context("no log")?;
+    assert_eq!((log.target, status.session), (1, None), "nobody holds it");
+    world.is_there(&log)?;
+    assert_eq!(asked(&device), 2, "the first datagram was lost:\n{}", device.journal());
+
+    // A person can ask it, too.
+    world.ask_for_log("sw-1", "now").await?;
+    let status = world.answered("sw-1", "now").await?;
+    assert_eq!(status.log_request.as_ref().map(|request| request.result), Some(LogResult::Stored), "{status:?}");
+    let next = status.last_log.context("no log")?;
+    assert_ne!(next.location, log.location);
+    world.is_there(&next)?;
+    assert!(device.journal().violations().is_empty(), "{}", device.journal());
+    Ok(())
+}
