@@ -86,6 +86,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let (metrics_address, probes) = (health.serve(args.metrics_address, shutdown.clone()).await)
         .with_context(|| format!("cannot listen for metrics on {} (--metrics-address)", args.metrics_address))?;
     let store = open_store(&args)?;
+    store.register(&registry)?;
     let credentials = credentials(&args)?;
     let transfers = Arc::new(Transfers::new());
     let (arrived, logs_arrived) = mpsc::channel(LOGS);

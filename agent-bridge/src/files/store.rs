@@ -6,11 +6,13 @@
 //!
 //! Refuses to know about firmwares, devices or retries: it fetches what it is told, once, and says why it cannot.
 
+mod copy;
 mod download;
 mod error;
 mod flight;
 mod index;
 mod ingest;
+mod metrics;
 mod partial;
 mod reader;
 mod signature;
@@ -21,12 +23,12 @@ use std::fs::{DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
+use prometheus::Registry;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
@@ -37,6 +39,7 @@ use flight::Flights;
 pub use index::Need;
 use index::{Index, State};
 use ingest::Ingest;
+use metrics::Metrics;
 use partial::{Parked, Partial};
 use reader::{Body, Hot};
 pub(super) use reader::{Disk, Readable};
@@ -123,6 +126,7 @@ struct Inner {
     folder: Mutex<()>,
     fetching: Semaphore,
     loading: Semaphore,
+    metrics: Metrics,
 }
 
 impl Store {
@@ -154,6 +158,7 @@ impl Store {
             folder: Mutex::new(()),
             fetching: Semaphore::new(MAX_FETCHES),
             loading: Semaphore::new(reader::MAX_LOADS),
+            metrics: Metrics::new().map_err(io::Error::other)?,
         });
         inner.find_again()?;
         Ok(Self {
@@ -250,6 +255,11 @@ impl Store {
     #[must_use]
     pub fn pin(&self, sha256: &[u8; 32], until: Timestamp) -> bool {
         self.inner.index().pin(sha256, until)
+    }
+
+    /// Shows what it counts.
+    pub fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
+        self.inner.metrics.register(&self.inner, registry)
     }
 
     pub fn usage(&self) -> Usage {
@@ -416,11 +426,12 @@ impl Inner {
         let fetched = async {
             match (self.network.remote(source, &expected).await?, source) {
                 (Some(remote), _) => download::download(&self, &remote, &job).await,
-                (None, Source::File { path }) => self.copy_file(path.clone(), job).await,
+                (None, Source::File { path }) => copy::copy(&self, path.clone(), job).await,
                 (None, Source::Http(_) | Source::Oci(_) | Source::S3(_)) => Err(ingest::abandoned(&job.origin)),
             }
         };
         let result = tokio::time::timeout(FETCH_DEADLINE, fetched).await.unwrap_or(Err(stalled));
+        self.metrics.ended(source, &result);
         match &result {
             Ok(content) => {
                 tracing::info!(%source, sha256 = %hex(&expected), size = content.size, "content fetched");
@@ -431,27 +442,6 @@ impl Inner {
             }
         }
         result
-    }
-
-    async fn copy_file(self: &Arc<Self>, path: String, job: Job) -> Result<Content, SourceError> {
-        let inner = Arc::clone(self);
-        // A thread cannot be dropped like a future: it is told when nobody waits any more.
-        let abandoned = Arc::new(AtomicBool::new(false));
-        let _tell = SetOnDrop(Arc::clone(&abandoned));
-        blocking(&job.origin.clone(), move || {
-            let origin = &job.origin;
-            let file = source::file::open_file(&inner.files_dir, &path, origin)?;
-            let mut ingest = Ingest::new(&inner, origin, job.need)?;
-            ingest::each_chunk(&file, |chunk| {
-                if abandoned.load(Ordering::Relaxed) {
-                    return Err(ingest::abandoned(origin));
-                }
-                ingest.write(chunk)
-            })
-            .map_err(|error| error.into_source_error(origin))?;
-            ingest.finish(job.expected)
-        })
-        .await
     }
 
     /// Blocks: opens the file and, where it is small and there is room, reads it into memory.
@@ -467,14 +457,6 @@ impl Inner {
             }
         };
         reader::warm(&self.hot, content, file)
-    }
-}
-
-struct SetOnDrop(Arc<AtomicBool>);
-
-impl Drop for SetOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -1,5 +1,8 @@
 //! End to end: the real API server, controller and bridge as processes of their own, devices that speak the protocol.
 
+#[path = "../../../agent-bridge/tests/files_support/foreign.rs"]
+mod foreign;
+
 mod bridges;
 mod clock;
 mod documented_device;
@@ -12,6 +15,7 @@ mod outages;
 mod ownership;
 mod readings;
 mod rollouts;
+mod sources;
 mod templates;
 mod times;
 mod wire;

@@ -118,6 +118,7 @@ async fn pump(
         if fruitless > FRUITLESS {
             return Err(Stopped::Source(broke));
         }
+        inner.metrics.resumed.inc();
         tracing::info!(origin, offset = progress.offset, error = %broke, "fetch broke off; asking for the rest");
         tokio::time::sleep(inner.pause * 2_u32.pow(fruitless - 1)).await;
         progress.pieced |= progress.offset > 0;

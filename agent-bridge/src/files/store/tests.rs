@@ -4,7 +4,7 @@ mod broken;
 
 use super::reader::Disk;
 use super::*;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;

@@ -116,6 +116,18 @@ async fn what_came_before_the_source_was_given_up_is_there_for_the_next_fetch() 
     let setup = Setup::new().quick();
     assert_eq!(fetch(&setup, &script).await, Err("Unreachable"));
     assert_eq!(setup.store.usage(), Usage { contents: 0, bytes: 4 }, "it counts as used");
+    let registry = Registry::new();
+    setup.store.register(&registry).unwrap();
+    let shown = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+    for line in [
+        "fettle_bridge_fetches_total{result=\"Unreachable\",source=\"http\"} 1",
+        "fettle_bridge_fetches_resumed_total 3",
+        "fettle_bridge_cache_bytes 4",
+        "fettle_bridge_cache_limit_bytes 1048576",
+        "fettle_bridge_cache_contents 0",
+    ] {
+        assert!(shown.contains(line), "{line} in:\n{shown}");
+    }
     assert_eq!(fetch(&setup, &script).await, Ok(10));
     assert_eq!(script.ranges(), [None, from(4), from(4), from(4), from(4)]);
     assert_eq!(setup.cached().len(), 1);
