@@ -62,6 +62,12 @@ pub struct Args {
     /// Port at which devices reach its TFTP server, told to those that can take it [default: the one listened on].
     #[arg(long, env = "FETTLE_ADVERTISE_TFTP_PORT")]
     pub advertise_tftp_port: Option<u16>,
+    /// Port at which devices reach its HTTP server [default: the one listened on].
+    #[arg(long, env = "FETTLE_ADVERTISE_HTTP_PORT")]
+    pub advertise_http_port: Option<u16>,
+    /// Name by which devices are told the HTTP server, instead of the IPv4 address: with HTTPS, one that its certificate has.
+    #[arg(long, env = "FETTLE_ADVERTISE_HTTP_NAME", value_parser = host_name)]
+    pub advertise_http_name: Option<String>,
     /// Folder for the cache of verified files and the logs that devices upload.
     #[arg(long, env = "FETTLE_DATA_DIR", default_value = "/var/lib/fettle")]
     pub data_dir: PathBuf,
@@ -136,6 +142,26 @@ fn whole_seconds(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
+/// The longest host that leaves room for the rest of a URL within the 248 bytes of a datum: `https://`, a port, and a path of
+/// twice 32 characters.
+const MAX_HOST: usize = 160;
+
+/// A name as DNS has it.
+fn host_name(text: &str) -> Result<String, String> {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if text.len() > MAX_HOST || !text.split('.').all(is_label) {
+        return Err(format!(
+            "{text:?} is not the name of a host, of at most {MAX_HOST} characters: want such as files.example.net"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
 /// `first-last`.
 fn port_range(text: &str) -> Result<(u16, u16), String> {
     let range = text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
@@ -183,6 +209,17 @@ mod tests {
         assert_eq!(whole_seconds("1m30s"), Ok(Duration::from_secs(90)));
         for text in ["0s", "500ms", "1500ms", "1000000h", "soon"] {
             assert!(whole_seconds(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_host_has_a_name_that_fits_into_a_url() {
+        let longest = format!("{}.{}.{}", "a".repeat(63), "b".repeat(63), "c".repeat(32));
+        for name in ["files.example.net", "bridge-0", "10.0.0.1", &longest] {
+            assert_eq!(host_name(name), Ok(name.to_owned()));
+        }
+        for name in ["", "a b", "http://x", "x:80", "x/", "-x", "x..y", ".", &format!("{longest}c")] {
+            assert!(host_name(name).unwrap_err().contains("files.example.net"), "{name}");
         }
     }
 

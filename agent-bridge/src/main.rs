@@ -12,7 +12,7 @@ use anyhow::Context;
 use clap::Parser;
 use fettle_bridge::args::Args;
 use fettle_bridge::cluster::bridges::{self, Bridges};
-use fettle_bridge::cluster::content::{Advertised, Contents};
+use fettle_bridge::cluster::content::{Advertised, Contents, HttpBase, Scheme};
 use fettle_bridge::cluster::images::Images;
 use fettle_bridge::cluster::lease::Heartbeat;
 use fettle_bridge::cluster::notices::Notices;
@@ -147,6 +147,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         address: args.advertise_ipv4,
         ftp_port: args.advertise_ftp_port.unwrap_or(files.ftp().port()),
         tftp_port: args.advertise_tftp_port.unwrap_or(files.tftp().port()),
+        http: http_base(&args, files.http().port()),
     };
     let log_keeper = tokio::spawn(Arc::clone(&logs).keep_tidy(shutdown.clone()));
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
@@ -304,6 +305,13 @@ fn file_servers(args: &Args) -> FileServerConfig {
         limits: fettle_bridge::files::Limits::default(),
         deadlines: fettle_bridge::files::Deadlines::default(),
     }
+}
+
+/// Where devices are told the HTTP server that listens on that port.
+fn http_base(args: &Args, listening: u16) -> HttpBase {
+    let scheme = if tls_files(args).is_some() { Scheme::Https } else { Scheme::Http };
+    let port = args.advertise_http_port.unwrap_or(listening);
+    HttpBase::new(scheme, args.advertise_http_name.as_deref(), args.advertise_ipv4, port)
 }
 
 fn tls_files(args: &Args) -> Option<TlsFiles> {

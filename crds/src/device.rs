@@ -31,6 +31,7 @@ use crate::{Condition, schema};
     printcolumn(name = "Result", type_ = "string", json_path = ".status.upgrade.reason"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Address", type_ = "string", json_path = ".status.session.address", priority = 1),
+    printcolumn(name = "Transfer", type_ = "string", json_path = ".status.target.transfer", priority = 1),
     printcolumn(name = "MAC", type_ = "string", json_path = ".spec.mac", priority = 1),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.upgrade.message", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -112,6 +113,10 @@ pub struct DeviceStatus {
     /// What it ran before that rollout's first grant to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<Previous>,
+    /// The ways in which it could not fetch its files, and has not done since: what `transfer: Auto` does not begin with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 3))]
+    pub failed_transfers: Vec<WireTransfer>,
     /// How a target ended, where the bridge could not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,

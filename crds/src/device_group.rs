@@ -70,7 +70,8 @@ pub struct DeviceGroupSpec {
     #[serde(default = "DeviceGroupSpec::default_revision_history_limit")]
     #[schemars(range(min = 0, max = 100))]
     pub revision_history_limit: u32,
-    /// How devices fetch their files. `Auto` is FTP.
+    /// How devices fetch their files, and bring their logs. With `Auto`, HTTP where a device announces it, else FTP; and after a
+    /// try in which a device could not fetch its files, another way, which it then keeps to.
     #[serde(default)]
     pub transfer: Transfer,
     /// What becomes of a device's connection when there is nothing left to do.
@@ -149,13 +150,16 @@ pub enum ApplyMode {
 /// How devices fetch their files, as people say it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub enum Transfer {
-    /// What suits the device: FTP.
+    /// What suits the device, and what experience says: HTTP where it announces it, then FTP, then TFTP.
     #[default]
     Auto,
     #[serde(rename = "FTP")]
     Ftp,
     #[serde(rename = "TFTP")]
     Tftp,
+    /// For devices that announce it. Others are not upgraded, with the reason `HttpNotAnnounced`.
+    #[serde(rename = "HTTP")]
+    Http,
 }
 
 /// How a device fetches its files, as a target says it.
@@ -165,6 +169,8 @@ pub enum WireTransfer {
     Ftp,
     #[serde(rename = "TFTP")]
     Tftp,
+    #[serde(rename = "HTTP")]
+    Http,
 }
 
 /// What becomes of a device's connection when there is nothing left to do.

@@ -242,7 +242,7 @@ async fn a_bad_manifest_is_refused_with_a_sentence_that_names_the_field() -> Res
         (device("{}"), "spec.mac"),
         (device("{mac: \"02:00:5e:00:53\"}"), "spec.mac"),
         (device("{mac: 02-00-5e-00-53-0e}"), "spec.mac"),
-        (device("{mac: \"02:00:5e:00:53:0e\", transfer: HTTP}"), "spec.transfer"),
+        (device("{mac: \"02:00:5e:00:53:0e\", transfer: HTTPS}"), "spec.transfer"),
         (device("{mac: \"02:00:5e:00:53:0e\", approved: maybe}"), "spec.approved"),
         (device("{mac: \"02:00:5e:00:53:0e\", timeZone: berlin}"), "spec.timeZone"),
     ];

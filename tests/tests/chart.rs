@@ -29,7 +29,7 @@ async fn helm_finds_nothing_to_complain_about() -> Result<()> {
     let every_option = "bridge.persistence.enabled=true,bridge.files.emptyDir.sizeLimit=1Gi,controller.replicas=2,\
                         bridge.service.type=LoadBalancer,bridge.service.loadBalancerClass=a.b/c,bridge.extraEnv.A=b,\
                         bridge.credentialKey.existingSecret=key,bridge.advertiseIPv4=192.0.2.1,image.tag=v1,\
-                        bridge.http.tlsSecret=files-tls";
+                        bridge.http.tlsSecret=files-tls,bridge.http.name=files.example.net";
     control_plane.helm(&["lint", "--strict", &chart(), "--set", every_option]).await?;
     Ok(())
 }
@@ -47,6 +47,8 @@ async fn a_wrong_value_is_refused_by_its_name() -> Result<()> {
         ("bridge.cacheSize=big", "/bridge/cacheSize"),
         ("bridge.ports.http=0", "/bridge/ports/http"),
         ("bridge.http.tlsSecret=A_b", "/bridge/http/tlsSecret"),
+        ("bridge.http.name=http://x", "/bridge/http/name"),
+        ("bridge.replicas=2,bridge.http.name=x.example.net", "bridge.http.name"),
         ("bridge.advertiseIPv4=example.com", "/bridge/advertiseIPv4"),
         ("bridge.replicas=2,bridge.advertiseIPv4=192.0.2.1", "bridge.advertiseIPv4"),
         ("bridge.ports.ftpPassive.first=2,bridge.ports.ftpPassive.last=1", "bridge.ports.ftpPassive"),

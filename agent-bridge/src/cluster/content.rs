@@ -21,7 +21,7 @@ use configuration::Templates;
 use super::images::{FetchError, Images, Wanted};
 use super::lease::Held;
 use super::request::{backoff, request};
-use crate::files::credentials::{Credentials, DeviceId, Permission};
+use crate::files::credentials::{Credentials, DeviceId, Minted, Permission};
 use crate::files::ledger::Transfers;
 use crate::files::logs::LogStore;
 use crate::files::store::{Content, Need, Store};
@@ -35,7 +35,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(5);
 const ACCOUNTING: Duration = Duration::from_secs(2);
 
 /// Where devices are told to fetch and bring files.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Advertised {
     /// Datum 5.
     pub address: Ipv4Addr,
@@ -43,6 +43,37 @@ pub struct Advertised {
     pub ftp_port: u16,
     /// Datum 71, for TFTP.
     pub tftp_port: u16,
+    /// Datum 72, as far as the path: without a slash at its end.
+    pub http: HttpBase,
+}
+
+/// Where the HTTP server is, as devices are told it.
+#[derive(Debug, Clone)]
+pub struct HttpBase(String);
+
+impl HttpBase {
+    /// `name`: instead of the address.
+    pub fn new(scheme: Scheme, name: Option<&str>, address: Ipv4Addr, port: u16) -> Self {
+        let scheme = match scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        };
+        match name {
+            Some(name) => Self(format!("{scheme}://{name}:{port}")),
+            None => Self(format!("{scheme}://{address}:{port}")),
+        }
+    }
+
+    fn url(&self, minted: &Minted) -> String {
+        format!("{}/{}/{}", self.0, minted.path, minted.file)
+    }
+}
+
+/// Whether the HTTP server speaks TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    Http,
+    Https,
 }
 
 /// Gets files ready. Clones share what they remember.
@@ -225,7 +256,18 @@ impl Contents {
         let with_port = can.has(Capabilities::SERVER_PORT);
         let server = self.advertised.address.octets();
         match transfer {
-            WireTransfer::Ftp => Location {
+            // One that restarted into a release without HTTP is told the rest over FTP.
+            WireTransfer::Http if can.has(Capabilities::HTTP) => Location {
+                transfer: Transfer::Http,
+                server,
+                url: Some(self.advertised.http.url(&minted)),
+                path: minted.path,
+                file: minted.file,
+                user: String::new(),
+                password: String::new(),
+                port: None,
+            },
+            WireTransfer::Http | WireTransfer::Ftp => Location {
                 transfer: Transfer::Ftp,
                 server,
                 path: minted.path,

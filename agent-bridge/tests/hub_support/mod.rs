@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fettle_bridge::cluster::Identity;
 use fettle_bridge::cluster::bridges::Bridges;
-use fettle_bridge::cluster::content::{Advertised, Contents};
+use fettle_bridge::cluster::content::{Advertised, Contents, HttpBase, Scheme};
 use fettle_bridge::cluster::enrolment::Enrolment;
 use fettle_bridge::cluster::images::{Images, SignaturePolicy};
 use fettle_bridge::cluster::lease::Heartbeat;
@@ -97,7 +97,9 @@ impl Rig {
             arrived,
         };
         let logs = LogStore::open(settings, &registry).unwrap();
-        let advertised = Advertised { address: [127, 0, 0, 1].into(), ftp_port: 21, tftp_port: 69 };
+        let address = [127, 0, 0, 1].into();
+        let http = HttpBase::new(Scheme::Http, None, address, 8080);
+        let advertised = Advertised { address, ftp_port: 21, tftp_port: 69, http };
         let lease = Duration::from_secs(15);
         let heartbeat = Heartbeat::new(Api::namespaced(client.clone(), "default"), us.clone(), lease);
         let contents = Contents::new(

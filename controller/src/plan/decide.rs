@@ -17,6 +17,7 @@ use super::schedule;
 use super::scope::{Move, Scope, Seen};
 use super::spread::Full;
 use super::steps::{self, Rest};
+use super::transfer::{self, Choice};
 
 /// So many devices of a group fetch ahead at once: there is time, and a site's uplink is for others, too.
 const DOWNLOADS: usize = 32;
@@ -291,7 +292,8 @@ impl<'a> Pass<'a> {
         }
         let start_by = scope.start_by(self.now);
         let granted = Try { to, attempt, stage, start_by, spread: self.domains.values(device) };
-        let Some(target) = grants::target(device, scope.group, rollout, granted, self.now) else {
+        let Choice { way, failed: failed_ways } = transfer::choose(device, scope.group);
+        let Some(target) = grants::target(device, scope.group, rollout, granted, way, self.now) else {
             return Reason::NeverConnected;
         };
         scope.tally.started(self.now);
@@ -306,7 +308,8 @@ impl<'a> Pass<'a> {
         } else {
             scope.reserved += usize::from(is_new);
         }
-        let decisions = Decisions { last_target: target.id, outcome: None, target: Some(target), ..decisions };
+        let decisions =
+            Decisions { last_target: target.id, outcome: None, target: Some(target), failed_ways, ..decisions };
         self.writes += 1;
         self.seen[index].write = Some(Box::new((Change::Granted, decisions)));
         Reason::Downloading
@@ -353,7 +356,8 @@ impl<'a> Pass<'a> {
         // What it has fetched for this goes on under its id.
         let fetched = seen.kept_ahead().filter(|ahead| to.is_that_of(ahead.target));
         let granted = Try { to, attempt, stage, start_by, spread: self.domains.values(device) };
-        let Some(target) = grants::target(device, scope.group, rollout, granted, self.now) else {
+        let Choice { way, failed: failed_ways } = transfer::choose(device, scope.group);
+        let Some(target) = grants::target(device, scope.group, rollout, granted, way, self.now) else {
             return Reason::NeverConnected;
         };
         let target = Target { id: fetched.map_or(target.id, |ahead| ahead.target.id), ..target };
@@ -382,6 +386,7 @@ impl<'a> Pass<'a> {
         }
         decisions.last_target = target.id;
         decisions.outcome = None;
+        decisions.failed_ways = failed_ways;
         decisions.target = Some(Target { done: kind == Kind::Farewell, ..target });
         if !replaces {
             room[at] -= 1;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fettle_crds::{Outcome, Stage, Transfer, TryResult, Verdict, WireTransfer};
+use fettle_crds::{Outcome, Stage, TryResult, Verdict, WireTransfer};
 use jiff::{SignedDuration, Timestamp};
 
 use super::availability::Presence;
@@ -93,8 +93,15 @@ pub struct Try {
     pub spread: Arc<BTreeMap<String, String>>,
 }
 
-/// The target for one try.
-pub fn target(device: &Device, group: &Group, rollout: &Rollout, granted: Try, now: Timestamp) -> Option<Target> {
+/// The target for one try, which goes the way that was chosen.
+pub fn target(
+    device: &Device,
+    group: &Group,
+    rollout: &Rollout,
+    granted: Try,
+    transfer: WireTransfer,
+    now: Timestamp,
+) -> Option<Target> {
     let Try { to, attempt, stage, start_by, spread } = granted;
     let reported = device.facts.reported.as_ref()?;
     // A device that puts a configuration into force at a time begins then.
@@ -109,7 +116,7 @@ pub fn target(device: &Device, group: &Group, rollout: &Rollout, granted: Try, n
         from: reported.version.clone(),
         firmware: to.firmware,
         config: to.config,
-        transfer: transfer(device, group),
+        transfer,
         logs: group.logs,
         stage,
         granted_at: now,
@@ -141,13 +148,6 @@ fn next_id(device: &Device) -> i64 {
     let target = device.decisions.target.as_ref().map_or(0, |target| target.id);
     let upgrade = device.facts.upgrade.as_ref().map_or(0, |upgrade| upgrade.target);
     device.decisions.last_target.max(target).max(upgrade) + 1
-}
-
-fn transfer(device: &Device, group: &Group) -> WireTransfer {
-    match device.transfer.unwrap_or(group.transfer) {
-        Transfer::Auto | Transfer::Ftp => WireTransfer::Ftp,
-        Transfer::Tftp => WireTransfer::Tftp,
-    }
 }
 
 /// The outcome of a target whose time ran out with nobody there to say so.

@@ -34,6 +34,7 @@ pub mod spread;
 pub mod status;
 pub mod steps;
 mod tally;
+pub mod transfer;
 pub mod versions;
 pub mod windows;
 

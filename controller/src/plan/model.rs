@@ -17,6 +17,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::labels::Labels;
 use super::rendering::{Renderings, Template};
+use super::transfer::Ways;
 use super::versions::Requirement;
 use super::windows::{Calendar, LocalTime, Zone};
 
@@ -145,6 +146,8 @@ pub struct Reported {
     pub config: Option<Text>,
     /// It can report its configuration, so its silence means that it has none that it knows.
     pub tells_config: bool,
+    /// It can be told to fetch over HTTP.
+    pub takes_http: bool,
     pub at: Timestamp,
 }
 
@@ -174,6 +177,8 @@ pub struct Decisions {
     pub granted: Option<Granted>,
     pub previous: Option<Arc<fettle_crds::Previous>>,
     pub outcome: Option<fettle_crds::Outcome>,
+    /// The ways in which it could not fetch its files, and has not done since.
+    pub failed_ways: Ways,
     /// The last value of the annotation that was acted on.
     pub retried_at: Option<Text>,
     pub observed_generation: Option<i64>,

@@ -21,6 +21,7 @@ use super::scope::{Move, Scope, Seen};
 use super::spread::{self, Domains, Full};
 use super::status::{self, GroupView};
 use super::steps::{self, Census, Counted, State};
+use super::transfer;
 
 /// A pass writes to no more devices than this, so that no decision is old when it is carried out; the rest follows in the
 /// next pass at once. At the 1,000 writes a second that an API server takes from one client this is a quarter second.
@@ -438,7 +439,10 @@ fn next_try<'a>(scope: &mut Scope<'a>, seen: &Seen<'a>, way: Way, snapshot: &Sna
             let to = scope.next_move(snapshot, seen.device)?;
             // Before its firmware goes: else it would be left half way, and its step with it.
             let is_lost_in_time = scope.schedule.is_some() && !seen.device.has_known_zone();
-            if is_lost_in_time { Err(Reason::UnknownTimeZone) } else { Ok(to) }
+            if is_lost_in_time {
+                return Err(Reason::UnknownTimeZone);
+            }
+            if transfer::cannot(seen.device, scope.group) { Err(Reason::HttpNotAnnounced) } else { Ok(to) }
         }
         Way::Back => {
             let way_back = scope.way_back(seen.device).filter(|way_back| way_back.can_be_had);

@@ -96,6 +96,8 @@ pub enum Reason {
     TemplateError,
     /// Its configuration is put into force at a time, and nobody knows the zone of its clock.
     UnknownTimeZone,
+    /// It is to fetch over HTTP, and does not announce that it can.
+    HttpNotAnnounced,
     /// It failed.
     Failed(Failure),
 }
@@ -141,6 +143,7 @@ impl Reason {
             Self::Downloaded => "Downloaded",
             Self::WaitingForTime => "WaitingForTime",
             Self::UnknownTimeZone => "UnknownTimeZone",
+            Self::HttpNotAnnounced => "HttpNotAnnounced",
             Self::Frozen => "Frozen",
             Self::WaitingForApproval => "WaitingForApproval",
             Self::StepEmpty => "StepEmpty",
@@ -193,6 +196,7 @@ impl Reason {
             Self::Downloaded => "downloaded and waiting for a window",
             Self::WaitingForTime => "waiting for their time of day",
             Self::UnknownTimeZone => "in a time zone that is not known",
+            Self::HttpNotAnnounced => "told to use HTTP, which they do not announce",
             Self::Frozen => "frozen",
             Self::WaitingForApproval => "waiting for approval",
             Self::StepEmpty => "waiting for a step that nobody can begin",
@@ -247,6 +251,7 @@ impl Reason {
             | Self::Downloaded
             | Self::WaitingForTime
             | Self::UnknownTimeZone
+            | Self::HttpNotAnnounced
             | Self::Frozen
             | Self::WaitingForApproval
             | Self::StepEmpty
@@ -293,6 +298,7 @@ impl Reason {
             | Self::ConfigNotForModel
             | Self::TemplateError
             | Self::UnknownTimeZone
+            | Self::HttpNotAnnounced
             | Self::NewerThanDesired
             | Self::VersionsNotComparable
             | Self::NoUpgradePath

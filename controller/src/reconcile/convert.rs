@@ -21,6 +21,9 @@ use crate::plan::windows::{Calendar, Freeze, FreezeError, LocalTimeError, Unknow
 /// The name of the capability with which a device says that it reports its configuration.
 const TELLS_CONFIG: &str = "ConfigVersion";
 
+/// The name of the capability with which a device says that it can be told to fetch over HTTP.
+const TAKES_HTTP: &str = "Http";
+
 /// With this a person wants a device to be tried again.
 const RETRY_AT: &str = "fettle.dev/retry-at";
 
@@ -112,6 +115,7 @@ impl Interner {
                 model: self.text(&reported.model),
                 config: reported.config.as_ref().map(|config| self.text(config)),
                 tells_config: reported.capabilities.iter().any(|name| name == TELLS_CONFIG),
+                takes_http: reported.capabilities.iter().any(|name| name == TAKES_HTTP),
                 at: reported.at,
             }),
             applied: status
@@ -143,6 +147,7 @@ impl Interner {
             }),
             previous: status.previous.map(|previous| self.previous(previous)),
             outcome: status.outcome,
+            failed_ways: status.failed_transfers.into_iter().collect(),
             retried_at: status.retried_at.map(|at| self.text(&at)),
             observed_generation: status.observed_generation,
             acceptance: ready.map(|ready| Acceptance {
@@ -408,8 +413,17 @@ pub fn bridge(lease: Lease) -> Option<(Text, Bridge)> {
 
 /// The decisions on a device, as they are applied: all of them, so that what is left out is taken away.
 pub fn decisions_patch(name: &str, resource_version: u64, decisions: &Decisions) -> serde_json::Value {
-    let Decisions { target, last_target, granted, previous, outcome, retried_at, observed_generation, acceptance } =
-        decisions;
+    let Decisions {
+        target,
+        last_target,
+        granted,
+        previous,
+        outcome,
+        failed_ways,
+        retried_at,
+        observed_generation,
+        acceptance,
+    } = decisions;
     let conditions: Vec<api::Condition> = acceptance.iter().map(condition).collect();
     let status = api::DeviceStatus {
         target: target.as_ref().map(api_target),
@@ -422,6 +436,7 @@ pub fn decisions_patch(name: &str, resource_version: u64, decisions: &Decisions)
         }),
         previous: previous.as_deref().cloned(),
         outcome: outcome.clone(),
+        failed_transfers: failed_ways.iter().collect(),
         retried_at: retried_at.as_deref().map(str::to_owned),
         observed_generation: *observed_generation,
         conditions,

@@ -127,9 +127,10 @@ fn device(device: &Device, write: &DeviceWrite, now: Timestamp) -> String {
             let previous = write.decisions.previous.as_ref().unwrap();
             let before = previous.config.as_ref().map_or(String::new(), |config| format!(" and {}", config.identity));
             let is_kept = if previous.firmware.content.is_some() { ", kept" } else { "" };
+            let failed: Vec<_> = write.decisions.failed_ways.iter().map(|way| format!("{way:?}")).collect();
             assert_eq!(previous.rollout_uid, *target.rollout_uid);
             format!(
-                "granted{} as {}, try {}, from {}{}{}, over {:?}, to start in {start_by} and end in {until} (before: {}{before}{is_kept})",
+                "granted{} as {}, try {}, from {}{}{}, over {:?}{}, to start in {start_by} and end in {until} (before: {}{before}{is_kept})",
                 if target.done { " and done" } else { "" },
                 target.id,
                 target.attempt,
@@ -137,6 +138,7 @@ fn device(device: &Device, write: &DeviceWrite, now: Timestamp) -> String {
                 firmware.unwrap_or_default(),
                 config.unwrap_or_default(),
                 target.transfer,
+                if failed.is_empty() { String::new() } else { format!(" and not {}", failed.join(" or ")) },
                 previous.firmware.version,
             )
         }

@@ -18,5 +18,6 @@ mod rollouts;
 mod sources;
 mod templates;
 mod times;
+mod ways;
 mod wire;
 mod world;

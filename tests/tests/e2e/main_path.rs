@@ -3,6 +3,7 @@
 use anyhow::Result;
 use fettle_crds::{TryResult, Verdict};
 use fettle_device::{PathStyle, Vocabulary};
+use fettle_protocol::datum::Capabilities;
 
 use crate::world::{NEW, OLD, World, received, strict};
 
@@ -94,6 +95,7 @@ async fn an_extended_device_reports_its_configuration_and_finds_the_ports_that_i
     world.config("17", "hostname b").await?;
     let mut spec = strict(1);
     spec.vocabulary = Vocabulary::Extended;
+    spec.withheld = Capabilities::HTTP;
     spec.path_style = PathStyle::ChangeDirectory;
     let device = world.device("sw-1", spec).await?;
     world.group(&["firmware: {name: access-5.2.1}", "config: {name: access-17}"]).await?;

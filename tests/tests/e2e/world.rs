@@ -65,7 +65,10 @@ impl World {
         self.devices_known().await?;
         let bridge = self.fettle.bridge();
         let ports = FilePorts { ftp: bridge.ftp_port(), tftp: bridge.tftp_port() };
-        let devices = devices.into_iter().map(|device| DeviceSpec { file_ports: ports, ..device }).collect();
+        let standard = FilePorts::default();
+        // A test may have given a device ports of its own, that lead nowhere.
+        let reaches = |device: &DeviceSpec| if device.file_ports == standard { ports } else { device.file_ports };
+        let devices = devices.into_iter().map(|device| DeviceSpec { file_ports: reaches(&device), ..device }).collect();
         let fleet = Fleet::start(FleetConfig::new(vec![bridge.device_address()], devices))?;
         let handles = fleet.devices();
         self.fleets.push(fleet);

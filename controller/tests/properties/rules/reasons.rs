@@ -113,7 +113,8 @@ fn is_true(world: &World, made: &Plan, number: usize, reason: Reason) -> bool {
         | Reason::Downloading
         | Reason::Downloaded
         | Reason::WaitingForTime
-        | Reason::UnknownTimeZone => false,
+        | Reason::UnknownTimeZone
+        | Reason::HttpNotAnnounced => false,
         Reason::Updating | Reason::Overlap | Reason::NotApproved => false,
     }
 }

@@ -129,7 +129,8 @@ impl World {
         let same =
             |reported: &Reported| reported.version == version && reported.model == model && reported.config == config;
         if !self.device(number).facts.reported.as_ref().is_some_and(same) {
-            self.facts(number).reported = Some(Reported { version, model, config, tells_config, at: now });
+            self.facts(number).reported =
+                Some(Reported { version, model, config, tells_config, takes_http: false, at: now });
         }
     }
 

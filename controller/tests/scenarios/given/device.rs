@@ -7,7 +7,7 @@ use fettle_controller::plan::model as m;
 use fettle_controller::plan::revision::Wanted;
 use fettle_crds::{
     Drops, Logs, Outcome, Phase, Previous, PreviousFirmware, Scheduled, Stage, TargetConfig, Transfer, TryResult,
-    Verdict,
+    Verdict, WireTransfer,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
@@ -48,6 +48,8 @@ pub struct Device {
     retry_at: Option<String>,
     /// How often it has lost its connection by itself since its last try.
     drops: i64,
+    /// The ways in which it could not fetch its files.
+    failed_transfers: Vec<WireTransfer>,
     /// How long ago it called; an hour, where this is not given.
     called: Option<Span>,
 }
@@ -76,6 +78,7 @@ impl Default for Device {
             before: None,
             retry_at: None,
             drops: 0,
+            failed_transfers: Vec::new(),
             called: None,
         }
     }
@@ -88,12 +91,14 @@ struct Says {
     model: String,
     /// It can tell; `none`: it has none.
     config: Option<String>,
+    /// It announces that it fetches over HTTP.
+    http: bool,
     ago: Span,
 }
 
 impl Default for Says {
     fn default() -> Self {
-        Self { version: "1".into(), model: "S1".into(), config: None, ago: hours(1) }
+        Self { version: "1".into(), model: "S1".into(), config: None, http: false, ago: hours(1) }
     }
 }
 
@@ -126,6 +131,7 @@ struct Target {
     done: bool,
     /// The identity of its configuration, where that was rendered for it when it was declared otherwise.
     identity: Option<String>,
+    over: WireTransfer,
     /// The labels that limits are set by, as they were at the grant.
     spread: BTreeMap<String, String>,
 }
@@ -145,6 +151,7 @@ impl Default for Target {
             judged: None,
             done: false,
             identity: None,
+            over: WireTransfer::Ftp,
             spread: BTreeMap::new(),
         }
     }
@@ -171,6 +178,7 @@ impl Device {
             model: says.model.as_str().into(),
             config: says.config.as_deref().filter(|config| *config != "none").map(Into::into),
             tells_config: says.config.is_some(),
+            takes_http: says.http,
             at: now - says.ago.0,
         });
         let applied = self
@@ -206,6 +214,7 @@ impl Device {
             target.put(&mut device, snapshot, now);
         }
         self.take_part(&mut device, snapshot);
+        device.decisions.failed_ways = self.failed_transfers.iter().copied().collect();
         if !self.is_new {
             device.decisions.observed_generation = Some(1);
             device.decisions.acceptance = Some(m::Acceptance {
@@ -282,7 +291,7 @@ impl Target {
             from: self.from.as_str().into(),
             firmware,
             config,
-            transfer: fettle_crds::WireTransfer::Ftp,
+            transfer: self.over,
             logs: Logs::default(),
             stage: if self.ahead.is_some() { Stage::Download } else { Stage::Activate },
             granted_at,
