@@ -156,6 +156,67 @@ fn a_profile_is_read_anew_when_the_object_with_its_text_changes() {
     assert!(matches!(source(&index), Source::TooLarge { .. }));
 }
 
+fn profile(version: u64, name: &str, template: &str) -> Observed {
+    let profile = json!({
+        "apiVersion": "fettle.dev/v1alpha1", "kind": "ConfigProfile",
+        "metadata": {"name": name, "resourceVersion": version.to_string(), "generation": 1},
+        "spec": {"version": "17", "template": template},
+    });
+    Observed::Profile(Event::Apply(read(profile)))
+}
+
+#[test]
+fn a_template_is_known_as_long_as_a_profile_or_a_content_has_it() {
+    let mut index = index();
+    index.observe(profile(1, "one", "vlan {{ device.labels.vlan }}\n"));
+    index.observe(profile(2, "other", "vlan {{ device.labels.vlan }}\n"));
+    let Source::Read(config) = index.snapshot.profiles["one"].source.clone() else { panic!("not read") };
+    assert!(index.snapshot.templates.contains_key(&config.name));
+    index.observe(profile(3, "one", "vlan 7\n"));
+    assert_eq!(index.snapshot.templates.len(), 2, "the other profile has it still");
+
+    let mut content = config.content.to_secret();
+    content.metadata.resource_version = Some("4".into());
+    index.observe(Observed::Content(Event::Apply(content.clone())));
+    index.observe(profile(5, "other", "vlan 7\n"));
+    assert!(index.snapshot.templates.contains_key(&config.name), "a device may have to go back to it");
+    content.metadata.resource_version = Some("6".into());
+    index.observe(Observed::Content(Event::Delete(content)));
+    assert!(!index.snapshot.templates.contains_key(&config.name));
+
+    index.observe(profile(7, "one", "a\n{{ b"));
+    assert!(matches!(index.snapshot.profiles["one"].source, Source::Broken { .. }));
+}
+
+#[test]
+fn a_device_is_rendered_anew_when_something_has_changed_that_templates_know() {
+    let mut index = index();
+    index.observe(profile(
+        1,
+        "one",
+        "{{ device.name }} {{ device.labels.vlan|d('-') }} {{ device.annotations.note|d('-') }}",
+    ));
+    let Source::Read(config) = index.snapshot.profiles["one"].source.clone() else { panic!("not read") };
+    let template = config.template.unwrap();
+    let mut rendered = |version: u64, labels: Value, annotations: Value| {
+        let mut device = device("a", version, false);
+        device["metadata"]["labels"] = labels;
+        device["metadata"]["annotations"] = annotations;
+        index.observe(applied(device));
+        index.snapshot.devices["a"].rendered(&template).unwrap()
+    };
+    let first = rendered(1, json!({}), json!({}));
+    let again = rendered(2, json!({}), json!({"fettle.dev/retry-at": "now"}));
+    assert!(std::sync::Arc::ptr_eq(&first, &again), "what templates do not know changes nothing");
+    let labelled = rendered(3, json!({"vlan": "7"}), json!({}));
+    let noted = rendered(4, json!({"vlan": "7"}), json!({"note": "x"}));
+    assert!(
+        first.identity != labelled.identity && labelled.identity != noted.identity,
+        "{first:?} {labelled:?} {noted:?}"
+    );
+    assert_eq!(first.content, &*config.name);
+}
+
 #[test]
 fn an_object_that_no_profile_reads_is_no_news() {
     assert_eq!(index().observe(config_map(1, json!({"text": "x"}))), News::No);

@@ -225,7 +225,7 @@ impl Reason {
             Self::WrongModel => "of another model than declared",
             Self::NoImageForModel => "of a model that the firmware has no image for",
             Self::ConfigNotForModel => "of a model that the configuration is not for",
-            Self::TemplateError => "that the template of the configuration cannot be rendered for",
+            Self::TemplateError => "with a template error",
             Self::Failed(failure) => return format!("failed ({})", failure.as_str()),
         }
         .to_owned()

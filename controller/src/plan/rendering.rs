@@ -142,15 +142,21 @@ impl Coverage {
         self.failed > 0 && self.rendered == 0
     }
 
-    /// What is wrong, with names: `the template cannot be rendered for 2 devices: sw-1: line 3: …`.
-    pub fn complaint(&self) -> Option<String> {
+    /// The first devices that it cannot be rendered for, each with line and reason: `sw-1: line 3: …`.
+    pub fn named(&self) -> Option<String> {
         if self.failed == 0 {
             return None;
         }
         let named: Vec<String> =
             self.errors.iter().take(NAMED).map(|(device, why)| format!("{device}: {why}")).collect();
         let others = if self.failed > named.len() { "; and others" } else { "" };
+        Some(format!("{}{others}", named.join("; ")))
+    }
+
+    /// What is wrong, in a sentence of its own.
+    pub fn complaint(&self) -> Option<String> {
+        let named = self.named()?;
         let devices = if self.failed == 1 { "1 device".to_owned() } else { format!("{} devices", self.failed) };
-        Some(format!("the template cannot be rendered for {devices}: {}{others}", named.join("; ")))
+        Some(format!("the template cannot be rendered for {devices}: {named}"))
     }
 }

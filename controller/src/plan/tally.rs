@@ -131,8 +131,8 @@ impl Tally {
             text += &format!("{separator}{count} {}", reason.words());
             separator = ", ";
         }
-        if let Some(complaint) = self.coverage.complaint() {
-            text += &format!("; {complaint}");
+        if let Some(errors) = self.coverage.named() {
+            text += &format!("; {errors}");
         }
         text
     }

@@ -251,3 +251,27 @@ proptest! {
 fn prop_assert_eq_result(one: &Result<Vec<u8>, TemplateError>, other: &Result<Vec<u8>, TemplateError>) {
     assert!(one == other);
 }
+
+const PAGE: &str = include_str!("../../../docs/configuration.md");
+
+#[test]
+fn the_example_of_the_page_renders_and_the_page_names_every_filter_and_test_that_there_is() {
+    let (_, rest) = PAGE.split_once("  template: |\n").unwrap();
+    let (template, _) = rest.split_once("```").unwrap();
+    let template: String = template.lines().map(|line| format!("{}\n", line.strip_prefix("    ").unwrap())).collect();
+    let mut facts = facts(&[("site", "berlin")]);
+    facts.annotations.insert("example.com/vlans".into(), "7,8".into());
+    let text = rendered(&template, &facts).unwrap();
+    let begins = "hostname sw-1\nntp server 192.0.2.1\nvlan 7\nvlan 8\ninterface ge-0/01\n  description sw-1/1\n";
+    assert!(text.starts_with(begins) && text.lines().count() == 4 + 2 * 24, "{text}");
+
+    for (begins, names) in [("- filters: ", words::all_filters()), ("- tests: ", words::all_tests())] {
+        let (_, rest) = PAGE.split_once(begins).unwrap();
+        let (list, _) = rest.split_once(['.', ';']).unwrap();
+        let mut documented: Vec<&str> = list.split('`').skip(1).step_by(2).collect();
+        let mut known: Vec<&str> = names.into_iter().map(|(name, _)| name).collect();
+        documented.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(documented, known);
+    }
+}

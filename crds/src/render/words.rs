@@ -24,7 +24,7 @@ pub(super) struct ValueTooLarge;
 struct Work(usize);
 
 /// The filters, by name.
-fn all_filters() -> Vec<(&'static str, Value)> {
+pub(super) fn all_filters() -> Vec<(&'static str, Value)> {
     vec![
         ("upper", Value::from_function(filters::upper)),
         ("lower", Value::from_function(filters::lower)),
@@ -59,7 +59,7 @@ fn all_filters() -> Vec<(&'static str, Value)> {
 }
 
 /// The tests, by name.
-fn all_tests() -> Vec<(&'static str, Value)> {
+pub(super) fn all_tests() -> Vec<(&'static str, Value)> {
     vec![
         ("defined", Value::from_function(tests::is_defined)),
         ("undefined", Value::from_function(tests::is_undefined)),

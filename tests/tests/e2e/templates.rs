@@ -1,7 +1,8 @@
 //! Configurations that are rendered for each device: from its labels, its name, its annotations.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use fettle_crds::{ConfigProfile, Device, DeviceRollout};
@@ -106,7 +107,10 @@ async fn each_device_gets_what_its_labels_say_and_one_whose_label_changes_is_cau
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_lacks_a_label_is_named_and_the_others_go_on_until_it_has_it() -> Result<()> {
     let mut world = World::start("template-label").await?;
-    world.profile("template: |\n    vlan {{ device.labels['vlan'] }}").await?;
+    let map =
+        |text: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: vlans}}\ndata:\n  text: \"{text}\"\n");
+    world.apply(&map("vlan {{ device.labels['vlan'] }}")).await?;
+    world.profile("configMap: {name: vlans, key: text, template: true}").await?;
     let mut devices = world.with_vlans(2).await?;
     devices.push(world.device("sw-3", strict(3)).await?);
     world.group(&[CONFIG, ALL_AT_ONCE, NO_LOGS]).await?;
@@ -130,8 +134,32 @@ async fn a_device_that_lacks_a_label_is_named_and_the_others_go_on_until_it_has_
 
     world.label("sw-3", "vlan=3").await?;
     world.all_current(3).await?;
-    assert_eq!(config(&devices[2]), "vlan 3\n");
+    assert_eq!(config(&devices[2]), "vlan 3");
     assert_eq!(world.rollouts().await?, 1);
+
+    // What the profile refers to is its source: a change of that is a revision.
+    world.apply(&map("trunk {{ device.labels['vlan'] }}")).await?;
+    world.rollout_until("access-2", "is complete", |status| status.completed_at.is_some()).await?;
+    assert_eq!(devices.iter().map(config).collect::<Vec<_>>(), ["trunk 1", "trunk 2", "trunk 3"]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_whose_label_changes_in_mid_flash_never_gets_what_it_was_rendered_before() -> Result<()> {
+    let mut world = World::start("template-flash").await?;
+    world.firmware(NEW).await?;
+    world.profile("template: |\n    vlan {{ device.labels.vlan }}").await?;
+    let mut spec = strict(1);
+    spec.timings.install = Duration::from_secs(2);
+    world.declare("sw-1", spec.mac, "{role: access, vlan: \"1\"}").await?;
+    let device = world.switch_on(vec![spec]).await?.remove(0);
+    world.group(&["firmware: {name: access-5.2.1}", CONFIG, NO_LOGS]).await?;
+    device_does(&device, "gets its 6", |record| record.journal().counters().received(6) == 1).await?;
+    world.label("sw-1", "vlan=2").await?;
+    world.all_current(1).await?;
+    assert_eq!((device.version().as_str(), config(&device).as_str()), (NEW, "vlan 2\n"), "{}", device.journal());
+    let commands: Vec<_> = received(&device).into_iter().collect();
+    assert_eq!(commands, [(3, 1), (4, 1), (6, 1), (8, 1)], "{}", device.journal());
     Ok(())
 }
 
@@ -205,25 +233,21 @@ async fn a_change_of_what_a_profile_refers_to_is_a_revision_and_what_a_secret_ho
         let line = log.lines().find(|line| line.contains(CANARY));
         assert!(line.is_none(), "{line:?}");
     }
-    let kept = readable_by_others(world.fettle.bridge().data_dir())?;
-    assert_eq!(kept, Vec::<String>::new(), "what was rendered is for the bridge alone");
+    let kept = holding_the_canary(world.fettle.bridge().data_dir())?;
+    assert!(!kept.is_empty(), "what was rendered is in the cache");
+    assert!(kept.iter().all(|(_, mode)| mode & 0o077 == 0), "it is for the bridge alone: {kept:?}");
     Ok(())
 }
 
-/// The files below a folder that others than their owner can get at.
-fn readable_by_others(folder: &Path) -> Result<Vec<String>> {
+/// The files below a folder that hold the canary, with their permissions.
+fn holding_the_canary(folder: &Path) -> Result<Vec<(PathBuf, u32)>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        let is_open = metadata.permissions().mode() & 0o077 != 0;
-        if metadata.is_dir() && is_open {
-            found.extend(readable_by_others(&entry.path())?);
-        } else if metadata.is_file()
-            && is_open
-            && std::fs::read(entry.path())?.windows(6).any(|part| *part == *b"tweety")
-        {
-            found.push(entry.path().display().to_string());
+        let (path, metadata) = entry.and_then(|entry| Ok((entry.path(), entry.metadata()?)))?;
+        if metadata.is_dir() {
+            found.extend(holding_the_canary(&path)?);
+        } else if String::from_utf8_lossy(&std::fs::read(&path)?).contains(CANARY) {
+            found.push((path, metadata.permissions().mode()));
         }
     }
     Ok(found)

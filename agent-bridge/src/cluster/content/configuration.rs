@@ -123,3 +123,57 @@ fn has_begun(device: &Device) -> bool {
         Phase::Downloaded => false,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn versioned(template: &str) -> Versioned {
+        Versioned { version: "17".into(), template: Template::parse(template.as_bytes()).unwrap() }
+    }
+
+    fn device(labels: serde_json::Value) -> Device {
+        let device = json!({
+            "apiVersion": "fettle.dev/v1alpha1", "kind": "Device",
+            "metadata": {"name": "sw-1", "labels": labels}, "spec": {"mac": "02:00:5e:00:53:01"},
+        });
+        serde_json::from_value(device).unwrap()
+    }
+
+    #[test]
+    fn a_device_gets_what_was_decided_and_nothing_else() {
+        let template = versioned("vlan {{ device.labels.vlan }}\n");
+        // printf 'vlan 7\n' | sha256sum
+        let wanted = "17+9b2d0486";
+        assert_eq!(template.render(&device(json!({"vlan": "7"})), wanted).unwrap(), b"vlan 7\n");
+        let other = template.render(&device(json!({"vlan": "8"})), wanted).unwrap_err();
+        assert!(other.contains(wanted) && other.contains("have changed"), "{other}");
+        let missing = template.render(&device(json!({})), wanted).unwrap_err();
+        assert!(missing.contains("line 1") && !missing.contains("vlan"), "it may come from a Secret: {missing}");
+    }
+
+    #[test]
+    fn a_target_has_begun_when_a_command_that_cannot_be_taken_back_is_on_record() {
+        let with = |target: i64, phase: &str| {
+            let mut device = device(json!({}));
+            device.status = Some(
+                serde_json::from_value(json!({
+                    "target": {
+                        "id": 3, "rollout": "edge-4", "rolloutUid": "u", "try": 1, "from": "4.9.0", "transfer": "FTP",
+                        "logs": "Never", "grantedAt": "2026-11-20T12:00:00Z", "startBy": "2026-11-20T12:01:00Z",
+                        "until": "2026-11-20T12:15:00Z",
+                    },
+                    "upgrade": {"target": target, "phase": phase, "since": "2026-11-20T12:00:00Z"},
+                }))
+                .unwrap(),
+            );
+            has_begun(&device)
+        };
+        assert!(with(3, "Restarting") && with(3, "Applying") && with(3, "Scheduled"));
+        assert!(!with(3, "Downloaded"));
+        assert!(!with(2, "Restarting"), "that was another target");
+        assert!(!has_begun(&device(json!({}))));
+    }
+}

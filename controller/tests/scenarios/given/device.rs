@@ -44,6 +44,8 @@ pub struct Device {
     forgiven: Option<i64>,
     /// What it ran before the rollout, and whether that is kept: `1`, `1 kept`.
     before: Option<String>,
+    /// The profile of the configuration that it ran before the rollout, and what its identity was.
+    before_config: Option<(String, String)>,
     /// The annotation `fettle.dev/retry-at`.
     retry_at: Option<String>,
     /// How often it has lost its connection by itself since its last try.
@@ -76,6 +78,7 @@ impl Default for Device {
             granted_in: None,
             forgiven: None,
             before: None,
+            before_config: None,
             retry_at: None,
             drops: 0,
             failed_transfers: Vec::new(),
@@ -254,7 +257,10 @@ impl Device {
                     sha256: is_kept.then(|| format!("sha-of-{version}")),
                     content: is_kept.then(|| format!("content-of-{version}")),
                 },
-                config: None,
+                config: self.before_config.as_ref().map(|(profile, identity)| {
+                    let config = snapshot.profiles[profile.as_str()].source.read().unwrap();
+                    TargetConfig { identity: identity.clone(), ..config.in_target() }
+                }),
             })
         });
     }
