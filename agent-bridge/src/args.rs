@@ -89,6 +89,16 @@ pub struct Args {
     /// How much the uploaded logs may take; the oldest go first.
     #[arg(long, env = "FETTLE_LOG_STORE_SIZE", default_value = "1GiB", value_parser = size)]
     pub log_store_size: u64,
+    /// Where logs stay, as s3://BUCKET or s3://BUCKET/PREFIX, with the keys in the environment as AWS_ACCESS_KEY_ID and
+    /// AWS_SECRET_ACCESS_KEY [default: the logs folder in the data folder].
+    #[arg(long, env = "FETTLE_LOG_STORE")]
+    pub log_store: Option<String>,
+    /// Region of that bucket [default: AWS_REGION, or us-east-1].
+    #[arg(long, env = "FETTLE_LOG_STORE_REGION")]
+    pub log_store_region: Option<String>,
+    /// URL of the server that has that bucket, where it is not one of AWS.
+    #[arg(long, env = "FETTLE_LOG_STORE_ENDPOINT")]
+    pub log_store_endpoint: Option<String>,
     /// How many logs are kept, of all devices together; the oldest go first. Each takes about 200 bytes of memory.
     #[arg(long, env = "FETTLE_LOG_STORE_LOGS", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub log_store_logs: u32,

@@ -20,7 +20,7 @@ use fettle_bridge::cluster::writer::Writer;
 use fettle_bridge::cluster::{Identity, firmware};
 use fettle_bridge::files::credentials::Credentials;
 use fettle_bridge::files::ledger::Transfers;
-use fettle_bridge::files::logs::{Arrived, LogSettings, LogStore, Retention};
+use fettle_bridge::files::logs::{Arrived, Bucket, LogSettings, LogStore, Retention};
 use fettle_bridge::files::store::Store;
 use fettle_bridge::files::{FileServerConfig, FileServers, TftpPorts, TlsFiles};
 use fettle_bridge::hub::{Hub, Parts, Sources, Watches};
@@ -149,7 +149,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         tftp_port: args.advertise_tftp_port.unwrap_or(files.tftp().port()),
         http: http_base(&args, files.http().port()),
     };
-    let log_keeper = tokio::spawn(Arc::clone(&logs).keep_tidy(shutdown.clone()));
+    let log_store = Arc::clone(&logs);
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
     let images = Images::new(secrets.clone(), store, args.signatures);
     let contents = Contents::new(secrets, images.clone(), credentials, transfers, logs, advertised, heartbeat.held());
@@ -174,6 +174,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
             held.now() && living.first() == Some(name.as_str())
         })
     };
+    let log_keeper = tokio::spawn(log_store.keep(Arc::clone(&is_writer), shutdown.clone()));
     let (connections, told) = mpsc::channel(TOLD);
     let (synced, mut is_synced) = watch::channel(false);
     // The hub ends after the connections, so that each can say how it ended; the Lease after the hub.
@@ -279,10 +280,20 @@ fn open_logs(
             per_device: args.logs_per_device as usize,
             age: SignedDuration::try_from(args.log_retention)?,
         },
+        bucket: open_bucket(args)?,
         upload_size: args.log_size,
         arrived,
     };
     LogStore::open(settings, registry).with_context(wrong)
+}
+
+/// Empty is as good as not given: that is how an environment says it.
+fn open_bucket(args: &Args) -> anyhow::Result<Option<Bucket>> {
+    let given = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
+    let Some(place) = given(&args.log_store) else { return Ok(None) };
+    let (region, endpoint) = (given(&args.log_store_region), given(&args.log_store_endpoint));
+    let bucket = Bucket::of_s3(&place, region.as_deref(), endpoint.as_deref());
+    bucket.map(Some).with_context(|| format!("logs cannot be kept in {place} (--log-store)"))
 }
 
 fn credentials(args: &Args) -> anyhow::Result<Credentials> {

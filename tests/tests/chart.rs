@@ -28,7 +28,8 @@ async fn helm_finds_nothing_to_complain_about() -> Result<()> {
     control_plane.helm(&["lint", "--strict", &chart()]).await?;
     let every_option = "bridge.persistence.enabled=true,bridge.files.emptyDir.sizeLimit=1Gi,controller.replicas=2,\
                         bridge.service.type=LoadBalancer,bridge.service.loadBalancerClass=a.b/c,bridge.extraEnv.A=b,\
-                        bridge.credentialKey.existingSecret=key,bridge.advertiseIPv4=192.0.2.1,image.tag=v1,\
+                        bridge.credentialKey.existingSecret=key,bridge.logStore.place=s3://a/b,\
+                        bridge.logStore.credentialsSecret=keys,bridge.advertiseIPv4=192.0.2.1,image.tag=v1,\
                         bridge.http.tlsSecret=files-tls,bridge.http.name=files.example.net";
     control_plane.helm(&["lint", "--strict", &chart(), "--set", every_option]).await?;
     Ok(())
@@ -45,6 +46,7 @@ async fn a_wrong_value_is_refused_by_its_name() -> Result<()> {
         ("controller.retryBackoff=later", "/controller/retryBackoff"),
         ("bridge.ports.ftp=99999", "/bridge/ports/ftp"),
         ("bridge.cacheSize=big", "/bridge/cacheSize"),
+        ("bridge.logStore.place=gs://a", "/bridge/logStore/place"),
         ("bridge.ports.http=0", "/bridge/ports/http"),
         ("bridge.http.tlsSecret=A_b", "/bridge/http/tlsSecret"),
         ("bridge.http.name=http://x", "/bridge/http/name"),

@@ -52,6 +52,7 @@ pub fn serve(folder: &Path, files: &[String]) {
             dir: work.path().join("logs"),
             place: String::new(),
             retention: Retention::default(),
+            bucket: None,
             upload_size: 1 << 20,
             arrived: tokio::sync::mpsc::channel(1).0,
         };

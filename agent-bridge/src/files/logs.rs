@@ -1,9 +1,10 @@
-//! The logs that devices bring: a folder, bounded in age, files and bytes, of which the oldest go first.
+//! The logs that devices bring: a folder, or a bucket, bounded in age, logs and bytes, of which the oldest go first.
 //!
 //! `<device name>/<time>-<command>.log`, where the time is when the file had arrived (UTC). Only an upload that a session
 //! expects is taken, once; it appears under its name when it is whole, and only then its session is told. `shelf`: what is
-//! kept, and what has to go. `upload`: how a log is taken in.
+//! kept, and what has to go. `upload`: how a log is taken in. `bucket`: where it goes from there.
 
+mod bucket;
 mod metrics;
 mod shelf;
 mod upload;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use prometheus::Registry;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use self::metrics::Metrics;
@@ -26,6 +27,7 @@ use self::upload::{Attempt, Partial, blocking, taken};
 use super::credentials::{DeviceId, Permission};
 use super::expected::Expected;
 
+pub use self::bucket::{Bucket, BucketError, IsFirst};
 pub use self::shelf::Retention;
 pub(super) use self::upload::Upload;
 
@@ -86,6 +88,8 @@ pub struct LogSettings {
     /// How people find it: what stands before `/<device name>/…` in the location of a log.
     pub place: String,
     pub retention: Retention,
+    /// Where logs stay, where that is not the folder: then it has those that wait.
+    pub bucket: Option<Bucket>,
     /// The most that one upload may bring, in bytes.
     pub upload_size: u64,
     /// Who is told of logs that have arrived.
@@ -112,6 +116,8 @@ pub struct LogStore {
     settings: LogSettings,
     state: Mutex<State>,
     turns: Arc<Semaphore>,
+    /// A log has arrived.
+    arrivals: Notify,
     metrics: Metrics,
 }
 
@@ -139,7 +145,8 @@ impl LogStore {
         folder(&settings.dir)?;
         let state = State { expected: Expected::new(MAX_EXPECTED), shelf: Shelf::default(), arriving: 0 };
         let (state, turns) = (Mutex::new(state), Arc::new(Semaphore::new(MAX_UPLOADS)));
-        let store = Self { settings, state, turns, metrics: Metrics::register(registry)? };
+        let metrics = Metrics::register(registry)?;
+        let store = Self { settings, state, turns, arrivals: Notify::new(), metrics };
         store.find_again()?;
         store.tidy_all(Timestamp::now());
         Ok(store)
@@ -163,8 +170,11 @@ impl LogStore {
         Ok(())
     }
 
-    /// Deletes what has become too old, until `stop`.
-    pub async fn keep_tidy(self: Arc<Self>, stop: CancellationToken) {
+    /// Deletes what has become too old, and puts into the bucket, where there is one, what has arrived; until `stop`.
+    pub async fn keep(self: Arc<Self>, is_first: IsFirst, stop: CancellationToken) {
+        if let Some(bucket) = self.settings.bucket.clone() {
+            return self.keep_in(&bucket, is_first, stop).await;
+        }
         while stop.run_until_cancelled(tokio::time::sleep(TIDY)).await.is_some() {
             let store = Arc::clone(&self);
             let tidied = blocking(move || {
@@ -210,7 +220,8 @@ impl LogStore {
     }
 
     fn location(&self, key: &Key) -> String {
-        format!("{}/{}/{}", self.settings.place, key.device, key.name)
+        let place = self.settings.bucket.as_ref().map_or(self.settings.place.as_str(), Bucket::place);
+        format!("{place}/{}/{}", key.device, key.name)
     }
 
     fn find_again(&self) -> io::Result<()> {
@@ -240,6 +251,9 @@ impl LogStore {
         let limit = self.settings.retention.bytes;
         let mut state = self.state();
         self.tidy(&mut state, bytes, Timestamp::now(), None);
+        if self.settings.bucket.is_some() {
+            self.may_wait(state.shelf.len())?;
+        }
         if state.shelf.used() + state.arriving + bytes > limit {
             return Err(LogError::Full { limit });
         }
@@ -259,14 +273,20 @@ impl LogStore {
     /// Deletes what has to go for `more` bytes, and of this device. Blocks.
     fn tidy(&self, state: &mut State, more: u64, now: Timestamp, device: Option<&str>) {
         let retention = &self.settings.retention;
-        while let Some((key, why)) = (device.and_then(|device| state.shelf.over_of_device(device, retention)))
-            .or_else(|| state.shelf.over(retention, state.arriving + more, now))
+        // What waits for its bucket waits as long as it has to.
+        while self.settings.bucket.is_none()
+            && let Some((key, why)) = (device.and_then(|device| state.shelf.over_of_device(device, retention)))
+                .or_else(|| state.shelf.over(retention, state.arriving + more, now))
         {
             state.shelf.remove(&key);
             self.metrics.removed(why);
             tracing::debug!(device = key.device, log = key.name, reason = why.label(), "old log deleted");
             self.delete(&key);
         }
+        self.measure(state);
+    }
+
+    fn measure(&self, state: &State) {
         self.metrics.logs.set(i64::try_from(state.shelf.len()).unwrap_or(i64::MAX));
         self.metrics.bytes.set(i64::try_from(state.shelf.used()).unwrap_or(i64::MAX));
     }

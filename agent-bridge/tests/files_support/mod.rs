@@ -91,6 +91,7 @@ impl Servers {
             dir: logs,
             place: "file://b-0/logs".into(),
             retention: Retention { bytes: total, ..Retention::default() },
+            bucket: None,
             upload_size: each,
             arrived: sender,
         };

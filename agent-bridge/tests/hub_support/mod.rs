@@ -93,6 +93,7 @@ impl Rig {
             dir: folder.path().join("logs"),
             place: "file://b-0/logs".into(),
             retention: Retention::default(),
+            bucket: None,
             upload_size: 1 << 20,
             arrived,
         };

@@ -1,6 +1,6 @@
 //! What the log store counts.
 
-use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use super::shelf::Why;
 
@@ -9,6 +9,8 @@ pub(super) struct Metrics {
     pub(super) bytes: IntGauge,
     pub(super) logs: IntGauge,
     removed: IntCounterVec,
+    pub(super) put: IntCounter,
+    pub(super) put_failed: IntCounter,
 }
 
 impl Metrics {
@@ -22,10 +24,17 @@ impl Metrics {
         for why in Why::ALL {
             removed.with_label_values(&[why.label()]);
         }
+        let put = IntCounter::new("fettle_bridge_logs_put_total", "Logs of devices that were put into the bucket.")?;
+        let put_failed = IntCounter::new(
+            "fettle_bridge_log_puts_failed_total",
+            "Attempts to put a log into the bucket that failed; each is made again.",
+        )?;
+        registry.register(Box::new(put.clone()))?;
+        registry.register(Box::new(put_failed.clone()))?;
         registry.register(Box::new(bytes.clone()))?;
         registry.register(Box::new(logs.clone()))?;
         registry.register(Box::new(removed.clone()))?;
-        Ok(Self { bytes, logs, removed })
+        Ok(Self { bytes, logs, removed, put, put_failed })
     }
 
     pub(super) fn removed(&self, why: Why) {

@@ -22,7 +22,8 @@ fn open(dir: &TempDir) -> Rig {
 fn open_with(dir: &TempDir, retention: Retention, upload_size: u64) -> Rig {
     let (sender, arrived) = mpsc::channel(64);
     let dir = dir.path().join("logs");
-    let settings = LogSettings { dir, place: "file://b-0/logs".into(), retention, upload_size, arrived: sender };
+    let settings =
+        LogSettings { dir, place: "file://b-0/logs".into(), retention, bucket: None, upload_size, arrived: sender };
     let registry = Registry::new();
     Rig { store: Arc::new(LogStore::open(settings, &registry).unwrap()), arrived, registry }
 }

@@ -103,6 +103,7 @@ impl Partial {
         state.arriving -= self.reserved;
         state.shelf.insert(key, self.reserved);
         store.tidy(&mut state, 0, now, Some(&arrived.device_name));
+        store.arrivals.notify_one();
         Ok(arrived)
     }
 }
