@@ -421,7 +421,10 @@ impl Inner {
         let Ok(_turn) = self.fetching.acquire().await else {
             return Err(SourceError::Io { origin, doing: "fetch", detail: "it is closed".into() });
         };
-        let stalled = SourceError::Stalled { origin: origin.clone(), after: FETCH_DEADLINE };
+        let late = SourceError::Unreachable {
+            origin: origin.clone(),
+            detail: format!("it was not here after {} minutes; the next fetch goes on", FETCH_DEADLINE.as_secs() / 60),
+        };
         let job = Job { source: source.clone(), origin, expected, need };
         let fetched = async {
             match (self.network.remote(source, &expected).await?, source) {
@@ -430,7 +433,7 @@ impl Inner {
                 (None, Source::Http(_) | Source::Oci(_) | Source::S3(_)) => Err(ingest::abandoned(&job.origin)),
             }
         };
-        let result = tokio::time::timeout(FETCH_DEADLINE, fetched).await.unwrap_or(Err(stalled));
+        let result = tokio::time::timeout(FETCH_DEADLINE, fetched).await.unwrap_or(Err(late));
         self.metrics.ended(source, &result);
         match &result {
             Ok(content) => {

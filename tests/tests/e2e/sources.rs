@@ -97,6 +97,32 @@ async fn a_device_gets_a_signed_image_over_https_from_who_wants_a_login_and_an_u
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_that_is_too_small_for_all_releases_keeps_what_a_group_needs() -> Result<()> {
+    // Two images of 64 KiB, and not three.
+    let mut world = World::start_with("small-cache", |builder| builder.env("FETTLE_CACHE_SIZE", "150KiB")).await?;
+    let cached = |version: &str| -> Result<bool> {
+        let sha256 = HEXLOWER.encode(&Sha256::digest(image::build(MODEL, version, 64 * 1024)));
+        Ok(world.fettle.bridge().data_dir().join("cache").join(sha256).try_exists()?)
+    };
+    world.firmware(NEW).await?;
+    world.firmware_is("access-5.2.1", "True", "Verified").await?;
+    world.group(&["firmware: {name: access-5.2.1}"]).await?;
+    for version in ["6.0.0", "6.1.0", "6.2.0"] {
+        world.firmware(version).await?;
+        world.firmware_is(&format!("access-{version}"), "True", "Verified").await?;
+        assert!(cached(version)?, "{version} was verified just now");
+        assert!(cached(NEW)?, "the group needs {NEW}");
+    }
+    assert!(!cached("6.1.0")?, "6.2.0 had its place");
+    // What has made room comes again when a group needs it.
+    world.group(&["firmware: {name: access-6.1.0}"]).await?;
+    let device = world.device("sw-1", strict(1)).await?;
+    world.all_current(1).await?;
+    assert_eq!(device.version(), "6.1.0", "{}", device.journal());
+    Ok(())
+}
+
 /// As `openssl pkey -pubout` writes it.
 fn pem(spki: &[u8]) -> String {
     format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", BASE64.encode(spki))
