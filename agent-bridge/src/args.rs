@@ -1,5 +1,7 @@
 //! What the bridge is told on its command line, or by its environment.
 
+mod external;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +10,7 @@ use fettle_runtime::{LogArgs, duration};
 
 use crate::cluster::enrolment::Enrolment;
 use crate::cluster::images::SignaturePolicy;
+pub use external::ExternalArgs;
 
 /// Holds the connections of network devices, upgrades them as their targets in the Kubernetes API say, serves them their
 /// files over FTP, TFTP and HTTP, and reports what is. Which device may move to what, and when, the controller decides.
@@ -50,6 +53,13 @@ pub struct Args {
     /// Private key of that certificate, in PEM.
     #[arg(long, env = "FETTLE_HTTP_TLS_KEY", requires = "http_tls_cert")]
     pub http_tls_key: Option<PathBuf>,
+    /// Certificate of the FTP server, in PEM, with those between it and its root, for clients that ask for TLS (AUTH TLS);
+    /// all others are served as without it. Read again when it changes.
+    #[arg(long, env = "FETTLE_FTP_TLS_CERT", requires = "ftp_tls_key")]
+    pub ftp_tls_cert: Option<PathBuf>,
+    /// Private key of that certificate, in PEM.
+    #[arg(long, env = "FETTLE_FTP_TLS_KEY", requires = "ftp_tls_cert")]
+    pub ftp_tls_key: Option<PathBuf>,
     /// Address and port of /metrics, /healthz and /readyz.
     #[arg(long, env = "FETTLE_METRICS_ADDRESS", default_value = "0.0.0.0:9090")]
     pub metrics_address: SocketAddr,
@@ -139,6 +149,8 @@ pub struct Args {
     /// File to write the listening addresses to, as NAME=host:port lines, once all are bound.
     #[arg(long, env = "FETTLE_PORTS_FILE")]
     pub ports_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub external: ExternalArgs,
     #[command(flatten)]
     pub logs: LogArgs,
 }

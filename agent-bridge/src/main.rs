@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr, reason = "before logs are set up there is only standard error")]
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +20,7 @@ use fettle_bridge::cluster::notices::Notices;
 use fettle_bridge::cluster::writer::Writer;
 use fettle_bridge::cluster::{Identity, firmware};
 use fettle_bridge::files::credentials::Credentials;
+use fettle_bridge::files::external::External;
 use fettle_bridge::files::ledger::Transfers;
 use fettle_bridge::files::logs::{Arrived, Bucket, LogSettings, LogStore, Retention};
 use fettle_bridge::files::store::Store;
@@ -100,6 +102,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
         &registry,
         shutdown.clone(),
     )?;
+    let external = (args.external.config()?)
+        .map(|config| External::new(config, store.clone(), Arc::clone(&logs), &registry))
+        .transpose()?;
     let limit = descriptors::raise();
     let connections = descriptors::connections(args.max_connections, limit);
     if connections < args.max_connections {
@@ -152,7 +157,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let log_store = Arc::clone(&logs);
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
     let images = Images::new(secrets.clone(), store, args.signatures);
-    let contents = Contents::new(secrets, images.clone(), credentials, transfers, logs, advertised, heartbeat.held());
+    let contents = Contents::new(secrets, images.clone(), credentials, transfers, logs, advertised, heartbeat.held())
+        .with_external(external.clone());
     let living = Arc::new(Mutex::new(Bridges::default()));
     let hub = Hub::new(Parts {
         us: us.clone(),
@@ -189,6 +195,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let keeper = tokio::spawn(firmware::keep(client.clone(), namespace.clone(), images, is_writer, shutdown.clone()));
     let readiness =
         tokio::spawn(show_readiness(health, metrics, is_synced.clone(), heartbeat.changes(), shutdown.clone()));
+    let tidier = external.map(|external| tokio::spawn(external.keep(hub_stop.clone())));
     let mut lease = tokio::spawn(heartbeat.run(lease_stop.clone()));
 
     let mut serving = pin!(async {
@@ -217,6 +224,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
     keeper.await?;
     log_keeper.await?;
     answers.await?;
+    if let Some(tidier) = tidier {
+        tidier.await?;
+    }
     readiness.await?;
     files.stopped().await;
     lease_stop.cancel();
@@ -309,7 +319,8 @@ fn file_servers(args: &Args) -> FileServerConfig {
         ftp: args.ftp_address,
         tftp: args.tftp_address,
         http: args.http_address,
-        http_tls: tls_files(args),
+        http_tls: tls_files(args.http_tls_cert.as_ref(), args.http_tls_key.as_ref()),
+        ftp_tls: tls_files(args.ftp_tls_cert.as_ref(), args.ftp_tls_key.as_ref()),
         ftp_passive_ports: first..=last,
         advertise: args.advertise_ipv4,
         tftp_ports: if args.tftp_single_port { TftpPorts::Single } else { TftpPorts::PerTransfer },
@@ -320,14 +331,13 @@ fn file_servers(args: &Args) -> FileServerConfig {
 
 /// Where devices are told the HTTP server that listens on that port.
 fn http_base(args: &Args, listening: u16) -> HttpBase {
-    let scheme = if tls_files(args).is_some() { Scheme::Https } else { Scheme::Http };
+    let scheme = if args.http_tls_cert.is_some() { Scheme::Https } else { Scheme::Http };
     let port = args.advertise_http_port.unwrap_or(listening);
     HttpBase::new(scheme, args.advertise_http_name.as_deref(), args.advertise_ipv4, port)
 }
 
-fn tls_files(args: &Args) -> Option<TlsFiles> {
-    let (certificate, key) = (args.http_tls_cert.clone()?, args.http_tls_key.clone()?);
-    Some(TlsFiles { certificate, key })
+fn tls_files(certificate: Option<&PathBuf>, key: Option<&PathBuf>) -> Option<TlsFiles> {
+    Some(TlsFiles { certificate: certificate?.clone(), key: key?.clone() })
 }
 
 fn timing(args: &Args) -> anyhow::Result<Timing> {

@@ -30,7 +30,10 @@ async fn helm_finds_nothing_to_complain_about() -> Result<()> {
                         bridge.service.type=LoadBalancer,bridge.service.loadBalancerClass=a.b/c,bridge.extraEnv.A=b,\
                         bridge.credentialKey.existingSecret=key,bridge.logStore.place=s3://a/b,\
                         bridge.logStore.credentialsSecret=keys,bridge.advertiseIPv4=192.0.2.1,image.tag=v1,\
-                        bridge.http.tlsSecret=files-tls,bridge.http.name=files.example.net";
+                        bridge.http.tlsSecret=files-tls,bridge.http.name=files.example.net,bridge.ftp.tlsSecret=ftp-tls,\
+                        bridge.external.ftpURL=ftps://u@192.0.2.9/fw,bridge.external.secret=ftp,bridge.external.trustCA=true,\
+                        bridge.external.ftpAddress=192.0.2.9:21,bridge.external.ftpPath=fw,bridge.external.deviceUser=d,\
+                        bridge.external.tftpAddress=192.0.2.9,bridge.external.tftpPath=/";
     control_plane.helm(&["lint", "--strict", &chart(), "--set", every_option]).await?;
     Ok(())
 }
@@ -54,6 +57,8 @@ async fn a_wrong_value_is_refused_by_its_name() -> Result<()> {
         ("bridge.advertiseIPv4=example.com", "/bridge/advertiseIPv4"),
         ("bridge.replicas=2,bridge.advertiseIPv4=192.0.2.1", "bridge.advertiseIPv4"),
         ("bridge.ports.ftpPassive.first=2,bridge.ports.ftpPassive.last=1", "bridge.ports.ftpPassive"),
+        ("bridge.external.ftpURL=http://192.0.2.9/", "/bridge/external/ftpURL"),
+        ("bridge.external.tftpAddress=files", "/bridge/external/tftpAddress"),
         ("replicas=3", "replicas"),
     ] {
         let message = refused(&control_plane, set).await;

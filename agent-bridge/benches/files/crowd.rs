@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use futures::TryStreamExt;
+use futures::stream::FuturesUnordered;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::Barrier;
@@ -81,7 +83,8 @@ pub fn run(work: &Path, only: &str, devices: usize) {
         ours::file(&folder, name, size);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (vsftpd, tftpd_hpa) = (Foreign::vsftpd(&folder, PASSWORD, ""), Foreign::tftpd_hpa(&folder));
+    let (vsftpd, tftpd_hpa) =
+        (Foreign::vsftpd(&folder, PASSWORD, "max_per_ip=0\nmax_clients=0"), Foreign::tftpd_hpa(&folder));
     println!(
         "\n{devices} devices at once; goal: fair, Jain's index at least {FAIR}, and at or above the other's speed\n"
     );
@@ -151,7 +154,7 @@ async fn crowd(protocol: Protocol, orders: Vec<Order>) -> Crowd {
     let devices = orders.len();
     let arrived: Arc<Vec<AtomicU64>> = Arc::new((0..devices).map(|_| AtomicU64::new(0)).collect());
     let start = Arc::new(Barrier::new(devices + 1));
-    let fetching: Vec<_> = (orders.into_iter().enumerate())
+    let fetching: FuturesUnordered<_> = (orders.into_iter().enumerate())
         .map(|(index, order)| {
             let (arrived, start) = (Arc::clone(&arrived), Arc::clone(&start));
             tokio::spawn(async move {
@@ -162,19 +165,21 @@ async fn crowd(protocol: Protocol, orders: Vec<Order>) -> Crowd {
             })
         })
         .collect();
-    start.wait().await;
-    let begun = Instant::now();
     let shares = || -> Vec<u64> { arrived.iter().map(|bytes| bytes.load(Ordering::Relaxed)).collect() };
-    let half = loop {
-        let shares = shares();
-        if shares.iter().sum::<u64>() >= each * devices as u64 / 2 {
-            break shares;
+    let watching = async {
+        start.wait().await;
+        let begun = Instant::now();
+        loop {
+            let shares = shares();
+            if shares.iter().sum::<u64>() >= each * devices as u64 / 2 {
+                return (begun, shares);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        tokio::time::sleep(Duration::from_millis(1)).await;
     };
-    for device in fetching {
-        device.await.unwrap();
-    }
+    // Where one of them fails, there is no half to wait for.
+    let ((begun, half), _) =
+        futures::try_join!(async { Ok(watching.await) }, fetching.try_collect::<Vec<()>>()).unwrap();
     Crowd { seconds: begun.elapsed().as_secs_f64(), bytes: shares().iter().sum(), shares: half }
 }
 

@@ -41,6 +41,7 @@ pub fn serve(folder: &Path, files: &[String]) {
             tftp: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             http_tls: None,
+            ftp_tls: None,
             ftp_passive_ports: 0..=0,
             advertise: Ipv4Addr::LOCALHOST,
             tftp_ports: TftpPorts::PerTransfer,

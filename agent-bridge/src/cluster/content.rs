@@ -22,6 +22,7 @@ use super::images::{FetchError, Images, Wanted};
 use super::lease::Held;
 use super::request::{backoff, request};
 use crate::files::credentials::{Credentials, DeviceId, Minted, Permission};
+use crate::files::external::{External, Over, Told};
 use crate::files::ledger::Transfers;
 use crate::files::logs::LogStore;
 use crate::files::store::{Content, Need, Store};
@@ -86,6 +87,7 @@ pub struct Contents {
     transfers: Arc<Transfers>,
     logs: Arc<LogStore>,
     advertised: Advertised,
+    external: Option<External>,
     held: Held,
     /// The SHA-256 of what a Secret keeps, where that is the same for every device.
     known: Remembered<[u8; 32]>,
@@ -108,7 +110,15 @@ impl Contents {
     ) -> Self {
         let store = images.store().clone();
         let (known, templates) = (Arc::default(), Templates::default());
-        Self { secrets, images, store, credentials, transfers, logs, advertised, held, known, templates }
+        let external = None;
+        Self { secrets, images, store, credentials, transfers, logs, advertised, external, held, known, templates }
+    }
+
+    /// Where there is one, devices are served by a file server of the operator's.
+    #[must_use]
+    pub fn with_external(mut self, external: Option<External>) -> Self {
+        self.external = external;
+        self
     }
 
     /// The file of `command` to `device`, with a credential that lives until `until`. A bridge without its Lease gets none
@@ -152,7 +162,14 @@ impl Contents {
                 self.transfers.expect(&permission, None);
                 // A person may ask for the log of a device that never had a target.
                 let transfer = target.map_or(WireTransfer::Ftp, |target| target.transfer);
-                Ok((File::Upload(self.location(&permission, transfer, can)), permission))
+                let location = match self.elsewhere(transfer, can) {
+                    Some((external, told, over)) => {
+                        let name = external.expect(&permission, over).await.map_err(|error| refused(&error))?;
+                        location_elsewhere(told, over, name, can)
+                    }
+                    None => self.location(&permission, transfer, can),
+                };
+                Ok((File::Upload(location), permission))
             }
             Step::Version | Step::Profile => {
                 let target = current.ok_or_else(|| SourceError("the target has gone".to_owned()))?;
@@ -172,10 +189,17 @@ impl Contents {
                     return Err(SourceError("the cache has no room to keep the file for the device".to_owned()));
                 }
                 self.transfers.expect(&permission, Some(content.size));
+                let location = match self.elsewhere(target.transfer, can) {
+                    Some((external, told, over)) => {
+                        let name = external.place(&permission, &content).await.map_err(|error| refused(&error))?;
+                        location_elsewhere(told, over, name, can)
+                    }
+                    None => self.location(&permission, target.transfer, can),
+                };
                 let facts = can.has(Capabilities::FILE_FACTS);
                 let config = target.config.as_ref().filter(|_| command.step == Step::Profile);
                 let download = Download {
-                    location: self.location(&permission, target.transfer, can),
+                    location,
                     crc: content.crc,
                     config: config
                         .filter(|_| can.has(Capabilities::CONFIG_VERSION))
@@ -189,8 +213,13 @@ impl Contents {
         }
     }
 
-    /// Whether what the permission allows has been done wholly, by our own accounting.
+    /// Whether what the permission allows has been done wholly, by our own accounting. What another server has sent, only the
+    /// device knows.
     pub async fn check(&self, permission: &Permission) -> Transferred {
+        if let Some(external) = self.external.as_ref().filter(|external| external.has(permission)) {
+            external.release(permission);
+            return Transferred::Wholly;
+        }
         let complete = self.transfers.wait_complete(permission, ACCOUNTING).await;
         if complete { Transferred::Wholly } else { Transferred::NotWholly }
     }
@@ -198,6 +227,16 @@ impl Contents {
     /// The command that the permission was for is over.
     pub fn forget(&self, permission: &Permission) {
         self.transfers.forget(permission);
+        if let Some(external) = &self.external {
+            external.release(permission);
+        }
+    }
+
+    /// The device says that it has brought its log, or that it could not.
+    pub fn brought(&self, permission: &Permission) {
+        if let Some(external) = &self.external {
+            external.brought(permission);
+        }
     }
 
     /// The image that the Secret `name` is about, in the cache. Read once for all who ask at the same time.
@@ -251,6 +290,17 @@ impl Contents {
         Err(SourceError(format!("Secret {name} does not exist: somebody deleted it")))
     }
 
+    /// The operator's server, where it serves what goes this way. HTTP is always ours.
+    fn elsewhere(&self, transfer: WireTransfer, can: Capabilities) -> Option<(&External, &Told, Over)> {
+        let over = match transfer {
+            WireTransfer::Http if can.has(Capabilities::HTTP) => return None,
+            WireTransfer::Http | WireTransfer::Ftp => Over::Ftp,
+            WireTransfer::Tftp => Over::Tftp,
+        };
+        let external = self.external.as_ref()?;
+        Some((external, external.told(over)?, over))
+    }
+
     fn location(&self, permission: &Permission, transfer: WireTransfer, can: Capabilities) -> Location {
         let minted = self.credentials.mint(permission);
         let with_port = can.has(Capabilities::SERVER_PORT);
@@ -298,6 +348,23 @@ fn remembered<T>(all: &Remembered<T>, name: &str, most: usize) -> Arc<tokio::syn
         all.clear();
     }
     all.entry(name.to_owned()).or_insert_with(|| Arc::new(tokio::sync::Mutex::new(None))).clone()
+}
+
+/// Where a file lies on a server that is not ours.
+fn location_elsewhere(told: &Told, over: Over, name: String, can: Capabilities) -> Location {
+    Location {
+        transfer: match over {
+            Over::Ftp => Transfer::Ftp,
+            Over::Tftp => Transfer::Tftp,
+        },
+        server: told.address.ip().octets(),
+        path: told.folder.clone(),
+        file: name,
+        user: told.login.user.clone(),
+        password: told.login.password.clone(),
+        port: can.has(Capabilities::SERVER_PORT).then_some(told.address.port()),
+        url: None,
+    }
 }
 
 /// What the device announced, from the names on record.

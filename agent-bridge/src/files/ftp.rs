@@ -1,4 +1,4 @@
-//! The FTP server (RFC 959, 1123, 2389, 2428, 3659), as far as a device needs one: log in, fetch one file, bring one file,
+//! The FTP server (RFC 959, 1123, 2389, 2428, 3659, 4217), as far as a device needs one: log in, fetch one file, bring one file,
 //! over passive data connections.
 //!
 //! Refuses what a file server in a hostile place need not do: data connections to an address that the client names (`PORT`,
@@ -9,6 +9,7 @@ mod control;
 mod passive;
 mod session;
 mod transfer;
+mod wire;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -22,6 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use super::limits::Places;
 use super::server::Service;
+use super::tls::Acceptor;
 use passive::PassivePorts;
 use session::Session;
 
@@ -42,7 +44,14 @@ fn listen_with(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
     socket.listen(backlog)
 }
 
-pub(super) async fn serve(listener: TcpListener, service: Arc<Service>, tasks: TaskTracker, stop: CancellationToken) {
+/// Serves; with a certificate also those who ask for TLS.
+pub(super) async fn serve(
+    listener: TcpListener,
+    tls: Option<Acceptor>,
+    service: Arc<Service>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
     let served = async {
         let limits = service.config.limits;
         let places = Arc::new(Semaphore::new(limits.ftp_connections));
@@ -59,10 +68,10 @@ pub(super) async fn serve(listener: TcpListener, service: Arc<Service>, tasks: T
                 tracing::warn!(%peer, "FTP connection refused: too many from its address");
                 continue;
             };
-            let (service, ports, stop) = (Arc::clone(&service), Arc::clone(&ports), stop.clone());
+            let (service, ports, tls, stop) = (Arc::clone(&service), Arc::clone(&ports), tls.clone(), stop.clone());
             tasks.spawn(async move {
                 let _places = (place, address_place);
-                if let Ok(session) = Session::new(stream, peer.ip().to_canonical(), service, ports) {
+                if let Ok(session) = Session::new(stream, peer.ip().to_canonical(), service, ports, tls) {
                     session.run(&stop).await;
                 }
             });

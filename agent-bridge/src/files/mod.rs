@@ -14,6 +14,7 @@
 
 pub mod credentials;
 mod expected;
+pub mod external;
 mod ftp;
 mod http;
 pub mod ledger;

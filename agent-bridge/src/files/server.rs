@@ -98,6 +98,8 @@ pub struct FileServerConfig {
     pub http: SocketAddr,
     /// Certificate and key of the HTTP server, which then speaks HTTPS alone.
     pub http_tls: Option<TlsFiles>,
+    /// Certificate and key of the FTP server, for clients that ask for TLS (RFC 4217). Others are served as ever.
+    pub ftp_tls: Option<TlsFiles>,
     /// Ports for FTP data connections; `0..=0` is any free one.
     pub ftp_passive_ports: RangeInclusive<u16>,
     /// What devices reach this replica by: the address in the answer to `PASV`.
@@ -116,7 +118,9 @@ pub enum StartError {
     #[error("cannot listen for HTTP on {address}")]
     Http { address: SocketAddr, source: io::Error },
     #[error("HTTPS cannot be served")]
-    Tls(#[from] TlsError),
+    Tls(#[source] TlsError),
+    #[error("FTP cannot be served over TLS")]
+    FtpTls(#[source] TlsError),
     #[error("cannot register metrics")]
     Metrics(#[from] prometheus::Error),
 }
@@ -198,16 +202,18 @@ impl FileServers {
         let tftp = tftp_socket.local_addr().map_err(|source| StartError::Tftp { address: config.tftp, source })?;
 
         let http = http_listener.local_addr().map_err(|source| StartError::Http { address: config.http, source })?;
-        let tls = config.http_tls.clone().map(tls::Keeper::load).transpose()?;
+        let tls = config.http_tls.clone().map(tls::Keeper::load).transpose().map_err(StartError::Tls)?;
+        let ftp_tls = config.ftp_tls.clone().map(tls::Keeper::load).transpose().map_err(StartError::FtpTls)?;
 
         let metrics = Metrics::register(registry)?;
         let devices = Places::new(config.limits.per_device);
         let service = Arc::new(Service { store, credentials, transfers, logs, metrics, config, devices });
         let tasks = TaskTracker::new();
-        tasks.spawn(ftp::serve(ftp_listener, Arc::clone(&service), tasks.clone(), stop.clone()));
+        let ftp_acceptor = ftp_tls.as_ref().map(tls::Keeper::acceptor);
+        tasks.spawn(ftp::serve(ftp_listener, ftp_acceptor, Arc::clone(&service), tasks.clone(), stop.clone()));
         tasks.spawn(tftp::serve(tftp_socket, Arc::clone(&service), tasks.clone(), stop.clone()));
         let acceptor = tls.as_ref().map(tls::Keeper::acceptor);
-        if let Some(keeper) = tls {
+        for keeper in [tls, ftp_tls].into_iter().flatten() {
             tasks.spawn(keeper.run(stop.clone()));
         }
         let secure = acceptor.is_some();

@@ -35,7 +35,7 @@ use tokio::task::spawn_blocking;
 use super::credentials::ContentId;
 use download::Job;
 pub use error::SourceError;
-use flight::Flights;
+pub(super) use flight::Flights;
 pub use index::Need;
 use index::{Index, State};
 use ingest::Ingest;

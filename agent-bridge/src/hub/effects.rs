@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fettle_protocol::message::{DeviceMessage, UpgradeAt};
 use fettle_protocol::session::{
-    Command, ConnectionId, Counted, Effect, Event, Phase, Reason, Record, SourceError, Transferred,
+    Command, ConnectionId, Counted, Effect, Event, Phase, Reason, Record, SourceError, Step, Transferred,
 };
 use fettle_protocol::{Mac, ServerMessage};
 use jiff::Timestamp;
@@ -42,6 +42,11 @@ impl Hub {
         let took = answered(&event).and_then(|stage| entry.stage.take_if(|(current, _)| *current == stage));
         if let Some((stage, since)) = took {
             self.parts.metrics.took(stage, since.elapsed());
+        }
+        if let (Event::Said { message: DeviceMessage::LogUploaded(..), .. }, Some((_, permission))) =
+            (&event, &entry.permission)
+        {
+            self.parts.contents.brought(permission);
         }
         let span = entry.span.clone();
         let _entered = span.enter();
@@ -240,7 +245,13 @@ impl Hub {
                 }
             }
             Counted::Ended(reason) => {
-                let began = self.entries.get_mut(&mac).and_then(|entry| entry.began.take());
+                let entry = self.entries.get_mut(&mac);
+                let (began, over) = entry
+                    .map(|entry| (entry.began.take(), entry.permission.take_if(|(of, _)| of.step != Step::Log)))
+                    .unwrap_or_default();
+                if let Some((_, permission)) = over {
+                    self.parts.contents.forget(&permission);
+                }
                 metrics.try_ended(reason, began.map(|began| began.elapsed()));
                 let reason_text = reason_label(reason);
                 let device = self.entries.get(&mac).and_then(|entry| self.index.whole(&entry.name));
@@ -330,8 +341,6 @@ const fn answered(event: &Event) -> Option<Stage> {
 
 #[cfg(test)]
 mod tests {
-    use fettle_protocol::session::Step;
-
     use super::*;
 
     #[test]

@@ -16,6 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Foreign {
     pub address: SocketAddr,
+    command: Command,
     child: Child,
     _config: Option<TempDir>,
 }
@@ -46,32 +47,43 @@ impl Foreign {
         );
         let file = dir.path().join("vsftpd.conf");
         std::fs::write(&file, text).unwrap();
-        let child = start(Command::new(program("vsftpd")).arg(&file));
-        Self::over_tcp(address, child, dir)
+        let mut command = Command::new(program("vsftpd"));
+        command.arg(&file);
+        Self::over_tcp(address, command, dir)
+    }
+
+    /// Ends it, with all that it does.
+    pub fn stop(&mut self) {
+        // With the processes that it made for its clients.
+        if let Some(group) = rustix::process::Pid::from_raw(self.child.id().cast_signed()) {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+        let _ = self.child.wait();
+    }
+
+    /// Begins again on the same port, after it was stopped.
+    pub fn start_again(&mut self) {
+        self.child = start(&mut self.command);
+        let address = self.address;
+        self.wait(|| std::net::TcpStream::connect(address).is_ok());
     }
 
     /// tftpd-hpa, which serves `folder`, and lets it be written to. It changes its root to it, which takes root.
     pub fn tftpd_hpa(folder: &Path) -> Self {
         let address = free();
-        let child = start(
-            Command::new(program("in.tftpd"))
-                .args(["-L", "--secure", "--create", "--user", "root", "--address", &address.to_string()])
-                .arg(folder),
-        );
-        Self::over_tftp(address, child)
+        let mut command = Command::new(program("in.tftpd"));
+        command.args(["-L", "--secure", "--create", "--user", "root", "--address", &address.to_string()]).arg(folder);
+        Self::over_tftp(address, command)
     }
 
     /// atftpd, which serves `folder`.
     pub fn atftpd(folder: &Path) -> Self {
         let address = free();
         let (ip, port) = (address.ip().to_string(), address.port().to_string());
-        let child = start(
-            Command::new(program("atftpd"))
-                .args(["--daemon", "--no-fork", "--user", "root", "--group", "root"])
-                .args(["--bind-address", &ip, "--port", &port])
-                .arg(folder),
-        );
-        Self::over_tftp(address, child)
+        let mut command = Command::new(program("atftpd"));
+        command.args(["--daemon", "--no-fork", "--user", "root", "--group", "root"]);
+        command.args(["--bind-address", &ip, "--port", &port]).arg(folder);
+        Self::over_tftp(address, command)
     }
 
     /// nginx, with these servers. `LISTEN` in them stands for the address that is asked, which is a free one.
@@ -88,9 +100,9 @@ impl Foreign {
         );
         let file = dir.path().join("nginx.conf");
         std::fs::write(&file, text).unwrap();
-        let child =
-            start(Command::new(program("nginx")).arg("-p").arg(dir.path()).args(["-e", "error.log", "-c"]).arg(&file));
-        Self::over_tcp(address, child, dir)
+        let mut command = Command::new(program("nginx"));
+        command.arg("-p").arg(dir.path()).args(["-e", "error.log", "-c"]).arg(&file);
+        Self::over_tcp(address, command, dir)
     }
 
     /// Debian's docker-registry, over https with this certificate and key, for the user `fettle` with the password `pa55`.
@@ -113,17 +125,20 @@ impl Foreign {
         let file = dir.path().join("config.yml");
         std::fs::write(&file, text).unwrap();
         let mut command = Command::new(program("docker-registry"));
-        Self::over_tcp(address, start(command.stderr(Stdio::null()).arg("serve").arg(&file)), dir)
+        command.stderr(Stdio::null()).arg("serve").arg(&file);
+        Self::over_tcp(address, command, dir)
     }
 
-    fn over_tcp(address: SocketAddr, child: Child, config: TempDir) -> Self {
-        let mut server = Self { address, child, _config: Some(config) };
+    fn over_tcp(address: SocketAddr, mut command: Command, config: TempDir) -> Self {
+        let child = start(&mut command);
+        let mut server = Self { address, command, child, _config: Some(config) };
         server.wait(|| std::net::TcpStream::connect(address).is_ok());
         server
     }
 
-    fn over_tftp(address: SocketAddr, child: Child) -> Self {
-        let mut server = Self { address, child, _config: None };
+    fn over_tftp(address: SocketAddr, mut command: Command) -> Self {
+        let child = start(&mut command);
+        let mut server = Self { address, command, child, _config: None };
         // What is there answers, if only that it has no such file.
         server.wait(|| {
             let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -148,11 +163,7 @@ impl Foreign {
 
 impl Drop for Foreign {
     fn drop(&mut self) {
-        // With the processes that it made for its clients.
-        if let Some(group) = rustix::process::Pid::from_raw(self.child.id().cast_signed()) {
-            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-        }
-        let _ = self.child.wait();
+        self.stop();
     }
 }
 

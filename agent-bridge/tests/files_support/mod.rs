@@ -3,6 +3,7 @@
 // Each test program uses its part of it.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod certificates;
 pub mod foreign;
 pub mod network;
 pub mod programs;
@@ -73,6 +74,7 @@ impl Servers {
             tftp: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             http_tls: None,
+            ftp_tls: None,
             ftp_passive_ports: 0..=0,
             advertise: Ipv4Addr::LOCALHOST,
             tftp_ports: TftpPorts::PerTransfer,

@@ -7,6 +7,7 @@ mod bridges;
 mod clock;
 mod documented_device;
 mod enrolment;
+mod external;
 mod failures;
 mod logs;
 mod main_path;

@@ -33,6 +33,12 @@ pub(super) enum Command {
     Allocate,
     Help,
     Quit,
+    /// `AUTH`.
+    Authentication(Mechanism),
+    /// `PBSZ`: nothing is buffered.
+    ProtectionBufferSize,
+    /// `PROT`.
+    Protection(Protection),
     /// `PORT` and `EPRT`.
     ActiveMode,
 }
@@ -51,6 +57,23 @@ pub(super) enum ExtendedPassive {
     /// By the number that RFC 2428 gives it: 1 is IPv4, 2 is IPv6.
     Family(u32),
     All,
+}
+
+/// By what a client wants the connection secured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mechanism {
+    Tls,
+    Unknown,
+}
+
+/// What a client wants of data connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protection {
+    /// In the clear.
+    Clear,
+    /// Within TLS.
+    Private,
+    Unknown,
 }
 
 /// Why a line is no command.
@@ -109,6 +132,18 @@ impl Command {
             "ALLO" => Self::Allocate,
             "HELP" => Self::Help,
             "QUIT" => Self::Quit,
+            "AUTH" => Self::Authentication(match argument.trim().to_ascii_uppercase().as_str() {
+                "TLS" | "TLS-C" | "SSL" => Mechanism::Tls,
+                "" => return Err(CommandError::Argument),
+                _ => Mechanism::Unknown,
+            }),
+            "PBSZ" => Self::ProtectionBufferSize,
+            "PROT" => Self::Protection(match argument.trim().to_ascii_uppercase().as_str() {
+                "C" => Protection::Clear,
+                "P" => Protection::Private,
+                "" => return Err(CommandError::Argument),
+                _ => Protection::Unknown,
+            }),
             "PORT" | "EPRT" => Self::ActiveMode,
             _ => return Err(CommandError::NotImplemented),
         })
@@ -134,12 +169,15 @@ mod tests {
         assert!(parse("EPSV all") == Ok(Command::ExtendedPassive(ExtendedPassive::All)));
         assert!(parse("EPSV 2") == Ok(Command::ExtendedPassive(ExtendedPassive::Family(2))));
         assert!(parse("type a") == Ok(Command::Type(TransferType::Bytes)));
+        assert!(parse("auth tls") == Ok(Command::Authentication(Mechanism::Tls)));
+        assert!(parse("AUTH GSSAPI") == Ok(Command::Authentication(Mechanism::Unknown)));
+        assert!(parse("PROT p") == Ok(Command::Protection(Protection::Private)));
         assert!(parse("TYPE E") == Ok(Command::Type(TransferType::Unknown)));
     }
 
     #[test]
     fn what_is_not_there_is_told_apart_from_what_is_asked_for_wrongly() {
-        for line in ["DELE x", "SITE CHMOD 777 x", "AUTH TLS", "STOU", "APPE x", "MLSD", "", "RETRx", "\u{0}"] {
+        for line in ["DELE x", "SITE CHMOD 777 x", "STOU", "APPE x", "MLSD", "", "RETRx", "\u{0}"] {
             assert!(parse(line) == Err(CommandError::NotImplemented), "{line}");
         }
         for line in ["RETR", "USER", "REST", "REST x", "REST -1", "REST 99999999999999999999", "EPSV x", "TYPE"] {

@@ -3,9 +3,11 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
+
+use super::wire::Wire;
 
 /// A line with its end. The longest that we ask for is a path of 65 characters.
 const MAX_LINE: usize = 512;
@@ -22,6 +24,9 @@ const IAC: u8 = 0xff;
 const WILL: u8 = 0xfb;
 const DONT: u8 = 0xfe;
 
+/// A peer that wants TLS and does not finish its handshake in this time is gone.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+
 /// Why no further command comes.
 #[derive(Debug)]
 pub(super) enum ControlEnd {
@@ -32,7 +37,8 @@ pub(super) enum ControlEnd {
 }
 
 pub(super) struct Control {
-    stream: TcpStream,
+    /// `None` after a handshake that failed.
+    wire: Option<Wire>,
     /// What has arrived and was not taken: at most one line and the beginnings of others.
     buffer: [u8; MAX_LINE],
     filled: usize,
@@ -43,7 +49,7 @@ impl Control {
         stream.set_nodelay(true)?;
         // Clients send the last byte of ABOR out of band, where it would be missing from the line.
         rustix::net::sockopt::set_socket_oobinline(&stream, true)?;
-        Ok(Self { stream, buffer: [0; MAX_LINE], filled: 0 })
+        Ok(Self { wire: Some(Wire::Plain(stream)), buffer: [0; MAX_LINE], filled: 0 })
     }
 
     /// The next line, without its end. May be dropped and called again: nothing is lost.
@@ -90,17 +96,31 @@ impl Control {
         if self.filled == MAX_LINE {
             return Err(ControlEnd::TooLong);
         }
-        loop {
-            self.stream.readable().await.map_err(ControlEnd::Broken)?;
-            match self.stream.try_read(&mut self.buffer[self.filled..]) {
-                Ok(0) => return Err(ControlEnd::Closed),
-                Ok(len) => {
-                    self.filled += len;
-                    return Ok(());
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(ControlEnd::Broken(error)),
+        let wire = self.wire.as_mut().ok_or(ControlEnd::Closed)?;
+        match wire.read(&mut self.buffer[self.filled..]).await {
+            Ok(0) => Err(ControlEnd::Closed),
+            Ok(len) => {
+                self.filled += len;
+                Ok(())
             }
+            Err(error) => Err(ControlEnd::Broken(error)),
+        }
+    }
+
+    pub(super) fn is_secure(&self) -> bool {
+        self.wire.as_ref().is_some_and(Wire::is_secure)
+    }
+
+    /// Goes on within TLS. What came in the clear after the request for it is nobody's word: the connection ends.
+    pub(super) async fn secure(&mut self, tls: &TlsAcceptor) -> Result<(), ControlEnd> {
+        let wire = self.wire.take().filter(|_| self.filled == 0).ok_or(ControlEnd::Closed)?;
+        match timeout(HANDSHAKE_DEADLINE, wire.secured(tls)).await {
+            Ok(Ok(wire)) => {
+                self.wire = Some(wire);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(ControlEnd::Broken(error)),
+            Err(_) => Err(ControlEnd::TimedOut),
         }
     }
 
@@ -109,7 +129,8 @@ impl Control {
         let mut line = Vec::with_capacity(reply.len() + 2);
         line.extend_from_slice(reply.as_bytes());
         line.extend_from_slice(b"\r\n");
-        match timeout(REPLY_DEADLINE, self.stream.write_all(&line)).await {
+        let wire = self.wire.as_mut().ok_or(ControlEnd::Closed)?;
+        match timeout(REPLY_DEADLINE, wire.write_all(&line)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(ControlEnd::Broken(error)),
             Err(_) => Err(ControlEnd::TimedOut),
@@ -118,7 +139,8 @@ impl Control {
 
     /// Closes so that the last reply arrives: a reset, which unread input would cause, could destroy it.
     pub(super) async fn close(mut self) {
-        if self.stream.shutdown().await.is_err() {
+        let Some(wire) = self.wire.as_mut() else { return };
+        if !matches!(timeout(DRAIN_DEADLINE, wire.shutdown()).await, Ok(Ok(()))) {
             return;
         }
         let mut drained = 0;

@@ -8,16 +8,18 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::command::{Command, CommandError, ExtendedPassive, TransferType};
+use super::command::{Command, CommandError, ExtendedPassive, Mechanism, Protection, TransferType};
 use super::control::{Control, ControlEnd};
 use super::passive::{Passive, PassivePorts};
 use super::transfer;
+use super::wire::Wire;
 use crate::files::credentials::{self, DeviceId, Login, Operation, Permission};
 use crate::files::limits::Place;
 use crate::files::logs::LogError;
 use crate::files::metrics::{Outcome, Protocol};
 use crate::files::server::Service;
 use crate::files::store::Readable;
+use crate::files::tls::Acceptor;
 
 /// Wrong passwords on one connection. A device has its password from a message and does not mistype it.
 const MAX_LOGIN_FAILURES: u32 = 3;
@@ -31,6 +33,10 @@ enum Next {
 pub(super) struct Session {
     service: Arc<Service>,
     ports: Arc<PassivePorts>,
+    /// Where there is a certificate.
+    tls: Option<Acceptor>,
+    /// After `PROT P`: data connections are within TLS.
+    private: bool,
     control: Control,
     peer: IpAddr,
     local: SocketAddr,
@@ -53,11 +59,14 @@ impl Session {
         peer: IpAddr,
         service: Arc<Service>,
         ports: Arc<PassivePorts>,
+        tls: Option<Acceptor>,
     ) -> std::io::Result<Self> {
         let local = stream.local_addr()?;
         Ok(Self {
             service,
             ports,
+            tls,
+            private: false,
             control: Control::new(stream)?,
             peer,
             local,
@@ -151,6 +160,9 @@ impl Session {
             | Command::Features
             | Command::Options(_)
             | Command::Help
+            | Command::Authentication(_)
+            | Command::ProtectionBufferSize
+            | Command::Protection(_)
             | Command::ActiveMode => self.execute(command).await,
             Command::Type(_)
             | Command::Mode { .. }
@@ -221,9 +233,23 @@ impl Session {
             Command::Noop => self.answer("200 Well.").await,
             Command::System => self.answer("215 UNIX Type: L8").await,
             Command::Features => {
-                self.answer("211-Features:\r\n EPSV\r\n MDTM\r\n PASV\r\n REST STREAM\r\n SIZE\r\n UTF8\r\n211 End")
-                    .await
+                let tls = if self.tls.is_some() { " AUTH TLS\r\n PBSZ\r\n PROT\r\n" } else { "" };
+                let rest = " EPSV\r\n MDTM\r\n PASV\r\n REST STREAM\r\n SIZE\r\n UTF8\r\n";
+                self.answer(&format!("211-Features:\r\n{tls}{rest}211 End")).await
             }
+            Command::Authentication(mechanism) => self.authentication(mechanism).await,
+            Command::ProtectionBufferSize if self.control.is_secure() => self.answer("200 PBSZ=0").await,
+            Command::Protection(Protection::Private | Protection::Clear) | Command::ProtectionBufferSize
+                if !self.control.is_secure() =>
+            {
+                self.answer("503 Give AUTH TLS first.").await
+            }
+            Command::Protection(protection @ (Protection::Private | Protection::Clear)) => {
+                self.private = protection == Protection::Private;
+                self.answer("200 So be it.").await
+            }
+            Command::Protection(Protection::Unknown) => self.answer("536 Use P, or C.").await,
+            Command::ProtectionBufferSize => self.answer("200 PBSZ=0").await,
             Command::Options(option) => match option.trim().to_ascii_uppercase().as_str() {
                 "UTF8" | "UTF8 ON" => self.answer("200 UTF-8 it is.").await,
                 _ => self.answer("501 There is no such option.").await,
@@ -236,6 +262,20 @@ impl Session {
             }
             Command::ActiveMode => self.answer("502 The server does not connect to clients: use PASV or EPSV.").await,
         }
+    }
+
+    /// Whoever logged in in the clear has to do it anew.
+    async fn authentication(&mut self, mechanism: Mechanism) -> Result<Next, ControlEnd> {
+        let tls = match (&self.tls, mechanism) {
+            (None, _) => return self.answer("502 There is no such command here.").await,
+            (Some(_), _) if self.control.is_secure() => return self.answer("503 It is done.").await,
+            (Some(_), Mechanism::Unknown) => return self.answer("504 Only AUTH TLS.").await,
+            (Some(tls), Mechanism::Tls) => tls.now(),
+        };
+        (self.user, self.login, self.directory, self.passive) = (None, None, None, None);
+        self.control.reply("234 Begin TLS.").await?;
+        self.control.secure(&tls).await?;
+        Ok(Next::Command)
     }
 
     async fn pass(&mut self, password: &str) -> Result<Next, ControlEnd> {
@@ -353,6 +393,7 @@ impl Session {
             .reply(&format!("150 Sending {} bytes ({} bytes).", readable.size() - offset, readable.size()))
             .await?;
 
+        let Some(data) = self.secured(data).await? else { return Ok(Next::Command) };
         let service = Arc::clone(&self.service);
         let sending = transfer::send(&service, &permission, &readable, offset, data);
         let outcome = tokio::select! {
@@ -395,6 +436,7 @@ impl Session {
         let Some(data) = self.data_connection().await? else { return Ok(Next::Command) };
         self.control.reply("150 Send the file.").await?;
 
+        let Some(data) = self.secured(data).await? else { return Ok(Next::Command) };
         let service = Arc::clone(&self.service);
         let receiving = transfer::receive(&service, &permission, upload, data);
         let received = tokio::select! {
@@ -422,8 +464,30 @@ impl Session {
     async fn list(&mut self) -> Result<Next, ControlEnd> {
         let Some(data) = self.data_connection().await? else { return Ok(Next::Command) };
         self.control.reply("150 The directory follows.").await?;
+        let Some(mut data) = self.secured(data).await? else { return Ok(Next::Command) };
+        // A peer that does not take even that is gone.
+        let _ = tokio::time::timeout(self.service.config.deadlines.data_connection, data.shutdown()).await;
         drop(data);
         self.answer("226 That was all.").await
+    }
+
+    /// The data connection, within TLS where the client wants that. `None`: it could not be, and the client has been told.
+    async fn secured(&mut self, data: TcpStream) -> Result<Option<Wire>, ControlEnd> {
+        let data = Wire::Plain(data);
+        let Some(tls) = self.tls.as_ref().filter(|_| self.private).map(Acceptor::now) else { return Ok(Some(data)) };
+        let handshake = data.secured(&tls);
+        match tokio::time::timeout(self.service.config.deadlines.data_connection, handshake).await {
+            Ok(Ok(data)) => Ok(Some(data)),
+            Ok(Err(error)) => {
+                tracing::info!(device = self.device(), %error, "no TLS on an FTP data connection");
+                self.control.reply("522 The data connection does not speak TLS.").await?;
+                Ok(None)
+            }
+            Err(_) => {
+                self.control.reply("522 The data connection does not speak TLS.").await?;
+                Ok(None)
+            }
+        }
     }
 
     /// The data connection. `None`: there is none, and the client has been told.

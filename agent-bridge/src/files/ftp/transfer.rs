@@ -3,10 +3,9 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::wire::Wire;
 use crate::files::credentials::{Operation, Permission};
 use crate::files::logs::{LogError, Upload};
 use crate::files::metrics::{Outcome, Protocol};
@@ -15,6 +14,9 @@ use crate::files::store::{Disk, Readable};
 
 /// What is handed to the kernel at once.
 const SEND_LEN: usize = 256 * 1024;
+
+/// What is encrypted at once: as much as a record of TLS holds.
+const TLS_LEN: usize = 16 * 1024;
 
 /// How much the kernel may hold that it has not sent yet. Without this it takes up to 4 MiB for each of thousands of slow
 /// devices, and we would believe to have sent what is still here.
@@ -32,40 +34,39 @@ pub(super) async fn send(
     permission: &Permission,
     readable: &Readable,
     offset: u64,
-    mut data: TcpStream,
+    mut data: Wire,
 ) -> Outcome {
     let active = service.metrics.begin(Protocol::Ftp, Operation::Download);
     let record = service.transfers.begin(permission);
     let stall = service.config.deadlines.stall;
-    if let Err(error) = socket2::SockRef::from(&data).set_tcp_notsent_lowat(UNSENT) {
+    if let Wire::Plain(data) = &data
+        && let Err(error) = socket2::SockRef::from(data).set_tcp_notsent_lowat(UNSENT)
+    {
         tracing::debug!(%error, "the unsent data of a connection cannot be limited");
     }
 
     let mut sent = offset;
     let mut disk = Disk::Avoid;
+    // Only what goes through TLS is copied.
+    let mut chunk = Vec::new();
     let result = loop {
         if sent == readable.size() {
             break closed(&mut data).await;
         }
-        match timeout(stall, data.writable()).await {
-            Err(_) => break Err(Outcome::TimedOut),
-            Ok(Err(error)) => break Err(broken(&error)),
-            Ok(Ok(())) => {}
-        }
-        match readable.with_bytes(sent, SEND_LEN, disk, |bytes| data.try_write(bytes)) {
-            Ok(Ok(len)) => {
+        match hand(&mut data, readable, sent, disk, &mut chunk, stall).await {
+            Ok(Handed::Bytes(len)) => {
                 sent += len as u64;
                 active.bytes(len as u64);
                 record.reached(sent);
                 disk = Disk::Avoid;
             }
-            Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Ok(Err(error)) => break Err(broken(&error)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => match readable.load(sent).await {
+            Ok(Handed::Nothing) => {}
+            Ok(Handed::NotLoaded) => match readable.load(sent).await {
                 Ok(()) => disk = Disk::Loaded,
                 Err(error) => break Err(unreadable(permission, &error)),
             },
-            Err(error) => break Err(unreadable(permission, &error)),
+            Err(NotHanded::Peer(outcome)) => break Err(outcome),
+            Err(NotHanded::Content(error)) => break Err(unreadable(permission, &error)),
         }
         // A fast reader never lets the socket block: others have their turn nevertheless.
         tokio::task::consume_budget().await;
@@ -82,22 +83,70 @@ pub(super) async fn send(
     outcome
 }
 
+/// What came of handing bytes to the network.
+enum Handed {
+    Bytes(usize),
+    /// It takes none at the moment.
+    Nothing,
+    /// They have to be brought from the disk first.
+    NotLoaded,
+}
+
+enum NotHanded {
+    Peer(Outcome),
+    Content(io::Error),
+}
+
+/// Hands to the network what follows `sent`: in the clear as it is, else through `chunk`.
+async fn hand(
+    data: &mut Wire,
+    readable: &Readable,
+    sent: u64,
+    disk: Disk,
+    chunk: &mut Vec<u8>,
+    stall: Duration,
+) -> Result<Handed, NotHanded> {
+    let late = |_| NotHanded::Peer(Outcome::TimedOut);
+    let lost = |error: io::Error| NotHanded::Peer(broken(&error));
+    let not_read = |error: io::Error| match error.kind() {
+        io::ErrorKind::WouldBlock => Ok(Handed::NotLoaded),
+        _ => Err(NotHanded::Content(error)),
+    };
+    match data {
+        Wire::Plain(stream) => {
+            timeout(stall, stream.writable()).await.map_err(late)?.map_err(lost)?;
+            match readable.with_bytes(sent, SEND_LEN, disk, |bytes| stream.try_write(bytes)) {
+                Ok(Ok(len)) => Ok(Handed::Bytes(len)),
+                Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(Handed::Nothing),
+                Ok(Err(error)) => Err(lost(error)),
+                Err(error) => not_read(error),
+            }
+        }
+        Wire::Tls(_) => {
+            let read = readable.with_bytes(sent, TLS_LEN, disk, |bytes| {
+                chunk.clear();
+                chunk.extend_from_slice(bytes);
+            });
+            if let Err(error) = read {
+                return not_read(error);
+            }
+            timeout(stall, data.write_all(chunk)).await.map_err(late)?.map_err(lost)?;
+            Ok(Handed::Bytes(chunk.len()))
+        }
+    }
+}
+
 /// Ends the file, and sees to it that the client did not refuse it at the last moment.
-async fn closed(data: &mut TcpStream) -> Result<(), Outcome> {
+async fn closed(data: &mut Wire) -> Result<(), Outcome> {
     data.shutdown().await.map_err(|error| broken(&error))?;
     let gone = async {
         let mut ignored = [0; 512];
-        loop {
-            data.readable().await?;
-            match data.try_read(&mut ignored) {
-                Ok(0) => return Ok(()),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-        }
+        while data.read(&mut ignored).await? > 0 {}
+        Ok::<(), io::Error>(())
     };
     match timeout(CLOSE_PATIENCE, gone).await {
+        // A client that has everything may leave TLS without a word.
+        Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
         Ok(Err(error)) => Err(broken(&error)),
         Ok(Ok(())) | Err(_) => Ok(()),
     }
@@ -125,7 +174,7 @@ pub(super) async fn receive(
     service: &Service,
     permission: &Permission,
     upload: Upload,
-    data: TcpStream,
+    mut data: Wire,
 ) -> Result<(), ReceiveError> {
     let active = service.metrics.begin(Protocol::Ftp, Operation::Upload);
     let record = service.transfers.begin(permission);
@@ -133,22 +182,21 @@ pub(super) async fn receive(
         let mut upload = upload;
         let mut buffer = vec![0; RECEIVE_LEN];
         loop {
-            match timeout(service.config.deadlines.stall, data.readable()).await {
+            let len = match timeout(service.config.deadlines.stall, data.read(&mut buffer)).await {
                 Err(_) => return Err(ReceiveError::Stalled),
+                // Within TLS that is an end without a word for it: nobody knows whether that was all.
                 Ok(Err(_)) => return Err(ReceiveError::Peer),
-                Ok(Ok(())) => {}
-            }
-            match data.try_read(&mut buffer) {
-                Ok(0) => break,
-                Ok(len) => {
-                    active.bytes(len as u64);
-                    upload.write(&buffer[..len]).await.map_err(ReceiveError::Store)?;
-                    record.reached(upload.received());
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return Err(ReceiveError::Peer),
-            }
+                Ok(Ok(0)) => break,
+                Ok(Ok(len)) => len,
+            };
+            active.bytes(len as u64);
+            upload.write(&buffer[..len]).await.map_err(ReceiveError::Store)?;
+            record.reached(upload.received());
             tokio::task::consume_budget().await;
+        }
+        if data.is_secure() {
+            // Clients wait for our side of the end, too.
+            let _ = timeout(CLOSE_PATIENCE, data.shutdown()).await;
         }
         upload.finish().await.map_err(ReceiveError::Store)
     }

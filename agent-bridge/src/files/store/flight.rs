@@ -13,7 +13,7 @@ type Work<T> = BoxFuture<'static, T>;
 
 /// The work that runs now, by key. As many entries as are being waited for.
 #[derive(Debug)]
-pub(super) struct Flights<K, T: Clone> {
+pub(in crate::files) struct Flights<K, T: Clone> {
     running: Arc<Mutex<Running<K, T>>>,
 }
 
@@ -28,12 +28,12 @@ where
     K: Eq + Hash + Clone + Send + 'static,
     T: Clone + Send + Sync + 'static,
 {
-    pub(super) fn new() -> Self {
+    pub(in crate::files) fn new() -> Self {
         Self { running: Arc::new(Mutex::new(Running { flights: HashMap::new(), next_id: 0 })) }
     }
 
     /// The result of the work that runs for this key, or else of `work`.
-    pub(super) async fn join(&self, key: &K, work: impl Future<Output = T> + Send + 'static) -> T {
+    pub(in crate::files) async fn join(&self, key: &K, work: impl Future<Output = T> + Send + 'static) -> T {
         self.enter(key, work).await
     }
 

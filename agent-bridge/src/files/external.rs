@@ -1,0 +1,322 @@
+//! A file server of the operator's, in place of ours: what devices are told to fetch is put there by FTP, and taken away
+//! when nobody needs it; what they are told to bring is fetched from there into the log store.
+//!
+//! ```text
+//!  store ─► put ─► their server ─► device        device ─► their server ─► taken ─► logs
+//! ```
+//!
+//! A file lies there once for all devices that are told to fetch the same content, under a name of its own that says until
+//! when it may be needed. So what a bridge that was killed has left is removed by whichever bridge finds it later.
+//!
+//! Refuses to judge transfers: it cannot see what that server sends to whom. Who may read what there is that server's to
+//! decide; all that we do is to give names that nobody guesses.
+
+mod client;
+mod keeper;
+mod name;
+mod server;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::{SignedDuration, Timestamp};
+use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
+
+use super::credentials::Permission;
+use super::logs::LogStore;
+use super::store::{Content, Flights, Store};
+pub use client::ExternalError;
+use client::Visit;
+pub use server::{Login, PutServer, Told, address, is_plain};
+
+/// Connections to that server at once. More would only share the same line, and such servers often allow few.
+const MAX_VISITS: usize = 4;
+
+/// How much longer than the first device that needs it a file may be needed: others are told of the same file, while the
+/// end of their try is not later than that.
+const SHARED_FOR: SignedDuration = SignedDuration::from_hours(1);
+
+/// Which files it serves, to whom.
+#[derive(Debug, Clone)]
+pub struct ExternalConfig {
+    pub server: PutServer,
+    pub ftp: Told,
+    /// `None`: TFTP is served by us.
+    pub tftp: Option<Told>,
+}
+
+/// Over which protocol a device is told to transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    Ftp,
+    Tftp,
+}
+
+/// The external file server. Clones are one.
+#[derive(Debug, Clone)]
+pub struct External {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: ExternalConfig,
+    store: Store,
+    logs: Arc<LogStore>,
+    state: Mutex<State>,
+    puts: Flights<[u8; 32], Result<(), Arc<ExternalError>>>,
+    visits: Semaphore,
+    /// There is something to remove or to fetch.
+    work: Notify,
+    metrics: Metrics,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What lies there for devices to fetch. Different files of one content may have different ends.
+    placed: HashMap<[u8; 32], Vec<Placed>>,
+    uses: HashMap<Permission, Use>,
+    /// What lies there and is of no use.
+    removals: Vec<String>,
+    /// Logs that may have arrived.
+    arrived: Vec<(Permission, String)>,
+}
+
+/// A file that lies there.
+#[derive(Debug)]
+struct Placed {
+    name: String,
+    expires: Timestamp,
+    users: usize,
+    /// Since when it has no users.
+    idle_since: Instant,
+}
+
+#[derive(Debug)]
+enum Use {
+    Download { sha256: [u8; 32], name: String },
+    Upload { name: String },
+}
+
+#[derive(Debug, Clone)]
+struct Metrics {
+    files: IntGauge,
+    operations: IntCounterVec,
+}
+
+/// What is done there; labels of a metric.
+#[derive(Debug, Clone, Copy)]
+enum Operation {
+    Put,
+    Take,
+    Remove,
+    Clean,
+}
+
+impl Metrics {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let files = IntGauge::new(
+            "fettle_bridge_external_files",
+            "Files of ours that lie on the external file server, as far as this run has put them there.",
+        )?;
+        let operations = IntCounterVec::new(
+            Opts::new(
+                "fettle_bridge_external_operations_total",
+                "What was done on the external file server: files put, logs taken, files removed, leftovers looked for.",
+            ),
+            &["operation", "result"],
+        )?;
+        registry.register(Box::new(files.clone()))?;
+        registry.register(Box::new(operations.clone()))?;
+        Ok(Self { files, operations })
+    }
+
+    fn count<T, E>(&self, operation: Operation, result: &Result<T, E>) {
+        let operation = match operation {
+            Operation::Put => "put",
+            Operation::Take => "take",
+            Operation::Remove => "remove",
+            Operation::Clean => "clean",
+        };
+        let result = if result.is_ok() { "ok" } else { "failed" };
+        self.operations.with_label_values(&[operation, result]).inc();
+    }
+}
+
+impl External {
+    /// What it removes and fetches waits for [`keep`](Self::keep).
+    ///
+    /// # Errors
+    /// Where metrics cannot be registered.
+    pub fn new(
+        config: ExternalConfig,
+        store: Store,
+        logs: Arc<LogStore>,
+        registry: &Registry,
+    ) -> Result<Self, prometheus::Error> {
+        let inner = Inner {
+            config,
+            store,
+            logs,
+            state: Mutex::default(),
+            puts: Flights::new(),
+            visits: Semaphore::new(MAX_VISITS),
+            work: Notify::new(),
+            metrics: Metrics::register(registry)?,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// What devices are told; `None`: our own server serves them.
+    pub fn told(&self, over: Over) -> Option<&Told> {
+        match over {
+            Over::Ftp => Some(&self.inner.config.ftp),
+            Over::Tftp => self.inner.config.tftp.as_ref(),
+        }
+    }
+
+    /// Puts content there, unless it is there already, for a device to fetch under this permission. Returns its name.
+    ///
+    /// # Errors
+    /// Where it cannot be put there.
+    pub async fn place(&self, permission: &Permission, content: &Content) -> Result<String, Arc<ExternalError>> {
+        loop {
+            if let Some(name) = self.inner.state().use_placed(permission, &content.sha256) {
+                return Ok(name);
+            }
+            let (inner, content, expires) = (Arc::clone(&self.inner), *content, permission.expires());
+            self.inner
+                .puts
+                .join(&content.sha256, async move { inner.put(content, expires).await.map_err(Arc::new) })
+                .await?;
+        }
+    }
+
+    /// A name under which a device may bring a log under this permission, which the log store expects.
+    ///
+    /// # Errors
+    /// Where no room can be made for it.
+    pub async fn expect(&self, permission: &Permission, over: Over) -> Result<String, ExternalError> {
+        let name = name::new(permission.expires());
+        match over {
+            Over::Ftp => {}
+            // RFC 1350 servers let files be written over, and seldom made.
+            Over::Tftp => {
+                let mut leftover = Leftover { inner: &self.inner, name: Some(name.clone()) };
+                self.inner.visit(async |visit| visit.make_room(&name).await).await?;
+                leftover.name = None;
+            }
+        }
+        self.inner.state().uses.insert(*permission, Use::Upload { name: name.clone() });
+        self.inner.work.notify_one();
+        Ok(name)
+    }
+
+    /// Whether what the permission allows is there, and not with us.
+    pub fn has(&self, permission: &Permission) -> bool {
+        self.inner.state().uses.contains_key(permission)
+    }
+
+    /// The device says that it has brought the log.
+    pub fn brought(&self, permission: &Permission) {
+        let mut state = self.inner.state();
+        if matches!(state.uses.get(permission), Some(Use::Upload { .. })) {
+            state.release(permission);
+            self.inner.work.notify_one();
+        }
+    }
+
+    /// What the permission was for is over.
+    pub fn release(&self, permission: &Permission) {
+        self.inner.state().release(permission);
+        self.inner.work.notify_one();
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Logs in, does something there, and leaves, when it is our turn.
+    async fn visit<T>(
+        &self,
+        act: impl AsyncFnOnce(&mut Visit) -> Result<T, ExternalError>,
+    ) -> Result<T, ExternalError> {
+        let Ok(_turn) = self.visits.acquire().await else { return Err(ExternalError::Silent("a turn")) };
+        let mut visit = Visit::begin(&self.config.server).await?;
+        let result = act(&mut visit).await;
+        visit.end().await;
+        result
+    }
+
+    async fn put(&self, content: Content, needed_until: Timestamp) -> Result<(), ExternalError> {
+        let expires = needed_until.saturating_add(SHARED_FOR).unwrap_or(needed_until);
+        let name = name::new(expires);
+        let gone = || ExternalError::Unreadable(std::io::ErrorKind::NotFound.into());
+        let id = super::credentials::ContentId::of(&content.sha256);
+        let readable = self.store.open_content(&id).await.map_err(ExternalError::Unreadable)?.ok_or_else(gone)?;
+        // Half a file is of no use, whatever ended it.
+        let mut leftover = Leftover { inner: self, name: Some(name.clone()) };
+        let put = self.visit(async |visit| visit.put(&name, &readable).await).await;
+        self.metrics.count(Operation::Put, &put);
+        put?;
+        leftover.name = None;
+        tracing::info!(file = name, size = content.size, "put on the external file server");
+        let placed = Placed { name, expires, users: 0, idle_since: Instant::now() };
+        self.state().placed.entry(content.sha256).or_default().push(placed);
+        self.metrics.files.inc();
+        self.work.notify_one();
+        Ok(())
+    }
+}
+
+/// A file that may lie there, and is removed unless it comes into use.
+struct Leftover<'a> {
+    inner: &'a Inner,
+    name: Option<String>,
+}
+
+impl Drop for Leftover<'_> {
+    fn drop(&mut self) {
+        if let Some(name) = self.name.take() {
+            self.inner.state().removals.push(name);
+            self.inner.work.notify_one();
+        }
+    }
+}
+
+impl State {
+    /// The name of a file that lies there long enough, counted as used.
+    fn use_placed(&mut self, permission: &Permission, sha256: &[u8; 32]) -> Option<String> {
+        let files = self.placed.get_mut(sha256)?;
+        let file = files.iter_mut().find(|file| file.expires >= permission.expires())?;
+        file.users += 1;
+        let name = file.name.clone();
+        let before = self.uses.insert(*permission, Use::Download { sha256: *sha256, name: name.clone() });
+        // Asked for twice under one permission, it is used once.
+        if let Some(Use::Download { sha256, name }) = before {
+            self.idle(&sha256, &name);
+        }
+        Some(name)
+    }
+
+    fn release(&mut self, permission: &Permission) {
+        match self.uses.remove(permission) {
+            None => {}
+            Some(Use::Download { sha256, name }) => self.idle(&sha256, &name),
+            Some(Use::Upload { name }) => self.arrived.push((*permission, name)),
+        }
+    }
+
+    /// A file has a user less.
+    fn idle(&mut self, sha256: &[u8; 32], name: &str) {
+        let files = self.placed.get_mut(sha256).into_iter().flatten();
+        for file in files.filter(|file| file.name == name) {
+            file.users = file.users.saturating_sub(1);
+            file.idle_since = Instant::now();
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! A file server of somebody else's in place of ours: vsftpd, and tftpd-hpa over the same folder. What devices are told lies
+//! there, and nothing stays.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod files_support;
+
+use std::net::{SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fettle_bridge::files::external::{External, ExternalConfig, ExternalError, Login, Over, PutServer, Told};
+use fettle_bridge::files::store::Content;
+use files_support::foreign::Foreign;
+use files_support::programs::{curl, out, succeeded, text};
+use files_support::{Command, PATIENCE, Servers, assert_same, bytes};
+use futures::future::join_all;
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+const PASSWORD: &str = "pass-1.word";
+
+struct World {
+    servers: Servers,
+    vsftpd: Foreign,
+    folder: PathBuf,
+    external: External,
+    stop: CancellationToken,
+}
+
+impl World {
+    /// With a folder on vsftpd, of which `config` says more.
+    fn start(config: &str) -> Self {
+        Self::start_with(config, |_| {})
+    }
+
+    fn start_with(config: &str, change: impl FnOnce(&mut ExternalConfig)) -> Self {
+        let servers = Servers::start();
+        let share = servers.dir.path().join("share");
+        let folder = share.join("fw");
+        std::fs::create_dir_all(&folder).unwrap();
+        let vsftpd = Foreign::vsftpd(&share, PASSWORD, config);
+        let mut config = config_of(vsftpd.address);
+        change(&mut config);
+        let external =
+            External::new(config, servers.store.clone(), Arc::clone(&servers.logs), &servers.registry).unwrap();
+        Self { servers, vsftpd, folder, external, stop: CancellationToken::new() }
+    }
+
+    fn keep(&self) {
+        tokio::spawn(self.external.clone().keep(self.stop.clone()));
+    }
+
+    /// Orders a device to fetch it from there; its name there.
+    async fn order(&self, uid: &str, content: &Content) -> Result<(Command, String), Arc<ExternalError>> {
+        let command = self.servers.order_download(uid, content);
+        let name = self.external.place(&command.permission, content).await?;
+        Ok((command, name))
+    }
+
+    fn url(&self, name: &str) -> String {
+        format!("ftp://ftp:{PASSWORD}@{}/fw/{name}", self.vsftpd.address)
+    }
+
+    /// What lies there.
+    fn names(&self) -> Vec<String> {
+        let names = std::fs::read_dir(&self.folder).unwrap();
+        let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    async fn until(&self, what: &str, is_so: impl Fn() -> bool) {
+        let waited = tokio::time::timeout(PATIENCE, async {
+            while !is_so() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        assert!(waited.await.is_ok(), "not so: {what}\n{:?}\n{}", self.names(), self.servers.dump());
+    }
+
+    fn operations(&self, operation: &str, result: &str) -> f64 {
+        self.servers.metric("fettle_bridge_external_operations_total", &[operation, result])
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn v4(address: SocketAddr) -> SocketAddrV4 {
+    match address {
+        SocketAddr::V4(address) => address,
+        SocketAddr::V6(address) => panic!("{address}"),
+    }
+}
+
+fn config_of(address: SocketAddr) -> ExternalConfig {
+    let login = Login { user: "ftp".into(), password: PASSWORD.into() };
+    ExternalConfig {
+        server: PutServer {
+            host: address.ip().to_string(),
+            port: address.port(),
+            folder: "fw".into(),
+            login: login.clone(),
+            tls: None,
+        },
+        ftp: Told { address: v4(address), folder: "fw".into(), login },
+        tftp: None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_lies_there_once_for_all_who_need_it_and_is_gone_when_the_last_is_done() {
+    let world = World::start("");
+    world.keep();
+    let image = bytes(1_500_001);
+    let content = world.servers.content(&image).await;
+    let devices: Vec<String> = (0..20).map(|number| format!("uid-{number}")).collect();
+    let ordered = join_all(devices.iter().map(async |uid| world.order(uid, &content).await.unwrap())).await;
+    let names = world.names();
+    assert_eq!(names.len(), 1, "{names:?}");
+    assert!(ordered.iter().all(|(_, name)| *name == names[0]));
+    assert_eq!(world.operations("put", "ok"), 1.0);
+
+    let out = out(&world.servers);
+    succeeded(&curl(&["-o", text(&out), &world.url(&names[0])]).await);
+    assert_same(&std::fs::read(&out).unwrap(), &image);
+
+    for (command, _) in &ordered[1..] {
+        world.external.release(&command.permission);
+    }
+    assert!(world.external.has(&ordered[0].0.permission));
+    // One device still has to fetch it: whatever is looked for meanwhile, it stays.
+    let other = world.servers.content(b"another").await;
+    let (another, _) = world.order("uid-x", &other).await.unwrap();
+    world.external.release(&another.permission);
+    world.until("the other one is removed", || world.operations("remove", "ok") >= 1.0).await;
+    assert_eq!(world.names(), names);
+    world.external.release(&ordered[0].0.permission);
+    world.until("nothing is left", || world.names().is_empty()).await;
+    assert_eq!(world.servers.metric("fettle_bridge_external_files", &[]), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_nobody_ends_ends_with_its_time() {
+    let world = World::start("");
+    world.keep();
+    let content = world.servers.content(b"image").await;
+    let soon = Timestamp::now() + Duration::from_secs(1);
+    let command = world.servers.order_download_until("uid-1", &content, soon);
+    world.external.place(&command.permission, &content).await.unwrap();
+    assert_eq!(world.names().len(), 1);
+    world.until("nothing is left", || world.names().is_empty()).await;
+    assert!(!world.external.has(&command.permission));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_run_has_left_is_removed_and_nothing_else() {
+    let world = World::start("");
+    let hours_ago = Timestamp::now().as_second() - 7200;
+    let in_an_hour = Timestamp::now().as_second() + 3600;
+    let stale = format!("fettle-{hours_ago:08x}-abcdefghijklmnop");
+    let needed = format!("fettle-{in_an_hour:08x}-abcdefghijklmnop");
+    for name in [stale.as_str(), &needed, "fettle-readme", "boot.bin"] {
+        std::fs::write(world.folder.join(name), "x").unwrap();
+    }
+    world.keep();
+    world.until("the stale one is gone", || !world.folder.join(&stale).exists()).await;
+    assert_eq!(world.names(), ["boot.bin", &needed, "fettle-readme"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_brought_there_is_fetched_and_removed() {
+    let world = World::start("");
+    world.keep();
+    let log = bytes(30_000);
+    let file = out(&world.servers);
+    std::fs::write(&file, &log).unwrap();
+    let command = world.servers.order_upload("uid-1", "sw-1");
+    let name = world.external.expect(&command.permission, Over::Ftp).await.unwrap();
+    succeeded(&curl(&["-T", text(&file), &world.url(&name)]).await);
+    world.external.brought(&command.permission);
+    world.until("the log is stored", || world.servers.stored_logs("sw-1").len() == 1).await;
+    assert_same(&std::fs::read(&world.servers.stored_logs("sw-1")[0]).unwrap(), &log);
+    world.until("nothing is left", || world.names().is_empty()).await;
+
+    // One that never comes leaves nothing either.
+    let command = world.servers.order_upload("uid-1", "sw-2");
+    world.external.expect(&command.permission, Over::Ftp).await.unwrap();
+    world.external.brought(&command.permission);
+    world.until("it was looked for", || world.operations("take", "ok") == 2.0).await;
+    assert_eq!(world.servers.stored_logs("sw-2").len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tftpd_hpa_serves_what_was_put_there_and_takes_logs() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("left out: tftpd-hpa changes its root, and that takes root");
+        return;
+    }
+    // It lets be written to what everybody may write to, and vsftpd lets its anonymous user not say so of a file.
+    let world = World::start("anon_umask=000\nfile_open_mode=0666");
+    world.keep();
+    let tftpd = Foreign::tftpd_hpa(world.folder.parent().unwrap());
+    let image = bytes(100_000);
+    let content = world.servers.content(&image).await;
+    let (command, name) = world.order("uid-1", &content).await.unwrap();
+    let out = out(&world.servers);
+    succeeded(&curl(&["-o", text(&out), &format!("tftp://{}/fw/{name}", tftpd.address)]).await);
+    assert_same(&std::fs::read(&out).unwrap(), &image);
+    world.external.release(&command.permission);
+
+    let upload = world.servers.order_upload("uid-1", "sw-1");
+    let name = world.external.expect(&upload.permission, Over::Tftp).await.unwrap();
+    succeeded(&curl(&["-T", text(&out), &format!("tftp://{}/fw/{name}", tftpd.address)]).await);
+    world.external.brought(&upload.permission);
+    // It is larger than a log may be.
+    world.until("it was looked at", || world.operations("take", "failed") == 1.0).await;
+    assert_eq!(world.servers.stored_logs("sw-1").len(), 0);
+    let upload = world.servers.order_upload("uid-1", "sw-1");
+    let name = world.external.expect(&upload.permission, Over::Tftp).await.unwrap();
+    std::fs::write(&out, &image[..20_000]).unwrap();
+    succeeded(&curl(&["-T", text(&out), &format!("tftp://{}/fw/{name}", tftpd.address)]).await);
+    world.external.brought(&upload.permission);
+    world.until("the log is stored", || world.servers.stored_logs("sw-1").len() == 1).await;
+    world.until("nothing is left", || world.names().is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_failure_says_what_it_is() {
+    let reason = async |world: &World| {
+        let content = world.servers.content(b"image").await;
+        let error = world.order("uid-1", &content).await.err().expect("it is refused");
+        fettle_runtime::chain(&*error).to_string()
+    };
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let world = World::start_with("", |config| config.server.port = gone.port());
+    assert!(reason(&world).await.starts_with("the external file server cannot be reached"));
+    let world = World::start_with("", |config| config.server.login.password = "wrong".into());
+    let told = reason(&world).await;
+    assert!(told.contains("refused: login: ") && !told.contains("wrong"), "{told}");
+    let world = World::start_with("", |config| config.server.folder = "not-there".into());
+    assert!(reason(&world).await.contains("changing to the folder"));
+    let world = World::start("write_enable=NO");
+    assert!(reason(&world).await.contains("putting a file"));
+    assert_eq!(world.operations("put", "failed"), 1.0);
+    assert_eq!(world.names().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_away_for_a_while_is_tidied_when_it_is_back() {
+    let mut world = World::start("");
+    world.keep();
+    let content = world.servers.content(b"image").await;
+    let (command, _) = world.order("uid-1", &content).await.unwrap();
+    world.vsftpd.stop();
+    world.external.release(&command.permission);
+    world.until("it was tried", || world.operations("remove", "failed") >= 1.0).await;
+    world.vsftpd.start_again();
+    world.until("nothing is left", || world.names().is_empty()).await;
+}
