@@ -53,7 +53,7 @@ bench-planner: prerequisites ## figures: what a pass over 1,000 to 100,000 devic
 	@echo "building the controller, optimised (minutes the first time)"
 	@cargo bench --quiet --package fettle-controller --bench planner -- $(ARGS)
 
-bench-files: prerequisites ## figures: the file servers beside vsftpd, tftpd-hpa and atftpd
+bench-files: prerequisites ## figures: the file servers beside vsftpd, nginx, tftpd-hpa and atftpd
 	@tools/packages
 	@echo "building the bridge, optimised (minutes the first time)"
 	@cargo bench --quiet --package fettle-bridge --bench files -- $(ARGS)

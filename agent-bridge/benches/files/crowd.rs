@@ -13,7 +13,7 @@ use futures::TryStreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::sync::Barrier;
+use tokio::sync::{Barrier, Semaphore};
 
 use super::foreign::Foreign;
 use super::ours::{self, Ours};
@@ -34,6 +34,9 @@ const PASSWORD: &str = "secret-of-the-bench";
 const FAIR: f64 = 0.9;
 /// How much more memory the larger file may take: what measuring twice differs by.
 const MEMORY_SLACK: u64 = 2 * MIB as u64;
+
+/// Logins at once: vsftpd loses connections that come faster.
+static LOGINS: Semaphore = Semaphore::const_new(8);
 
 /// Where a device fetches what.
 struct Order {
@@ -184,15 +187,19 @@ async fn crowd(protocol: Protocol, orders: Vec<Order>) -> Crowd {
 }
 
 async fn fetch_ftp(order: Order, each: u64, arrived: &AtomicU64, start: &Barrier) {
-    let mut control = BufReader::new(TcpStream::connect(order.server).await.unwrap());
-    reply(&mut control, "220").await;
-    ask(&mut control, &format!("USER {}", order.user), "331").await;
-    ask(&mut control, &format!("PASS {}", order.password), "230").await;
-    ask(&mut control, "TYPE I", "200").await;
+    let mut control = {
+        let _turn = LOGINS.acquire().await.unwrap();
+        let mut control = BufReader::new(TcpStream::connect(order.server).await.unwrap());
+        reply(&mut control, "220").await;
+        ask(&mut control, &format!("USER {}", order.user), "331").await;
+        ask(&mut control, &format!("PASS {}", order.password), "230").await;
+        ask(&mut control, "TYPE I", "200").await;
+        control
+    };
+    start.wait().await;
     let passive = ask(&mut control, "EPSV", "229").await;
     let port = passive.split("|||").nth(1).unwrap().split('|').next().unwrap().parse().unwrap();
     let mut data = TcpStream::connect((order.server.ip(), port)).await.unwrap();
-    start.wait().await;
     ask(&mut control, &format!("RETR {}", order.path), "150").await;
     let (mut buffer, mut total) = (vec![0; 64 * 1024], 0);
     while total < each {

@@ -1,4 +1,4 @@
-//! The file servers beside other people's, in one run: the same file to the same client, over FTP, and over TFTP with
+//! The file servers beside other people's, in one run: the same file to the same client, over FTP, HTTP, and TFTP with
 //! blocks and windows of several sizes. Then many devices at once: whether each gets its share, and what memory that takes.
 //!
 //! Our servers are a process of their own, as the others are, and so their memory can be seen. What is compared is fetched

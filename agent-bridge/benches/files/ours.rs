@@ -69,7 +69,7 @@ pub fn serve(folder: &Path, files: &[String]) {
             stop.clone(),
         )
         .unwrap();
-        println!("{} {}", servers.ftp(), servers.tftp());
+        println!("{} {} {}", servers.ftp(), servers.tftp(), servers.http());
         std::io::stdout().flush().unwrap();
         tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await.unwrap().unwrap();
         stop.cancel();
@@ -81,6 +81,7 @@ pub fn serve(folder: &Path, files: &[String]) {
 pub struct Ours {
     pub ftp: SocketAddr,
     pub tftp: SocketAddr,
+    pub http: SocketAddr,
     child: Child,
     sha256: HashMap<String, [u8; 32]>,
     credentials: Credentials,
@@ -100,15 +101,9 @@ impl Ours {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let (ftp, tftp) = line.trim().split_once(' ').expect("the servers do not start");
-        Self {
-            ftp: ftp.parse().unwrap(),
-            tftp: tftp.parse().unwrap(),
-            child,
-            sha256,
-            credentials: Credentials::new(&KEY),
-            commands: AtomicU32::new(1),
-        }
+        let addresses: Vec<SocketAddr> = line.split_whitespace().map(|address| address.parse().unwrap()).collect();
+        let &[ftp, tftp, http] = addresses.as_slice() else { panic!("the servers do not start: {line}") };
+        Self { ftp, tftp, http, child, sha256, credentials: Credentials::new(&KEY), commands: AtomicU32::new(1) }
     }
 
     /// What a device is told, to fetch this file.

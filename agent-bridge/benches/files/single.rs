@@ -38,6 +38,7 @@ struct Row {
 #[derive(Clone, Copy, PartialEq)]
 enum Server {
     Vsftpd,
+    Nginx,
     TftpdHpa,
     Atftpd,
 }
@@ -46,6 +47,7 @@ impl Server {
     const fn name(self) -> &'static str {
         match self {
             Self::Vsftpd => "vsftpd",
+            Self::Nginx => "nginx",
             Self::TftpdHpa => "tftpd-hpa",
             Self::Atftpd => "atftpd",
         }
@@ -57,6 +59,8 @@ const BOTH: &[Server] = &[Server::TftpdHpa, Server::Atftpd];
 const ROWS: &[Row] = &[
     Row { name: "ftp 256 MiB", file: LARGE, client: Client::Curl(&[]), servers: &[Server::Vsftpd] },
     Row { name: "ftp 16 KiB", file: TINY, client: Client::Curl(&[]), servers: &[Server::Vsftpd] },
+    Row { name: "http 256 MiB", file: LARGE, client: Client::Curl(&["--fail"]), servers: &[Server::Nginx] },
+    Row { name: "http 16 KiB", file: TINY, client: Client::Curl(&["--fail"]), servers: &[Server::Nginx] },
     Row { name: "tftp 8 MiB", file: SMALL, client: Client::Curl(&["--tftp-no-options"]), servers: BOTH },
     Row {
         name: "tftp 64 MiB blksize 1428",
@@ -104,10 +108,17 @@ pub fn run(work: &Path, only: &str, rounds: u16) {
     let us = Ours::start(&folder, &files.map(|(name, _)| name));
     let foreign = |server: Server| match server {
         Server::Vsftpd => Foreign::vsftpd(&folder, PASSWORD, ""),
+        Server::Nginx => {
+            let root = folder.display();
+            // As its documentation has it for large files.
+            let tuned = "sendfile on; tcp_nopush on; tcp_nodelay on;";
+            Foreign::nginx(&format!("server {{ listen LISTEN; root {root}; {tuned} }}"))
+        }
         Server::TftpdHpa => Foreign::tftpd_hpa(&folder),
         Server::Atftpd => Foreign::atftpd(&folder),
     };
-    let foreign = [Server::Vsftpd, Server::TftpdHpa, Server::Atftpd].map(|server| (server, foreign(server)));
+    let all = [Server::Vsftpd, Server::Nginx, Server::TftpdHpa, Server::Atftpd];
+    let foreign = all.map(|server| (server, foreign(server)));
     println!("\none client at a time; the median of {rounds}; goal: at or above each\n");
     println!("  {:<42} {:>12}   {:<10} {:>12}   {:>5}", "", "ours", "", "theirs", "ratio");
     for row in rows {
@@ -139,14 +150,17 @@ fn figure(row: &Row, time: Duration) -> String {
 /// The medians, ours and theirs.
 fn measure(row: &Row, rounds: u16, us: &Ours, theirs: SocketAddr, folder: &Path) -> (Duration, Duration) {
     let (name, size) = row.file;
-    let is_ftp = row.name.starts_with("ftp");
+    let ours_at = match row.name.split(' ').next() {
+        Some("ftp") => us.ftp,
+        Some("http") => us.http,
+        _ => us.tftp,
+    };
     // Short ones are repeated, for a process begins in about as long as they take.
     let rounds = if size < MIB { rounds * 10 } else { rounds };
     let (mut ours, mut others) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         let minted = us.order("device", name);
         let path = format!("{}/{}", minted.path, minted.file);
-        let ours_at = if is_ftp { us.ftp } else { us.tftp };
         ours.push(fetch(row, ours_at, &path, &format!("{}:{}", minted.user, minted.password), folder));
         others.push(fetch(row, theirs, name, &format!("ftp:{PASSWORD}"), folder));
     }
@@ -179,7 +193,12 @@ fn fetch(row: &Row, server: SocketAddr, path: &str, login: &str, folder: &Path) 
         }
     };
     let begun = Instant::now();
-    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status().expect("tools/packages installs it");
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .expect("tools/packages installs it");
     let took = begun.elapsed();
     assert!(status.success(), "{command:?}: {status}");
     if matches!(row.client, Client::Atftp(_)) {
