@@ -10,6 +10,7 @@ use fettle_crds::content::{self, ConfigContent, Form};
 use fettle_crds::render::{self, Facts, Quotes, TemplateError};
 
 use super::model::{Device, Text};
+use super::tally::list;
 
 /// So many results are remembered of a device: of what its group wants, of what it goes back to, and of a few that it may
 /// have run before.
@@ -103,7 +104,7 @@ impl Device {
 
 /// So many devices are listed that a template cannot be rendered for.
 const LISTED: usize = 10;
-/// So many of them are named in a sentence.
+/// So many errors are told in a sentence, each with the first devices that have it.
 const NAMED: usize = 3;
 
 /// For how many devices a template can be rendered.
@@ -142,15 +143,22 @@ impl Coverage {
         self.failed > 0 && self.rendered == 0
     }
 
-    /// The first devices that it cannot be rendered for, each with line and reason: `sw-1: line 3: …`.
+    /// The first devices that it cannot be rendered for, with line and reason: `sw-1, sw-2: line 3: …`.
     pub fn named(&self) -> Option<String> {
-        if self.failed == 0 {
-            return None;
+        let mut alike: Vec<(&str, Vec<&Text>)> = Vec::new();
+        for (device, why) in &self.errors {
+            match alike.iter_mut().find(|(known, _)| known == why) {
+                Some((_, devices)) => devices.push(device),
+                None => alike.push((why, vec![device])),
+            }
         }
-        let named: Vec<String> =
-            self.errors.iter().take(NAMED).map(|(device, why)| format!("{device}: {why}")).collect();
-        let others = if self.failed > named.len() { "; and others" } else { "" };
-        Some(format!("{}{others}", named.join("; ")))
+        let named: Vec<String> = alike
+            .iter()
+            .take(NAMED)
+            .map(|(why, devices)| format!("{}: {why}", list(devices.iter().copied())))
+            .collect();
+        let others = if self.failed > LISTED || alike.len() > NAMED { "; and others" } else { "" };
+        (self.failed > 0).then(|| format!("{}{others}", named.join("; ")))
     }
 
     /// What is wrong, in a sentence of its own.

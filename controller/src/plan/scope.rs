@@ -184,12 +184,17 @@ impl<'a> Scope<'a> {
         Some(goal.and_then(|goal| goal.rendered(template, device)))
     }
 
-    /// Counts whether the configuration can be rendered for a device that it is for.
+    /// Counts whether the configuration can be rendered for a device that it is for; also of one that has never called, where
+    /// it is for all models: so what is wrong is found before there is anybody to grant it to.
     pub fn cover(&mut self, device: &Device, goal: Option<&Result<Goal, Reason>>) {
-        let config = self.revision().and_then(|revision| revision.config).map(|(_, config)| config);
-        if let (Some(Ok(_) | Err(Reason::TemplateError)), Some(config)) = (goal, config)
-            && let Some(template) = &config.template
-        {
+        let Some((profile, config)) = self.revision().and_then(|revision| revision.config) else { return };
+        let Some(template) = &config.template else { return };
+        let is_for_it = match goal {
+            Some(Ok(_) | Err(Reason::TemplateError)) => true,
+            Some(Err(_)) => false,
+            None => profile.models.is_empty(),
+        };
+        if is_for_it {
             self.tally.coverage.count(device, template, config.quotes);
         }
     }

@@ -8,7 +8,7 @@ use super::words::ValueTooLarge;
 const DETAIL_MAX: usize = 240;
 
 /// Why a template cannot be rendered, for any device or for one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct TemplateError {
     /// Of the source, from 1.
     pub line: Option<usize>,
@@ -109,6 +109,14 @@ impl TemplateError {
             Some(line) => format!("line {line}: {what}"),
             None => what.to_owned(),
         }
+    }
+}
+
+/// Never quotes, either.
+impl std::fmt::Debug for TemplateError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { line, fault, detail: _ } = self;
+        f.debug_struct("TemplateError").field("line", line).field("fault", fault).finish_non_exhaustive()
     }
 }
 

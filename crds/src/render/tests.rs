@@ -199,6 +199,7 @@ fn nothing_of_a_template_is_told_unless_it_may_be() {
     ] {
         let error = rendered(source, &facts(&[("canary", CANARY)])).expect_err(source);
         assert!(!error.to_string().contains(CANARY), "{source}: {error}");
+        assert!(!format!("{error:?}").contains(CANARY), "{source}: {error:?}");
         assert!(!error.sentence(Quotes::No).contains(CANARY), "{source}");
     }
     let template = Template::parse(b"{# hunter2 #}").unwrap();
