@@ -166,7 +166,7 @@ fn whole_seconds(text: &str) -> Result<Duration, String> {
 
 /// The longest host that leaves room for the rest of a URL within the 248 bytes of a datum: `https://`, a port, and a path of
 /// twice 32 characters.
-const MAX_HOST: usize = 160;
+pub(crate) const MAX_HOST: usize = 160;
 
 /// A name as DNS has it.
 fn host_name(text: &str) -> Result<String, String> {

@@ -9,7 +9,7 @@ use fettle_device::faults::Fault;
 use fettle_device::spec::{
     Backoff, DeviceSpec, FilePorts, FlashAt, PathStyle, ScheduledReply, Timings, Vocabulary, capability,
 };
-use fettle_device::{FleetHandle, duration};
+use fettle_device::{Authorities, FleetHandle, duration};
 use fettle_protocol::datum::Capabilities;
 use fettle_protocol::{Dialect, Mac};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -73,6 +73,9 @@ pub struct Behaviour {
     /// Port that stands in for 69.
     #[arg(long, env = "FETTLE_DEVICE_TFTP_PORT", default_value_t = FilePorts::default().tftp)]
     tftp_port: u16,
+    /// Certificates, in PEM, of the authorities that it believes about HTTPS servers.
+    #[arg(long, env = "FETTLE_DEVICE_HTTP_CA", value_name = "FILE", value_parser = authorities)]
+    http_ca: Option<Authorities>,
     /// How to make one name of path and file name.
     #[arg(long, env = "FETTLE_DEVICE_PATH_STYLE", value_enum, default_value_t)]
     path_style: PathStyle,
@@ -140,6 +143,7 @@ impl Behaviour {
             withheld: self.without.iter().fold(Capabilities::default(), |all, one| all.with(*one)),
             path_style: self.path_style,
             file_ports: self.file_ports(),
+            authorities: self.http_ca.clone(),
             timings: Timings {
                 install: self.install_time,
                 flash_at: self.flash_at,
@@ -159,6 +163,11 @@ impl Behaviour {
             ..DeviceSpec::new(mac, model, version)
         }
     }
+}
+
+fn authorities(path: &str) -> anyhow::Result<Authorities> {
+    let pem = std::fs::read(path).with_context(|| format!("cannot read {path}"))?;
+    Authorities::from_pem(&pem).with_context(|| format!("{path} cannot be used"))
 }
 
 /// Where devices call.

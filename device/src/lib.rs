@@ -39,4 +39,6 @@ pub use faults::{Fault, FaultKind, Moment, Step};
 pub use fleet::{Fleet, FleetConfig, FleetError, FleetHandle};
 pub use handle::DeviceHandle;
 pub use hardware::{Hardware, SimulatedHardware};
+pub use transfer::{Authorities, AuthoritiesError};
+
 pub use spec::{DeviceSpec, PathStyle, Timings, Vocabulary};

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::duration;
 use crate::faults::Fault;
+use crate::transfer::Authorities;
 
 /// How much of the protocol a device knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, clap::ValueEnum)]
@@ -193,6 +194,8 @@ pub struct DeviceSpec {
     pub withheld: Capabilities,
     pub path_style: PathStyle,
     pub file_ports: FilePorts,
+    /// Whom it believes about HTTPS servers; without any it fetches from none.
+    pub authorities: Option<Authorities>,
     pub timings: Timings,
     pub scheduled_reply: ScheduledReply,
     /// Finish a transfer whose connection is lost, and tell its result on the next connection: a late result. Else such
@@ -225,6 +228,7 @@ impl DeviceSpec {
             withheld: Capabilities::default(),
             path_style: PathStyle::default(),
             file_ports: FilePorts::default(),
+            authorities: None,
             timings: Timings::default(),
             scheduled_reply: ScheduledReply::default(),
             late_results: false,

@@ -16,6 +16,9 @@ use crate::spec::{DeviceSpec, FilePorts, PathStyle};
 mod ftp;
 mod http;
 mod tftp;
+mod tls;
+
+pub use tls::{Authorities, AuthoritiesError};
 
 /// Why a transfer failed.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +44,8 @@ pub enum TransferError {
     Name,
     #[error("the file's URL cannot be used")]
     Url,
+    #[error("the file's URL is https, and the device has no authority to believe")]
+    NoAuthority,
     /// This device.
     #[error("cannot keep what comes")]
     Store(#[from] HardwareError),
@@ -58,6 +63,7 @@ pub(crate) struct Route {
     ports: FilePorts,
     style: PathStyle,
     idle: Duration,
+    authorities: Option<Authorities>,
 }
 
 impl Route {
@@ -67,6 +73,7 @@ impl Route {
             ports: spec.file_ports,
             style: spec.path_style,
             idle: spec.timings.transfer_idle,
+            authorities: spec.authorities.clone(),
         }
     }
 

@@ -71,6 +71,8 @@ async fn up_leaves_everything_running_says_where_and_down_ends_it() -> Result<()
     for name in ["UDP_PORT", "HTTP_PORT", "FTP_PORT", "TFTP_PORT", "CONTROLLER_METRICS", "BRIDGE_METRICS"] {
         value(name)?;
     }
+    let http: u16 = value("HTTP_PORT")?.parse()?;
+    std::net::TcpStream::connect(("127.0.0.1", http)).context("nobody listens for HTTP")?;
     for name in ["FILES_DIR", "DATA_DIR", "LOGS_DIR"] {
         assert!(Path::new(value(name)?).is_dir(), "{name}");
     }

@@ -383,3 +383,20 @@ pub(super) fn digest(hex: &str) -> Result<[u8; 32], SourceError> {
 fn refused(error: &(dyn std::error::Error + 'static)) -> SourceError {
     SourceError(fettle_runtime::chain(error).to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_fits_into_its_datum_whatever_the_host_and_says_what_data_6_and_7_do() {
+        let permission = Permission::upload(DeviceId::of_uid("uid"), 1, Timestamp::UNIX_EPOCH);
+        let minted = Credentials::random().mint(&permission);
+        let address = [192, 0, 2, 1].into();
+        let url = HttpBase::new(Scheme::Http, None, address, 8080).url(&minted);
+        assert_eq!(url, format!("http://192.0.2.1:8080/{}/{}", minted.path, minted.file));
+        let longest =
+            HttpBase::new(Scheme::Https, Some(&"a".repeat(crate::args::MAX_HOST)), address, 65535).url(&minted);
+        assert!(longest.len() <= fettle_protocol::frame::MAX_VALUE_LEN, "{} bytes", longest.len());
+    }
+}

@@ -27,8 +27,8 @@ pub struct Arguments {
     )]
     bridges: Vec<String>,
     /// The devices, in YAML or JSON: a list `devices` of {count, firstMac, model, version, vocabulary, timings, faults, …}.
-    /// Without it, the flags below say what all devices are; with it, only --ftp-port and --tftp-port do, of devices that
-    /// have no `filePorts`.
+    /// Without it, the flags below say what all devices are; with it, only --http-ca does, and of devices that have no
+    /// `filePorts`, --ftp-port and --tftp-port.
     #[arg(long, env = "FETTLE_DEVICE_SPEC", value_name = "FILE", conflicts_with_all = ["count", "models", "version", "first_mac"])]
     spec: Option<PathBuf>,
     /// How many devices.
@@ -90,7 +90,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 fn devices(arguments: &Arguments) -> anyhow::Result<Vec<DeviceSpec>> {
     let Arguments { spec, count, first_mac, models, version, behaviour, .. } = arguments;
     if let Some(path) = spec {
-        return Ok(fleet_file::read(path, behaviour.file_ports())?);
+        let devices = fleet_file::read(path, behaviour.file_ports())?.into_iter();
+        return Ok(devices.map(|device| DeviceSpec { authorities: behaviour.http_ca.clone(), ..device }).collect());
     }
     let models = models.iter().cycle().take(*count);
     Ok(models

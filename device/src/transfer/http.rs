@@ -1,4 +1,4 @@
-//! HTTP, by hyper: one connection for each attempt, and a download that breaks off is taken up where it did.
+//! HTTP and HTTPS, by hyper: one connection for each attempt, and a download that breaks off is taken up where it did.
 //!
 //! Without a pool and without a client that lives on: a fleet of thousands has no more than its transfers that run.
 
@@ -15,6 +15,7 @@ use hyper::header::{self, HeaderValue};
 use hyper::http::uri::Scheme;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Route, Sink, TransferError, ftp};
@@ -31,6 +32,8 @@ struct Place {
     /// What `Host` says: as the URL does.
     host: HeaderValue,
     server: SocketAddr,
+    /// Whom TLS is spoken with, where the URL says `https`.
+    secure: Option<ServerName<'static>>,
 }
 
 /// How far a download has come.
@@ -79,6 +82,7 @@ fn is_break(error: &TransferError) -> bool {
         | TransferError::HttpStatus(_)
         | TransferError::Changed
         | TransferError::Url
+        | TransferError::NoAuthority
         | TransferError::Name
         | TransferError::Store(_) => false,
     }
@@ -133,17 +137,22 @@ impl Place {
     async fn of(location: &Location) -> Result<Self, TransferError> {
         let uri: Uri = location.url.as_deref().and_then(|url| url.parse().ok()).ok_or(TransferError::Url)?;
         let authority = uri.authority().ok_or(TransferError::Url)?;
-        if uri.scheme() != Some(&Scheme::HTTP) {
-            return Err(TransferError::Url);
-        }
+        let (secure, standard) = match uri.scheme() {
+            Some(scheme) if *scheme == Scheme::HTTP => (None, 80),
+            Some(scheme) if *scheme == Scheme::HTTPS => {
+                let name = ServerName::try_from(authority.host().to_owned()).map_err(|_| TransferError::Url)?;
+                (Some(name), 443)
+            }
+            _ => return Err(TransferError::Url),
+        };
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| TransferError::Url)?;
-        let port = authority.port_u16().unwrap_or(80);
+        let port = authority.port_u16().unwrap_or(standard);
         let address = match authority.host().parse::<Ipv4Addr>() {
             Ok(address) => address,
             Err(_) => resolved(authority.host(), port).await.unwrap_or(location.server.into()),
         };
         let server = SocketAddr::new(IpAddr::V4(address), port);
-        Ok(Self { uri, host, server })
+        Ok(Self { uri, host, server, secure })
     }
 
     fn request(&self, method: Method, body: Full<Bytes>) -> Result<Request<Full<Bytes>>, TransferError> {
@@ -170,6 +179,9 @@ async fn over<T>(
     take: impl AsyncFnOnce(Response<Incoming>) -> Result<T, TransferError>,
 ) -> Result<T, TransferError> {
     let stream = route.patient(ftp::connect(route.local(), place.server)).await?;
+    let Some(name) = place.secure.clone() else { return ask(route, stream, request, take).await };
+    let authorities = route.authorities.as_ref().ok_or(TransferError::NoAuthority)?;
+    let stream = route.patient(authorities.connect(stream, name)).await?;
     ask(route, stream, request, take).await
 }
 

@@ -1,6 +1,8 @@
 //! HTTP, against a server that answers as a test wants: breaks off, is another, refuses.
 
-use fettle_device::Vocabulary;
+use std::sync::Arc;
+
+use fettle_device::{Authorities, AuthoritiesError, Vocabulary};
 use fettle_protocol::ServerMessage;
 use fettle_protocol::datum::{Capabilities, Transfer};
 use fettle_protocol::message::{Download, Location};
@@ -138,6 +140,63 @@ async fn a_log_is_put_and_what_the_server_says_is_the_result() {
         asked.answer(&format!("{answer}\r\nContent-Length: 0"), b"").await;
         assert_eq!(talk.result(11).await, result, "{answer}");
     }
+    scene.close().await;
+}
+
+/// A server's certificate that vouches for itself, and what believes it.
+fn certificate(name: &str) -> (tokio_rustls::TlsAcceptor, Authorities) {
+    let issued = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(issued.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![issued.cert.der().clone()], key)
+        .unwrap();
+    (Arc::new(config).into(), Authorities::from_pem(issued.cert.pem().as_bytes()).unwrap())
+}
+
+#[tokio::test]
+async fn over_tls_it_believes_whom_it_was_told_to_believe_and_nobody_else() {
+    let (ours, believed) = certificate("127.0.0.1");
+    let (others, _) = certificate("127.0.0.1");
+    let (elsewhere, _) = certificate("files.example.net");
+    let size = PROFILE.len();
+    for (acceptor, authorities, result) in
+        [(ours, Some(believed.clone()), 0), (others, Some(believed.clone()), 2), (elsewhere, Some(believed), 2)]
+    {
+        let scene = Scene::set(|spec| {
+            spec.vocabulary = Vocabulary::Extended;
+            spec.authorities = authorities;
+        })
+        .await;
+        let server = Server::bind().await;
+        let (mut talk, _) = scene.bridge.greet().await;
+        let mut download = server.download();
+        download.location.url = download.location.url.map(|url| url.replace("http://", "https://"));
+        talk.say(ServerMessage::DownloadProfile(download)).await;
+        let (stream, _) = within("a connection", server.0.accept()).await.unwrap();
+        if let Ok(mut stream) = within("TLS", acceptor.accept(stream)).await {
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n");
+            stream.write_all(&[answer.as_bytes(), PROFILE].concat()).await.unwrap();
+            stream.flush().await.unwrap();
+            assert_eq!(talk.result(7).await, result);
+        } else {
+            assert_eq!(talk.result(7).await, result);
+        }
+        scene.close().await;
+    }
+}
+
+#[tokio::test]
+async fn who_believes_nobody_fetches_from_no_server_over_tls() {
+    let (scene, server) = (scene().await, Server::bind().await);
+    let (mut talk, _) = scene.bridge.greet().await;
+    let mut download = server.download();
+    download.location.url = download.location.url.map(|url| url.replace("http://", "https://"));
+    assert_eq!(talk.order_profile(download).await, 2);
+    assert!(matches!(Authorities::from_pem(b"nothing"), Err(AuthoritiesError::Empty)));
     scene.close().await;
 }
 
