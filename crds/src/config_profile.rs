@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Condition, schema};
+use crate::{Condition, Crc, schema};
 
 /// One configuration version: a version, and the text of it, or a template that is rendered for each device.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -42,6 +42,10 @@ pub struct ConfigProfileSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 64)))]
     pub models: Vec<String>,
+    /// The kind of CRC-32 that its devices check it with. Without this, that of the image in the same group; IEEE where
+    /// there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crc: Option<Crc>,
     /// The configuration itself, as each device gets it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 262_144))]

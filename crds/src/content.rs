@@ -11,7 +11,7 @@ use kube::api::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{Signature, Source};
+use crate::{Crc, Signature, Source};
 
 /// The label that content Secrets carry; its value is `image` or `config`.
 pub const LABEL: &str = "fettle.dev/content";
@@ -40,6 +40,9 @@ pub struct ImageContent {
     /// Who vouches for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<Signature>,
+    /// What its devices mean by CRC. Not there where they mean what most do: the name is that of an image of old then.
+    #[serde(default, skip_serializing_if = "Crc::is_default")]
+    pub crc: Crc,
 }
 
 /// A configuration as it was read: the same bytes for every device, or a template of them.
@@ -219,7 +222,11 @@ mod tests {
             source: Source { file: Some(FileSource { path: "a.bin".into() }), ..Source::default() },
             sha256: "00".repeat(32),
             signature: None,
+            crc: Crc::Ieee,
         };
+        let of_old = br#"{"version":"5.2.1","reports":"V5.2.1","source":{"file":{"path":"a.bin"}},"sha256":""#;
+        assert_eq!(image.json(), [of_old, "00".repeat(32).as_bytes(), br#""}"#].concat(), "its name must stay");
+        assert_ne!(ImageContent { crc: Crc::Bzip2, ..image.clone() }.name(), image.name());
         let mut secret = image.to_secret();
         assert_eq!(ImageContent::from_secret(&secret).unwrap(), image);
         secret.data.as_mut().unwrap().remove(IMAGE_KEY);

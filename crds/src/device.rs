@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::device_group::{Transfer, UploadLogs, WireTransfer};
 use crate::device_log::{LastLog, LogRequest};
-use crate::{Condition, schema};
+use crate::{Condition, Crc, schema};
 
 /// One device, by MAC.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -428,6 +428,9 @@ pub struct TargetConfig {
     /// When it is put into force; at once, without this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduled: Option<Scheduled>,
+    /// The kind of CRC-32 that the device checks it with. Without this, that of the firmware of the target, or IEEE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crc: Option<Crc>,
 }
 
 /// What a rollout has done with a device.

@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Condition, Signature, Source, schema};
+use crate::{Condition, Crc, Signature, Source, schema};
 
 /// One release: a version, and an image for each family of models. Immutable once created.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -69,6 +69,9 @@ pub struct Image {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = schema::TEXT_MAX))]
     pub reports: Option<String>,
+    /// The kind of CRC-32 that devices of these models check their files with, images and configurations.
+    #[serde(default, skip_serializing_if = "Crc::is_default")]
+    pub crc: Crc,
 }
 
 /// What the bridge knows of a release.

@@ -7,6 +7,7 @@
 
 mod config_profile;
 pub mod content;
+mod crc;
 mod device;
 mod device_group;
 mod device_log;
@@ -19,6 +20,7 @@ mod source;
 mod strategy;
 
 pub use config_profile::{ConfigProfile, ConfigProfileSpec, ConfigProfileStatus, ConfigRef};
+pub use crc::Crc;
 pub use device::{
     Applied, Contender, Device, DeviceSpec, DeviceStatus, Drops, Granted, Outcome, Phase, Previous, PreviousFirmware,
     Reported, Scheduled, Session, Stage, Target, TargetConfig, TargetFirmware, TryResult, Upgrade, Verdict,

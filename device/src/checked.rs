@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use fettle_protocol::crc::{CrcKind, Digest as Digest32};
 use fettle_protocol::message::Download;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
@@ -41,7 +42,7 @@ impl Arrival {
 /// Takes chunks, keeps count and digests, and hands them on to the hardware.
 pub(crate) struct CheckedFile<'a, H> {
     hardware: &'a mut H,
-    crc: crc32fast::Hasher,
+    crc: Digest32,
     sha256: Sha256,
     bytes: u64,
     /// `bytes`, for whoever reports progress.
@@ -51,16 +52,8 @@ pub(crate) struct CheckedFile<'a, H> {
 }
 
 impl<'a, H: Hardware> CheckedFile<'a, H> {
-    pub(crate) fn new(hardware: &'a mut H, mishap: Mishap, progress: Arc<AtomicU64>) -> Self {
-        Self {
-            hardware,
-            crc: crc32fast::Hasher::new(),
-            sha256: Sha256::new(),
-            bytes: 0,
-            progress,
-            mishap,
-            began: Instant::now(),
-        }
+    pub(crate) fn new(hardware: &'a mut H, crc: CrcKind, mishap: Mishap, progress: Arc<AtomicU64>) -> Self {
+        Self { hardware, crc: crc.digest(), sha256: Sha256::new(), bytes: 0, progress, mishap, began: Instant::now() }
     }
 
     pub(crate) fn arrived(self) -> Arrival {

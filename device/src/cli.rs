@@ -10,6 +10,7 @@ use fettle_device::spec::{
     Backoff, DeviceSpec, FilePorts, FlashAt, PathStyle, ScheduledReply, Timings, Vocabulary, capability,
 };
 use fettle_device::{Authorities, FleetHandle, duration};
+use fettle_protocol::crc::CrcKind;
 use fettle_protocol::datum::Capabilities;
 use fettle_protocol::{Dialect, Mac};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -61,6 +62,9 @@ pub struct Behaviour {
     /// An extension that it does not announce although it is extended; can be given more than once.
     #[arg(long, env = "FETTLE_DEVICE_WITHOUT", value_name = "CAPABILITY", value_delimiter = ',', value_parser = capability)]
     without: Vec<Capabilities>,
+    /// What it means by the CRC of a file: IEEE, BZIP2, MPEG2, CKSUM, POSIX, Castagnoli, JAMCRC, XFER or AUTOSAR.
+    #[arg(long, env = "FETTLE_DEVICE_CRC", default_value_t)]
+    crc: CrcKind,
     /// Configuration that it has at first (datum 64). Extended devices report it.
     #[arg(long, env = "FETTLE_DEVICE_CONFIG")]
     config: Option<String>,
@@ -141,6 +145,7 @@ impl Behaviour {
             vocabulary,
             dialect: self.dialect,
             withheld: self.without.iter().fold(Capabilities::default(), |all, one| all.with(*one)),
+            crc: self.crc,
             path_style: self.path_style,
             file_ports: self.file_ports(),
             authorities: self.http_ca.clone(),

@@ -114,6 +114,7 @@ impl<H: Hardware> Device<H> {
             notebook: notebook.clone(),
             route: Route::of(&spec),
             flash_at: spec.timings.flash_at,
+            crc: spec.crc,
             transfers: surroundings.transfers.clone(),
         };
         let bridges =

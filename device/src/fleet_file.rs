@@ -12,13 +12,16 @@
 //!   version: 4.9.0
 //!   vocabulary: extended
 //!   dialect: DataLenWithoutHeader+LittleEndian
+//!   crc: BZIP2
 //!   faults: ['boot=comeBackOld', 'apply8=slow:30s*2']
 //! ```
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
+use fettle_protocol::crc::CrcKind;
 use fettle_protocol::datum::Capabilities;
 use fettle_protocol::{Dialect, Mac};
 use serde::{Deserialize, Deserializer};
@@ -48,7 +51,7 @@ struct FleetFile {
 struct Devices {
     #[serde(default = "one")]
     count: usize,
-    #[serde(deserialize_with = "mac")]
+    #[serde(deserialize_with = "parsed")]
     first_mac: Mac,
     model: String,
     version: String,
@@ -56,10 +59,12 @@ struct Devices {
     serial: Option<String>,
     #[serde(default)]
     vocabulary: Vocabulary,
-    #[serde(default, deserialize_with = "dialect")]
+    #[serde(default, deserialize_with = "parsed")]
     dialect: Dialect,
     #[serde(default, deserialize_with = "capabilities")]
     withheld: Capabilities,
+    #[serde(default, deserialize_with = "parsed")]
+    crc: CrcKind,
     #[serde(default)]
     path_style: PathStyle,
     file_ports: Option<FilePorts>,
@@ -86,11 +91,7 @@ fn one() -> usize {
     1
 }
 
-fn mac<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Mac, D::Error> {
-    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-}
-
-fn dialect<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dialect, D::Error> {
+fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err: std::fmt::Display>>(deserializer: D) -> Result<T, D::Error> {
     String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
 }
 
@@ -119,6 +120,7 @@ impl Devices {
             vocabulary,
             dialect,
             withheld,
+            crc,
             path_style,
             file_ports,
             timings,
@@ -137,6 +139,7 @@ impl Devices {
             vocabulary,
             dialect,
             withheld,
+            crc,
             path_style,
             file_ports: file_ports.unwrap_or(ports),
             timings,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use fettle_protocol::crc::CrcKind;
 use fettle_protocol::message::{Download, Location};
 use tokio::sync::{Mutex, Semaphore};
 
@@ -71,18 +72,21 @@ pub(crate) struct Bench<H> {
     pub(crate) notebook: Arc<Notebook>,
     pub(crate) route: Route,
     pub(crate) flash_at: FlashAt,
+    /// What the device means by the CRC of a file.
+    pub(crate) crc: CrcKind,
     /// How many transfers run at once, in the whole process.
     pub(crate) transfers: Arc<Semaphore>,
 }
 
 impl<H> Clone for Bench<H> {
     fn clone(&self) -> Self {
-        let Self { hardware, notebook, route, flash_at, transfers } = self;
+        let Self { hardware, notebook, route, flash_at, crc, transfers } = self;
         Self {
             hardware: hardware.clone(),
             notebook: notebook.clone(),
             route: route.clone(),
             flash_at: *flash_at,
+            crc: *crc,
             transfers: transfers.clone(),
         }
     }
@@ -162,7 +166,7 @@ impl<H: Hardware> Bench<H> {
         if let Err(error) = hardware.open(file, download.size) {
             return failed(&error);
         }
-        let mut sink = CheckedFile::new(&mut *hardware, mishap, progress);
+        let mut sink = CheckedFile::new(&mut *hardware, self.crc, mishap, progress);
         let transferred = transfer::fetch(&self.route, &download.location, &mut sink).await;
         let arrival = sink.arrived();
         if let Err(error) = transferred {

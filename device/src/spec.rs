@@ -5,6 +5,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use fettle_protocol::crc::CrcKind;
 use fettle_protocol::datum::Capabilities;
 use fettle_protocol::{Dialect, Mac};
 use serde::{Deserialize, Serialize};
@@ -192,6 +193,8 @@ pub struct DeviceSpec {
     pub dialect: Dialect,
     /// Capabilities of its vocabulary that it does not announce.
     pub withheld: Capabilities,
+    /// What it means by the CRC of a file.
+    pub crc: CrcKind,
     pub path_style: PathStyle,
     pub file_ports: FilePorts,
     /// Whom it believes about HTTPS servers; without any it fetches from none.
@@ -226,6 +229,7 @@ impl DeviceSpec {
             vocabulary: Vocabulary::default(),
             dialect: Dialect::CANONICAL,
             withheld: Capabilities::default(),
+            crc: CrcKind::Ieee,
             path_style: PathStyle::default(),
             file_ports: FilePorts::default(),
             authorities: None,

@@ -11,8 +11,10 @@
 //! - [`datagram`]: the two messages that go over UDP.
 //! - [`datum`]: the numbered data that messages carry.
 //! - [`message`]: the messages themselves, as types, by direction.
+//! - [`crc`]: what is in datum 14, of each kind.
 //! - [`session`]: what the server does about one device, as a state machine.
 
+pub mod crc;
 pub mod datagram;
 pub mod datum;
 mod decoder;

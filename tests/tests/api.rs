@@ -54,6 +54,7 @@ async fn a_bad_manifest_is_refused_with_a_sentence_that_names_the_field() -> Res
         (firmware(&format!("{{images: [{good_image}]}}")), "spec.version"),
         (firmware(&format!("{{version: \"\", images: [{good_image}]}}")), "spec.version"),
         (firmware("{version: 5.2.1}"), "spec.images"),
+        (firmware(&format!("{{version: 5.2.1, images: [{}]}}", image(", crc: CRC-16"))), "spec.images[0].crc"),
         (firmware("{version: 5.2.1, images: []}"), "spec.images"),
         (
             firmware(&format!("{{version: 5.2.1, images: [{good_image}, {good_image}]}}")),
@@ -134,6 +135,7 @@ async fn a_bad_manifest_is_refused_with_a_sentence_that_names_the_field() -> Res
         (profile("{version: \"17\", template: \"\"}"), "spec.template"),
         (profile(&format!("{{version: \"17\", template: \"{}\"}}", "x".repeat(262_145))), "spec.template"),
         (profile("{version: \"17\", configMap: {name: c, key: k, template: yes please}}"), "spec.configMap.template"),
+        (profile("{version: \"17\", text: a, crc: MD5}"), "spec.crc"),
         (profile("{version: \"17\", secret: {name: s}}"), "spec.secret.key"),
         (group("{firmware: {name: fw}}"), "spec.selector"),
         (group(&format!("{{{selector}}}")), "give firmware or config or both"),

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fettle_crds::content::ImageContent;
-use fettle_crds::{Device, WireTransfer};
+use fettle_crds::{Crc, Device, Target, WireTransfer};
+use fettle_protocol::crc::CrcKind;
 use fettle_protocol::datum::{Capabilities, Transfer};
 use fettle_protocol::message::{Download, Location};
 use fettle_protocol::session::{Command, File, SourceError, Step, Transferred};
@@ -91,6 +92,8 @@ pub struct Contents {
     held: Held,
     /// The SHA-256 of what a Secret keeps, where that is the same for every device.
     known: Remembered<[u8; 32]>,
+    /// The SHA-256 of the image that a Secret is about, and what its devices mean by CRC.
+    known_images: Remembered<([u8; 32], CrcKind)>,
     templates: Templates,
 }
 
@@ -110,8 +113,20 @@ impl Contents {
     ) -> Self {
         let store = images.store().clone();
         let (known, templates) = (Arc::default(), Templates::default());
-        let external = None;
-        Self { secrets, images, store, credentials, transfers, logs, advertised, external, held, known, templates }
+        Self {
+            secrets,
+            images,
+            store,
+            credentials,
+            transfers,
+            logs,
+            advertised,
+            external: None,
+            held,
+            known,
+            known_images: Remembered::default(),
+            templates,
+        }
     }
 
     /// Where there is one, devices are served by a file server of the operator's.
@@ -174,20 +189,21 @@ impl Contents {
             Step::Version | Step::Profile => {
                 let target = current.ok_or_else(|| SourceError("the target has gone".to_owned()))?;
                 let lacking = || SourceError("the target has no such part".to_owned());
-                let content = match command.step {
+                let (content, crc) = match command.step {
                     Step::Version => {
                         let firmware = target.firmware.as_ref().ok_or_else(lacking)?;
                         self.firmware(&firmware.content, until).await?
                     }
                     Step::Profile | Step::Log => {
                         let config = target.config.as_ref().ok_or_else(lacking)?;
-                        self.config(device, config, until).await?
+                        (self.config(device, config, until).await?, self.crc_of_config(target, until).await?)
                     }
                 };
                 let permission = Permission::download(id, &content.sha256, command.number, until);
                 if !self.store.pin(&content.sha256, until) {
                     return Err(SourceError("the cache has no room to keep the file for the device".to_owned()));
                 }
+                let crc = self.store.crc(&content, crc).await.map_err(|error| refused(&error))?;
                 self.transfers.expect(&permission, Some(content.size));
                 let location = match self.elsewhere(target.transfer, can) {
                     Some((external, told, over)) => {
@@ -200,7 +216,7 @@ impl Contents {
                 let config = target.config.as_ref().filter(|_| command.step == Step::Profile);
                 let download = Download {
                     location,
-                    crc: content.crc,
+                    crc,
                     config: config
                         .filter(|_| can.has(Capabilities::CONFIG_VERSION))
                         .map(|config| config.identity.clone()),
@@ -240,24 +256,43 @@ impl Contents {
     }
 
     /// The image that the Secret `name` is about, in the cache. Read once for all who ask at the same time.
-    async fn firmware(&self, name: &str, until: Timestamp) -> Result<Content, SourceError> {
-        let known = remembered(&self.known, name, REMEMBERED);
+    async fn firmware(&self, name: &str, until: Timestamp) -> Result<(Content, CrcKind), SourceError> {
+        let known = remembered(&self.known_images, name, REMEMBERED);
         let mut known = known.lock().await;
-        if let Some(sha256) = *known
+        if let Some((sha256, crc)) = *known
             && let Some(content) = self.store.get(&sha256).await
         {
-            return Ok(content);
+            return Ok((content, crc));
         }
         let secret = self.read(name, until).await?;
         let image = ImageContent::from_secret(&secret).map_err(|error| refused(&error))?;
         let content = self.image(&image, until).await.map_err(|error| refused(&error))?;
-        *known = Some(content.sha256);
-        Ok(content)
+        let crc = crc_kind(image.crc);
+        *known = Some((content.sha256, crc));
+        Ok((content, crc))
+    }
+
+    /// What the device means by the CRC of a configuration: what the target says of it, else what the image of the target
+    /// says, for a device has one routine for both.
+    async fn crc_of_config(&self, target: &Target, until: Timestamp) -> Result<CrcKind, SourceError> {
+        let of_config = target.config.as_ref().and_then(|config| config.crc);
+        let name = match (of_config, &target.firmware) {
+            (Some(crc), _) => return Ok(crc_kind(crc)),
+            (None, None) => return Ok(CrcKind::Ieee),
+            (None, Some(firmware)) => &firmware.content,
+        };
+        // An image that is being fetched is not waited for.
+        let known = remembered(&self.known_images, name, REMEMBERED);
+        if let Some((_, crc)) = known.try_lock().ok().and_then(|known| *known) {
+            return Ok(crc);
+        }
+        let image = ImageContent::from_secret(&self.read(name, until).await?).map_err(|error| refused(&error))?;
+        Ok(crc_kind(image.crc))
     }
 
     /// The image, fetched and vouched for. An API server that does not answer is asked again, as for any Secret.
     async fn image(&self, image: &ImageContent, until: Timestamp) -> Result<Content, FetchError> {
-        let ImageContent { version: _, reports: _, source, sha256, signature } = image;
+        let ImageContent { version: _, reports: _, source, sha256, signature, crc: _ } = image;
         let wanted = Wanted { source, sha256, signature: signature.as_ref() };
         let mut failures = 0;
         loop {
@@ -372,6 +407,21 @@ fn capabilities(device: &Device) -> Capabilities {
     let reported = device.status.as_ref().and_then(|status| status.reported.as_ref());
     let names = reported.map(|reported| reported.capabilities.as_slice()).unwrap_or_default();
     names.iter().filter_map(|name| Capabilities::named(name)).fold(Capabilities::default(), Capabilities::with)
+}
+
+/// A kind of CRC, as the protocol computes it.
+const fn crc_kind(crc: Crc) -> CrcKind {
+    match crc {
+        Crc::Ieee => CrcKind::Ieee,
+        Crc::Bzip2 => CrcKind::Bzip2,
+        Crc::Mpeg2 => CrcKind::Mpeg2,
+        Crc::Cksum => CrcKind::Cksum,
+        Crc::Posix => CrcKind::Posix,
+        Crc::Castagnoli => CrcKind::Castagnoli,
+        Crc::Jamcrc => CrcKind::Jamcrc,
+        Crc::Xfer => CrcKind::Xfer,
+        Crc::Autosar => CrcKind::Autosar,
+    }
 }
 
 /// A SHA-256 from its hexadecimal form.

@@ -7,6 +7,7 @@
 //! Refuses to know about firmwares, devices or retries: it fetches what it is told, once, and says why it cannot.
 
 mod copy;
+mod crc;
 mod download;
 mod error;
 mod flight;
@@ -27,12 +28,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
+use fettle_protocol::crc::CrcKind;
 use jiff::Timestamp;
 use prometheus::Registry;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 use super::credentials::ContentId;
+use crc::Crcs;
 use download::Job;
 pub use error::SourceError;
 pub(super) use flight::Flights;
@@ -108,6 +111,7 @@ pub struct Store {
     fetches: Arc<Flights<[u8; 32], Fetched>>,
     checks: Arc<Flights<[u8; 32], Option<Content>>>,
     opens: Arc<Flights<[u8; 32], Opened>>,
+    crcs: Arc<Crcs>,
 }
 
 #[derive(Debug)]
@@ -166,6 +170,7 @@ impl Store {
             fetches: Arc::new(Flights::new()),
             checks: Arc::new(Flights::new()),
             opens: Arc::new(Flights::new()),
+            crcs: Arc::new(Crcs::new()),
         })
     }
 
@@ -249,6 +254,14 @@ impl Store {
         let (inner, sha256) = (Arc::clone(&self.inner), *sha256);
         let check = async move { spawn_blocking(move || inner.check(sha256, size)).await.ok().flatten() };
         self.checks.join(&sha256, check).await
+    }
+
+    /// What the vendor of a device means by the CRC of content that is in the cache.
+    ///
+    /// # Errors
+    /// Where the content cannot be read: it was evicted, or somebody else removed it.
+    pub async fn crc(&self, content: &Content, kind: CrcKind) -> io::Result<u32> {
+        self.crcs.of(&self.inner, content, kind).await
     }
 
     /// Keeps content until then, or longer where an earlier pin says so. `false`: it is not in the cache.

@@ -111,6 +111,8 @@ impl WayBack {
         match device.rendered(template) {
             Ok(config) if self.goal.config.as_ref().is_some_and(|known| known.identity == config.identity) => self,
             Ok(config) => {
+                let crc = self.goal.config.as_ref().and_then(|known| known.crc);
+                let config = if crc.is_some() { Arc::new(TargetConfig { crc, ..(*config).clone() }) } else { config };
                 Arc::new(Self { goal: Goal { config: Some(config), ..self.goal.clone() }, ..(*self).clone() })
             }
             Err(_) => Arc::new(Self { can_be_had: false, ..(*self).clone() }),

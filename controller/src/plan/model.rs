@@ -9,7 +9,7 @@ use std::sync::Arc;
 use fettle_crds::content::{ConfigContent, ImageContent};
 use fettle_crds::render::{Quotes, TemplateError};
 use fettle_crds::{
-    ConfigProfileStatus, DeviceGroupStatus, DeviceRolloutSpec, DeviceRolloutStatus, DownloadTime, Drops,
+    ConfigProfileStatus, Crc, DeviceGroupStatus, DeviceRolloutSpec, DeviceRolloutStatus, DownloadTime, Drops,
     FirmwarePolicy, IntOrPercent, LabelSelector, Logs, OnFailure, Phase, SessionPolicy, Spread, Stage, Step,
     TargetConfig, TargetFirmware, Transfer, TryResult, Verdict, WireTransfer,
 };
@@ -349,6 +349,8 @@ pub struct Profile {
     pub name: Text,
     pub generation: i64,
     pub models: Vec<String>,
+    /// What its devices mean by CRC, where it says so.
+    pub crc: Option<Crc>,
     pub source: Source,
     /// As it is written now.
     pub status: ConfigProfileStatus,

@@ -51,7 +51,7 @@ impl Template {
     fn render(&self, facts: &Facts) -> Rendered {
         let bytes = self.parsed.render(facts).map_err(Arc::new)?;
         let identity = content::identity(&self.version, &bytes);
-        Ok(Arc::new(TargetConfig { identity, content: self.name.to_string(), scheduled: None }))
+        Ok(Arc::new(TargetConfig { identity, content: self.name.to_string(), scheduled: None, crc: None }))
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use fettle_crds::content::{ConfigContent, ImageContent};
 use fettle_crds::{
-    DeviceRolloutSpec, Previous, PreviousFirmware, RolloutConfig, RolloutFirmware, RolloutImage, TargetConfig,
+    Crc, DeviceRolloutSpec, Previous, PreviousFirmware, RolloutConfig, RolloutFirmware, RolloutImage, TargetConfig,
     TargetFirmware,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -112,6 +112,13 @@ impl<'a> Revision<'a> {
         if fits { Ok(Some(config)) } else { Err(NotForModel) }
     }
 
+    /// What devices of a model mean by CRC, where the profile or the image for them says so.
+    pub fn crc(&self, model: &str) -> Option<Crc> {
+        let of_profile = self.config.and_then(|(profile, _)| profile.crc);
+        let image = self.firmware.and_then(|firmware| firmware.image(model));
+        of_profile.or(image.map(|image| image.content.crc).filter(|crc| !crc.is_default()))
+    }
+
     /// In words, for people.
     pub fn describe(&self) -> String {
         match (self.firmware, self.config) {
@@ -199,7 +206,7 @@ impl Image {
 impl Config {
     /// As a target names it.
     pub fn in_target(&self) -> TargetConfig {
-        TargetConfig { identity: self.identity.to_string(), content: self.name.to_string(), scheduled: None }
+        TargetConfig { identity: self.identity.to_string(), content: self.name.to_string(), scheduled: None, crc: None }
     }
 }
 
@@ -376,7 +383,7 @@ impl<'a> Known<'a> {
         let mut configs: HashMap<&str, _> = kept
             .map(|config| {
                 let (identity, content) = (config.identity.clone(), config.content.clone());
-                let target = TargetConfig { identity, content, scheduled: None };
+                let target = TargetConfig { identity, content, scheduled: None, crc: None };
                 (config.identity.as_str(), (target, None))
             })
             .collect();

@@ -263,6 +263,7 @@ impl<'a> Scope<'a> {
             return Err(Reason::Frozen);
         }
         let expected = self.expected();
+        let to = self.with_crc(seen.device, to);
         if let (Some(schedule), Move { firmware: None, config: Some(config) }) = (&mut self.schedule, &to) {
             return match schedule.next(seen.device, expected, now) {
                 Next::At(moment) if moment.at <= now + schedule::AHEAD => {
@@ -284,6 +285,18 @@ impl<'a> Scope<'a> {
         let is_to_open = matches!(self.clock, Clock::Closed { next: Some(_), .. });
         let fetches_ahead = self.group.strategy.download == DownloadTime::Ahead && to.is_to_be_fetched(seen.device);
         if is_to_open && fetches_ahead { Ok((to, Stage::Download)) } else { Err(held) }
+    }
+
+    /// With the kind of CRC that the device checks its configuration with. The target may not name the image that says it,
+    /// where the configuration goes by itself.
+    fn with_crc(&self, device: &Device, to: Move) -> Move {
+        let model = device.facts.reported.as_ref().map(|reported| &*reported.model);
+        let crc = self.revision().zip(model).and_then(|(revision, model)| revision.crc(model));
+        let config = to.config.map(|config| match crc {
+            None => config,
+            Some(_) => Arc::new(TargetConfig { crc, ..(*config).clone() }),
+        });
+        Move { config, ..to }
     }
 
     /// No first command after that: where a window ends too soon, or a freeze begins.

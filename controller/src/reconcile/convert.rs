@@ -358,6 +358,7 @@ pub fn firmware(firmware: api::Firmware) -> Option<Firmware> {
             source: image.source,
             sha256: image.sha256,
             signature: image.signature,
+            crc: image.crc,
         };
         Image {
             models: image.models,

@@ -381,6 +381,7 @@ impl Index {
             name: name.clone(),
             generation: object.generation,
             models: object.spec.models.clone(),
+            crc: object.spec.crc,
             source: self.read(&object.spec),
             status: object.status.clone(),
         };
@@ -427,7 +428,7 @@ impl Index {
             Ok((bytes, if *template { Form::Template } else { Form::Text }))
         };
         let quotes = if spec.secret.is_some() { Quotes::No } else { Quotes::Yes };
-        let api::ConfigProfileSpec { version, models: _, text, template, config_map, secret } = spec;
+        let api::ConfigProfileSpec { version, models: _, crc: _, text, template, config_map, secret } = spec;
         let read: Result<(Arc<[u8]>, Form), Source> = match (text, template, config_map, secret) {
             (Some(text), ..) => Ok((text.as_bytes().into(), Form::Text)),
             (None, Some(template), ..) => Ok((template.as_bytes().into(), Form::Template)),

@@ -111,9 +111,10 @@ fn device(device: &Device, write: &DeviceWrite, now: Timestamp) -> String {
         Change::Granted => {
             let target = target.unwrap();
             let firmware = target.firmware.as_ref().map(|firmware| format!(" to {}", firmware.version));
-            let config = target.config.as_ref().map(|config| match &config.scheduled {
-                Some(moment) => format!(" with config {} at {}", config.identity, moment.local),
-                None => format!(" with config {}", config.identity),
+            let config = target.config.as_ref().map(|config| {
+                let at = config.scheduled.as_ref().map(|moment| format!(" at {}", moment.local)).unwrap_or_default();
+                let crc = config.crc.map(|crc| format!(" (CRC {crc:?})")).unwrap_or_default();
+                format!(" with config {}{at}{crc}", config.identity)
             });
             let until = ahead(target.until.duration_since(now));
             let start_by = ahead(target.start_by.duration_since(now));

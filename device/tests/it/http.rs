@@ -62,7 +62,7 @@ impl Server {
     }
 
     fn download(&self) -> Download {
-        let crc = crc32fast::hash(PROFILE);
+        let crc = fettle_protocol::crc::CrcKind::Ieee.of(PROFILE);
         Download { location: self.location(), crc, config: None, attempt: None, size: None, sha256: None }
     }
 }

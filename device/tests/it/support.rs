@@ -194,7 +194,7 @@ impl Files {
         std::fs::write(self.path(&format!("a1/{name}")), content).unwrap();
         Download {
             location: self.location(transfer, name),
-            crc: crc32fast::hash(content),
+            crc: fettle_protocol::crc::CrcKind::Ieee.of(content),
             config: None,
             attempt: None,
             size: None,

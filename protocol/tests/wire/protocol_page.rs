@@ -1,5 +1,6 @@
 //! `docs/protocol.md` says the truth: its examples are messages, and its tables are those of the code.
 
+use fettle_protocol::crc::CrcKind;
 use fettle_protocol::datum::{Capabilities, DownloadResult, ExecutionResult};
 use fettle_protocol::message::{DeviceInformation, ErrorDetail, UpgradeAt};
 use fettle_protocol::{DeviceMessage, Dialect, Frame, ServerMessage, frame};
@@ -143,6 +144,19 @@ fn the_crc_on_the_page_has_the_check_value_on_the_page() {
     let crc = crc32(b"123456789");
     assert_eq!(crc, 0xCBF4_3926);
     assert!(page().contains(&format!("**0x{crc:08X}**")));
+}
+
+#[test]
+fn the_table_of_crcs_has_the_kinds_of_the_code_and_their_check_values() {
+    let page = page();
+    let (_, section) = page.split_once("\n#### Kinds of CRC\n").unwrap();
+    let section = section.split("\n### ").next().unwrap();
+    let rows: Vec<String> =
+        section.lines().filter(|line| line.contains("| 0x")).map(|line| line.replacen("| `", "", 1)).collect();
+    assert_eq!(rows.len(), CrcKind::NAMES.len());
+    for ((kind, name), row) in CrcKind::NAMES.into_iter().zip(rows) {
+        assert!(row.starts_with(&format!("{name}` | 0x{:08X} | ", kind.of(b"123456789"))), "{name}: {row}");
+    }
 }
 
 /// The frames of goldens, which are what the tables are checked against.

@@ -192,7 +192,7 @@ impl Failure {
         }
     }
 
-    fn into_io(self) -> io::Error {
+    pub(super) fn into_io(self) -> io::Error {
         match self {
             Self::Read(error) | Self::Write(error) => error,
             Self::Taken(error) => io::Error::other(error),

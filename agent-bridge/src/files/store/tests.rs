@@ -149,6 +149,22 @@ async fn a_file_is_fetched_verified_and_kept_under_its_hash() {
 }
 
 #[tokio::test]
+async fn content_has_the_crc_of_every_kind_and_is_read_for_it_once() {
+    let setup = Setup::new();
+    let content =
+        setup.store.fetch(&setup.file("a.bin", b"123456789"), sha256(b"123456789"), Need::Device).await.unwrap();
+    let (bzip2, posix) =
+        tokio::join!(setup.store.crc(&content, CrcKind::Bzip2), setup.store.crc(&content, CrcKind::Posix));
+    assert_eq!((bzip2.unwrap(), posix.unwrap()), (0xfc89_1918, 0x377a_6011));
+    assert_eq!(setup.store.crc(&content, CrcKind::Ieee).await.unwrap(), content.crc);
+    // What is known needs no file any more; what is not says that there is none.
+    std::fs::remove_file(setup.dir.path().join("cache").join(hex(&sha256(b"123456789")))).unwrap();
+    assert_eq!(setup.store.crc(&content, CrcKind::Bzip2).await.unwrap(), 0xfc89_1918);
+    let missing = setup.store.crc(&content, CrcKind::Xfer).await.unwrap_err();
+    assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+}
+
+#[tokio::test]
 async fn what_has_another_hash_is_refused_and_leaves_nothing() {
     let setup = Setup::new();
     let error = setup.store.fetch(&setup.file("a.bin", b"other"), sha256(b"declared"), Need::Device).await.unwrap_err();

@@ -264,6 +264,7 @@ pub fn profile(version: &str, now: Timestamp) -> m::Profile {
         name,
         generation: 1,
         models: Vec::new(),
+        crc: None,
         source: m::Source::Read(config),
         status: Default::default(),
     };

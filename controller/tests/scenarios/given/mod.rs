@@ -14,7 +14,7 @@ use fettle_controller::plan::rendering::Coverage;
 use fettle_controller::plan::versions::Requirement;
 use fettle_crds::content::{ConfigContent, Form, ImageContent};
 use fettle_crds::render::Quotes;
-use fettle_crds::{FileSource, Source};
+use fettle_crds::{Crc, FileSource, Source};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 
@@ -77,6 +77,7 @@ struct Firmware {
     /// `True`, `Unknown`, or the reason why not.
     ready: String,
     upgradable_from: Option<String>,
+    crc: Crc,
     /// Its object is gone; former rollouts were for it.
     pruned: bool,
 }
@@ -89,6 +90,7 @@ impl Default for Firmware {
             models: vec!["S1".into()],
             ready: "True".into(),
             upgradable_from: None,
+            crc: Crc::Ieee,
             pruned: false,
         }
     }
@@ -100,6 +102,8 @@ struct Profile {
     version: String,
     #[serde(default)]
     models: Vec<String>,
+    #[serde(default)]
+    crc: Option<Crc>,
     #[serde(default)]
     text: Option<String>,
     #[serde(default)]
@@ -178,6 +182,7 @@ impl Firmware {
             source: Source { file: Some(FileSource { path: format!("{name}.bin") }), ..Source::default() },
             sha256: format!("sha-of-{name}"),
             signature: None,
+            crc: self.crc,
         };
         let image = m::Image {
             models: self.models.clone(),
@@ -222,8 +227,14 @@ impl Profile {
             }
             (None, _) => panic!("profile {name}: give text, or what is missing"),
         };
-        let mut profile =
-            m::Profile { name, generation: 1, models: self.models.clone(), source, status: Default::default() };
+        let mut profile = m::Profile {
+            name,
+            generation: 1,
+            models: self.models.clone(),
+            crc: self.crc,
+            source,
+            status: Default::default(),
+        };
         // What is readable is told already.
         if profile.source.read().is_ok() {
             profile.status = profiles::status(&profile, &Coverage::default(), now).unwrap().1;
