@@ -193,7 +193,7 @@ fn write_down(
                     && ingest.size() > 0
                     && let Some(partial) = ingest.park()
                 {
-                    inner.park(job.expected, job.source.clone(), version, partial);
+                    inner.park(job.expected, job.source.clone().without_secrets(), version, partial);
                 }
                 return Err(ingest::abandoned(&job.origin));
             }

@@ -115,6 +115,18 @@ impl Source {
     }
 }
 
+impl Source {
+    /// The place alone, as nobody.
+    pub(super) fn without_secrets(self) -> Self {
+        match self {
+            Self::File { path } => Self::File { path },
+            Self::Http(source) => Self::Http(HttpSource { auth: Auth::Nobody, ..source }),
+            Self::Oci(source) => Self::Oci(OciSource { auth: Auth::Nobody, ..source }),
+            Self::S3(source) => Self::S3(S3Source { keys: None, ..source }),
+        }
+    }
+}
+
 /// Names the place without what may be secret in it: user, password and query of a URL.
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
