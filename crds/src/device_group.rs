@@ -190,7 +190,7 @@ pub struct Logs {
     #[serde(default)]
     pub upload: UploadLogs,
     /// Whether a device whose TCP connection is gone is asked over UDP, at the address that it had. Off, because whoever has
-    /// that address by then may send something in its stead, unless the device can tell who asks it.
+    /// that address by then may send something in its stead.
     #[serde(default)]
     pub udp: bool,
 }
