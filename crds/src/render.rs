@@ -4,7 +4,7 @@
 //! any time. There is no clock, no chance, no file and no other template to be had in here.
 //!
 //! Whoever may write a template must not be able to harm the programs with it. So the language is a part of Jinja in which
-//! nothing can grow ([`language`]), each value is bounded ([`words`]), and so are the steps of one rendering and its result.
+//! nothing can grow (`language`), each value is bounded (`words`), and so are the steps of one rendering and its result.
 //! Errors never quote source or values unless they are asked to: a template may come from a Secret.
 
 mod error;
