@@ -31,7 +31,15 @@ impl Wire {
     /// Reads what there is. May be dropped and called again: nothing is lost.
     pub(super) async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Plain(stream) => stream.read(buffer).await,
+            // Not `read`, which takes less than it asked for as all that there is, and waits for more to come: a read ends before
+            // the byte out of band with which clients end ABOR, and that byte would stay where it is.
+            Self::Plain(stream) => loop {
+                stream.readable().await?;
+                match stream.try_read(buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    read => return read,
+                }
+            },
             Self::Tls(stream) => stream.read(buffer).await,
         }
     }
