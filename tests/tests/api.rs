@@ -374,7 +374,7 @@ async fn a_good_manifest_is_taken_and_gets_its_defaults() -> Result<()> {
             "revisionHistoryLimit": 10,
             "transfer": "Auto",
             "session": "Keep",
-            "logs": {"upload": "OnFailure"},
+            "logs": {"upload": "OnFailure", "udp": false},
         })
     );
     let device: Value = serde_json::from_str(&namespace.kubectl(&["get", "dev", "dev", "-o", "json"]).await?)?;
