@@ -38,7 +38,8 @@ impl Hub {
         let Some(entry) = self.entries.get(&mac) else { return };
         let Ok(address) = to.parse::<IpAddr>() else { return datagrams.not_sent(NotSent::NoAddress) };
         if self.index.is_taken(address, &entry.name) {
-            tracing::warn!(%address, "not asked for its log: another Device has this address, or had it last");
+            let device = &*entry.name;
+            tracing::warn!(device, %address, "not asked for its log: another Device has this address, or had it last");
             return datagrams.not_sent(NotSent::AddressTaken);
         }
         let reported = self.index.whole(&entry.name).and_then(|device| device.status.as_ref()?.reported.as_ref());
