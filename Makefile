@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test bench bench-planner bench-files tools generate
+.PHONY: help demo up down test plugin bench bench-planner bench-files tools generate
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
@@ -43,6 +43,12 @@ test: prerequisites ## the whole suite: unit tests, protocol goldens, end to end
 	@echo "building the programs and the tests (minutes the first time)"
 	@cargo build --quiet --workspace --all-targets
 	@$(if $(GIVEN),FETTLE_KUBECONFIG=$(GIVEN)) $(TARGET)/debug/dev test-env -- cargo test --workspace $(ARGS)
+
+plugin: prerequisites ## builds kubectl-fettle, the plugin of kubectl, and says where it is
+	@echo "building the plugin, optimised (minutes the first time)"
+	@cargo build --quiet --release --package kubectl-fettle
+	@echo "$(abspath $(TARGET))/release/kubectl-fettle is built. kubectl finds it on the PATH:"
+	@echo "  sudo install $(abspath $(TARGET))/release/kubectl-fettle /usr/local/bin/ && kubectl fettle get"
 
 bench: prerequisites ## figures: devices per second, API writes, latency, memory
 	@echo "building the programs, optimised (minutes the first time)"

@@ -30,14 +30,22 @@ pub enum ConnectError {
 /// # Errors
 /// [`ConnectError`]. Nothing is asked of the API server yet.
 pub async fn connect(namespace: Option<String>) -> Result<(Client, String), ConnectError> {
-    let mut config = Config::infer().await.map_err(|error| ConnectError::NoConfig(Box::new(error)))?;
+    let config = Config::infer().await.map_err(|error| ConnectError::NoConfig(Box::new(error)))?;
+    let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
+    Ok((client(config)?, namespace))
+}
+
+/// A client as [`connect`] makes it, for a configuration that was found otherwise.
+///
+/// # Errors
+/// [`ConnectError::Client`]. Nothing is asked of the API server yet.
+pub fn client(mut config: Config) -> Result<Client, ConnectError> {
     config.connect_timeout = Some(CONNECT_DEADLINE);
     config.write_timeout = Some(REQUEST_DEADLINE);
     // The callers plan anew where a write failed. A client that repeats it by itself would write old decisions late.
     config.default_retry = false;
-    let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
     let builder = ClientBuilder::try_from(config).map_err(|error| ConnectError::Client(Box::new(error)))?;
-    Ok((builder.with_layer(&TimeoutLayer::new(REQUEST_DEADLINE)).build(), namespace))
+    Ok(builder.with_layer(&TimeoutLayer::new(REQUEST_DEADLINE)).build())
 }
 
 /// The name of this machine; in a pod, the name of the pod.

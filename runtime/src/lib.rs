@@ -11,7 +11,7 @@ mod logs;
 mod ports_file;
 mod signals;
 
-pub use cluster::{ConnectError, REQUEST_DEADLINE, connect, hostname};
+pub use cluster::{ConnectError, REQUEST_DEADLINE, client, connect, hostname};
 pub use duration::{ParseDurationError, duration};
 pub use events::{EventReason, Events, Severity};
 pub use health::{Health, build_info};

@@ -1,0 +1,34 @@
+//! `kubectl fettle`: what a person sees of a fleet, and says to it.
+//!
+//! What is shown is decided purely ([`view`], [`tree`], [`devices`]), by the controller's own planner where it is about
+//! what is to come. It talks to the Kubernetes API alone, and never writes into what Git owns.
+
+pub mod args;
+pub mod cluster;
+pub mod devices;
+pub mod failure;
+pub mod get;
+pub mod manifest;
+pub mod objects;
+pub mod output;
+pub mod paint;
+pub mod time;
+pub mod tree;
+pub mod view;
+
+use args::{Args, Command};
+use cluster::Cluster;
+use failure::Failure;
+
+/// Does what the command line says.
+///
+/// # Errors
+/// Why it could not be done, with the exit code.
+pub async fn run(args: Args) -> Result<(), Failure> {
+    let look = output::look(args.color);
+    let cluster = Cluster::connect(&args.cluster).await?;
+    match &args.command {
+        Command::Get(get) => get::run(get, &cluster, look).await,
+        Command::Devices(devices) => devices::run(devices, &cluster, look).await,
+    }
+}
