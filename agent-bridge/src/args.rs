@@ -140,6 +140,10 @@ pub struct Args {
     /// How long a device may take to upload its log (message 11).
     #[arg(long, env = "FETTLE_LOG_DEADLINE", default_value = "10m", value_parser = duration)]
     pub log_deadline: Duration,
+    /// How often at most it is written to the status of a device how far it has come, and how long a command takes before
+    /// that is done at all.
+    #[arg(long, env = "FETTLE_PROGRESS_INTERVAL", default_value = "30s", value_parser = duration)]
+    pub progress_interval: Duration,
     /// Device connections in all.
     #[arg(long, env = "FETTLE_MAX_CONNECTIONS", default_value_t = 100_000)]
     pub max_connections: usize,

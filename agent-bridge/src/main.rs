@@ -346,6 +346,7 @@ fn timing(args: &Args) -> anyhow::Result<Timing> {
         apply: SignedDuration::try_from(args.apply_deadline)?,
         log: SignedDuration::try_from(args.log_deadline)?,
         drop_delay: SignedDuration::try_from(args.settle)?,
+        reached: SignedDuration::try_from(args.progress_interval)?,
         ..Timing::default()
     })
 }

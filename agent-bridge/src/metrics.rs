@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use fettle_protocol::Dialect;
-use fettle_protocol::session::Reason;
+use fettle_protocol::session::{Reason, Work};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
@@ -23,6 +23,7 @@ pub struct Metrics {
     tries: IntCounterVec,
     try_seconds: HistogramVec,
     stage_seconds: HistogramVec,
+    reached: IntGaugeVec,
     writes: IntCounterVec,
     write_seconds: Histogram,
     /// Writes that are not answered yet, or wait for their turn.
@@ -170,6 +171,14 @@ pub enum Stage {
 impl Stage {
     const ALL: [Self; 5] = [Self::Version, Self::Restart, Self::Profile, Self::Apply, Self::Log];
 
+    const fn of(work: Work) -> Self {
+        match work {
+            Work::Version => Self::Version,
+            Work::Profile => Self::Profile,
+            Work::Apply => Self::Apply,
+        }
+    }
+
     const fn as_str(self) -> &'static str {
         match self {
             Self::Version => "Version",
@@ -295,6 +304,10 @@ impl Metrics {
             tries: make.counters("tries_total", "tries that ended, by reason", &["reason"])?,
             try_seconds: histogram("try_seconds", try_seconds, "result")?,
             stage_seconds: histogram("stage_seconds", stage_seconds, "stage")?,
+            reached: make.register(IntGaugeVec::new(
+                Maker::options("progress_devices", "devices at a command that say how far they are, by quarter"),
+                &["stage", "percent"],
+            )?)?,
             writes: make.counters("status_writes_total", "writes to Device statuses, by outcome", &["outcome"])?,
             write_seconds: make.register(Histogram::with_opts(Maker::histogram(
                 "status_write_seconds",
@@ -330,6 +343,11 @@ impl Metrics {
         for stage in Stage::ALL {
             self.stage_seconds.with_label_values(&[stage.as_str()]);
         }
+        for work in [Work::Version, Work::Profile, Work::Apply] {
+            for percent in [None, Some(0), Some(25), Some(50), Some(75)] {
+                self.reached.with_label_values(&[Stage::of(work).as_str(), quarter(percent)]);
+            }
+        }
         for outcome in WriteOutcome::ALL {
             self.writes.with_label_values(&[outcome.as_str()]);
         }
@@ -355,6 +373,20 @@ impl Metrics {
         }
         if let Some(to) = to {
             self.sessions.with_label_values(&[to]).inc();
+        }
+    }
+
+    /// A device at a command has said how far it is, no more says so (to `None`), or does so for the first time.
+    pub fn reached(&self, from: Option<(Work, Option<u8>)>, to: Option<(Work, Option<u8>)>) {
+        if from == to {
+            return;
+        }
+        let gauge = |(work, percent)| self.reached.with_label_values(&[Stage::of(work).as_str(), quarter(percent)]);
+        if let Some(from) = from {
+            gauge(from).dec();
+        }
+        if let Some(to) = to {
+            gauge(to).inc();
         }
     }
 
@@ -385,6 +417,17 @@ impl Metrics {
     /// A message went out.
     pub fn sent(&self, kind: u8) {
         self.messages.with_label_values(&["out", kind_label(kind)]).inc();
+    }
+}
+
+/// How far a device is, coarse enough for a label.
+const fn quarter(percent: Option<u8>) -> &'static str {
+    match percent {
+        None => "unknown",
+        Some(0..25) => "0",
+        Some(25..50) => "25",
+        Some(50..75) => "50",
+        Some(75..) => "75",
     }
 }
 
@@ -427,6 +470,15 @@ mod tests {
         ] {
             assert!(text().contains(series), "{series}\n{}", text());
         }
+        let quarters =
+            |quarter: &str| format!("fettle_bridge_progress_devices{{percent=\"{quarter}\",stage=\"Version\"}}");
+        let (begun, done) = ((Work::Version, None), (Work::Version, Some(100)));
+        metrics.reached(None, Some(begun));
+        metrics.reached(Some(begun), Some(done));
+        assert!(text().contains(&format!("{} 0", quarters("unknown"))), "{}", text());
+        assert!(text().contains(&format!("{} 1", quarters("75"))), "{}", text());
+        metrics.reached(Some(done), None);
+        assert!(text().contains(&format!("{} 0", quarters("75"))), "{}", text());
         metrics.session(None, Some("Idle"));
         metrics.session(Some("Idle"), Some("Preparing"));
         assert!(text().contains("fettle_bridge_sessions{state=\"Idle\"} 0"));

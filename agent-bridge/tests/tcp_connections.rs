@@ -236,6 +236,24 @@ async fn a_flood_ends_its_connection_and_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_hub_hears_no_more_than_once_a_second_how_far_a_device_is() {
+    let mut port = Port::open();
+    let (mut device, id, _orders) = port.called(1).await;
+    for percent in [1u8, 2] {
+        // A crowd of them, of which the first counts.
+        for more in 0..10 {
+            device.write_all(&encoded(32, &[(78, &[0, 0, 0, percent + more])])).await.unwrap();
+        }
+        let (of, told) = port.told.recv().await.unwrap();
+        let said = matches!(&told, Told::Said(DeviceMessage::Progress { percent: Some(said), .. }) if *said == percent);
+        assert!(of == id && said, "{told:?}");
+        device.write_all(&information(1)).await.unwrap();
+        assert!(matches!(port.told.recv().await, Some((_, Told::Said(DeviceMessage::Information(_))))));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn connections_are_bounded_and_those_that_end_make_room() {
     let mut port = Port::open_for(100, 2);
     let (first, _) = port.called_kept(1).await;

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::device_group::{Transfer, UploadLogs, WireTransfer};
 use crate::device_log::{LastLog, LogRequest};
+use crate::device_progress::Progress;
+use crate::device_session::{Drops, Session};
 use crate::{Condition, Crc, schema};
 
 /// One device, by MAC.
@@ -28,11 +30,13 @@ use crate::{Condition, Crc, schema};
     printcolumn(name = "Desired", type_ = "string", json_path = ".status.target.firmware.version"),
     printcolumn(name = "Config", type_ = "string", json_path = ".status.applied.config"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.upgrade.phase"),
+    printcolumn(name = "Progress", type_ = "integer", json_path = ".status.progress.percent"),
     printcolumn(name = "Result", type_ = "string", json_path = ".status.upgrade.reason"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Address", type_ = "string", json_path = ".status.session.address", priority = 1),
     printcolumn(name = "Transfer", type_ = "string", json_path = ".status.target.transfer", priority = 1),
     printcolumn(name = "MAC", type_ = "string", json_path = ".spec.mac", priority = 1),
+    printcolumn(name = "Doing", type_ = "string", json_path = ".status.progress.text", priority = 1),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.upgrade.message", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
@@ -67,7 +71,7 @@ impl DeviceSpec {
     }
 }
 
-/// Facts (`session`, `lastSeen`, `lastAddress`, `reported`, `applied`, `upgrade`, `drops`, `lastLog`, `logRequest`), written by the bridge that holds the session; and
+/// Facts (`session`, `lastSeen`, `lastAddress`, `reported`, `applied`, `upgrade`, `progress`, `drops`, `lastLog`, `logRequest`), written by the bridge that holds the session; and
 /// decisions (all else), written by the controller.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -91,6 +95,9 @@ pub struct DeviceStatus {
     /// How far the bridge has come with a target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<Upgrade>,
+    /// How far it says that it has come with what it was last told, where that takes long: its own word, seldom written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
     /// How often it has lost its connection by itself since the end of a try.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drops: Option<Drops>,
@@ -131,48 +138,6 @@ pub struct DeviceStatus {
     #[serde(default)]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
-}
-
-/// A connection. It counts only while the Lease of its bridge holds and names the same incarnation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
-pub struct Session {
-    /// The bridge that holds it; also the name of that bridge's Lease.
-    #[schemars(length(max = 253))]
-    pub bridge: String,
-    /// One run of that bridge.
-    #[schemars(length(max = 64))]
-    pub incarnation: String,
-    /// The device's address.
-    #[schemars(length(max = 64))]
-    pub address: String,
-    /// When the device called.
-    pub since: Timestamp,
-    /// The device was done and was told to disconnect: it is away by our own word.
-    #[serde(default)]
-    pub dismissed: bool,
-    /// Another bridge where the same MAC called.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub contender: Option<Contender>,
-}
-
-/// A bridge that a MAC called while another held it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
-pub struct Contender {
-    /// The bridge.
-    #[schemars(length(max = 253))]
-    pub bridge: String,
-    /// Its run.
-    #[schemars(length(max = 64))]
-    pub incarnation: String,
-    /// The newcomer's address.
-    #[schemars(length(max = 64))]
-    pub address: String,
-    /// When it called.
-    pub since: Timestamp,
 }
 
 /// What a device said of itself.
@@ -220,16 +185,6 @@ pub struct Applied {
     /// `ResultLost` where the device never said so but came back and serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Verdict>,
-}
-
-/// Connections that a device has lost by itself: not told to close, not in its restart, and not with its bridge.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
-pub struct Drops {
-    /// The id of the target since whose end they are counted.
-    pub target: i64,
-    /// How many.
-    pub count: i64,
 }
 
 /// How far the bridge has come with a target.

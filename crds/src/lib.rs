@@ -11,7 +11,9 @@ mod crc;
 mod device;
 mod device_group;
 mod device_log;
+mod device_progress;
 mod device_rollout;
+mod device_session;
 mod firmware;
 pub mod render;
 pub mod schema;
@@ -22,18 +24,20 @@ mod strategy;
 pub use config_profile::{ConfigProfile, ConfigProfileSpec, ConfigProfileStatus, ConfigRef};
 pub use crc::Crc;
 pub use device::{
-    Applied, Contender, Device, DeviceSpec, DeviceStatus, Drops, Granted, Outcome, Phase, Previous, PreviousFirmware,
-    Reported, Scheduled, Session, Stage, Target, TargetConfig, TargetFirmware, TryResult, Upgrade, Verdict,
+    Applied, Device, DeviceSpec, DeviceStatus, Granted, Outcome, Phase, Previous, PreviousFirmware, Reported,
+    Scheduled, Stage, Target, TargetConfig, TargetFirmware, TryResult, Upgrade, Verdict,
 };
 pub use device_group::{
     Apply, ApplyMode, DesiredConfig, DesiredFirmware, DeviceGroup, DeviceGroupSpec, DeviceGroupStatus, FirmwarePolicy,
     Logs, SessionPolicy, Transfer, UploadLogs, WireTransfer,
 };
 pub use device_log::{LOG_AT, LOG_AT_MAX, LastLog, LogRequest, LogResult};
+pub use device_progress::Progress;
 pub use device_rollout::{
     Abort, Counts, DeviceRollout, DeviceRolloutSpec, DeviceRolloutStatus, Failure, RollbackStatus, RolloutConfig,
     RolloutFirmware, RolloutImage, StepStatus, Waiting,
 };
+pub use device_session::{Contender, Drops, Session};
 pub use firmware::{Firmware, FirmwareSpec, FirmwareStatus, Image, ImageStatus};
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 pub use schema::{Duration, IntOrPercent};

@@ -30,6 +30,13 @@ pub struct Identity {
     pub late_results: bool,
 }
 
+impl Identity {
+    /// Whether it announces this.
+    fn can(&self, capability: Capabilities) -> bool {
+        self.vocabulary.capabilities().without(self.withheld).has(capability)
+    }
+}
+
 /// What the device runs when it reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
@@ -212,7 +219,9 @@ impl Agent {
             }
             Input::ProgressDue(percent) => self.progress(percent),
             Input::KeepAliveDue => match self.link {
-                Some(_) if self.has_timers() && self.work.is_none() => vec![Effect::Send(DeviceMessage::KeepAlive)],
+                Some(_) if self.identity.can(Capabilities::KEEP_ALIVE) && self.work.is_none() => {
+                    vec![Effect::Send(DeviceMessage::KeepAlive)]
+                }
                 _ => vec![],
             },
         }
@@ -227,7 +236,7 @@ impl Agent {
         self.link = Some(Link { config: facts.config.clone(), ..Link::default() });
         let information = self.information(facts);
         let mut effects = vec![Effect::Send(DeviceMessage::Information(information))];
-        if std::mem::take(&mut self.restarted) && self.identity.vocabulary == Vocabulary::Extended {
+        if std::mem::take(&mut self.restarted) && self.identity.can(Capabilities::RESTART_COMPLETE) {
             effects.push(Effect::Send(DeviceMessage::RestartComplete));
         }
         if let Some(owed) = self.owed.take() {
@@ -502,7 +511,7 @@ impl Agent {
             None => return vec![],
         };
         match self.link {
-            Some(_) if self.has_timers() => {
+            Some(_) if self.identity.can(Capabilities::PROGRESS) => {
                 vec![Effect::Send(DeviceMessage::Progress { percent, text: Some(text.to_owned()) })]
             }
             _ => vec![],

@@ -368,6 +368,12 @@ fn progress_and_keep_alive_are_said_by_extended_devices_alone() {
         agent.on(Input::Disconnected);
         assert_eq!(agent.on(Input::KeepAliveDue), []);
     }
+    let withheld = Capabilities::PROGRESS.with(Capabilities::KEEP_ALIVE);
+    let mut agent = Agent::new(Identity { withheld, ..identity(Vocabulary::Extended) });
+    agent.on(Input::Connected(facts()));
+    assert_eq!(agent.on(Input::KeepAliveDue), [], "not announced");
+    agent.on(received(&ServerMessage::DownloadVersion(download())));
+    assert_eq!(agent.on(Input::ProgressDue(Some(50))), [], "not announced");
 }
 
 fn any_input() -> impl Strategy<Value = Input> {

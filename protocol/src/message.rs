@@ -209,11 +209,10 @@ impl DeviceMessage {
             kind::UPGRADE_RESULT => Self::ProfileUpgraded(data.execution_result()?, data.error_detail()?),
             kind::LOG_RESULT => Self::LogUploaded(data.execution_result()?, data.error_detail()?),
             kind::PROGRESS => Self::Progress {
-                percent: match data.parsed(number::PERCENT, datum::u32_value)? {
-                    None => None,
-                    Some(percent @ 0..=100) => Some(percent as u8),
-                    Some(_) => return Err(data.bad_value(number::PERCENT)),
-                },
+                // What is no percentage says nothing, and is no reason to break off what the device is at.
+                percent: data
+                    .parsed(number::PERCENT, datum::u32_value)?
+                    .and_then(|percent| u8::try_from(percent).ok().filter(|percent| *percent <= 100)),
                 text: data.optional_text(number::TEXT)?,
             },
             kind::RESTART_COMPLETE => Self::RestartComplete,

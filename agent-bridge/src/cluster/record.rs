@@ -3,7 +3,9 @@
 use fettle_crds::schema::message;
 use fettle_crds::{Device, TryResult, Verdict};
 use fettle_protocol::message::DeviceInformation;
-use fettle_protocol::session::{Drops, Log, LogResult, Phase, Reason, Record, SessionRecord, TryEnd};
+use fettle_protocol::session::{
+    Drops, Log, LogResult, Phase, Reached, ReachedRecord, Reason, Record, SessionRecord, TryEnd,
+};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -11,7 +13,7 @@ use super::Identity;
 
 /// The patch that writes `record` to `device`, on condition that nobody has written to it since.
 pub fn patch(record: &Record, device: &Device, us: &Identity, now: Timestamp) -> Value {
-    let Record { session: of_session, info, progress, end, drops, forget_applied, log, log_answer } = record;
+    let Record { session: of_session, info, progress, end, reached, drops, forget_applied, log, log_answer } = record;
     let mut status = Map::new();
     session(of_session, device, us, now, &mut status);
     if let Some(info) = info {
@@ -19,6 +21,17 @@ pub fn patch(record: &Record, device: &Device, us: &Identity, now: Timestamp) ->
     }
     if let Some((target, phase)) = progress {
         status.insert("upgrade".to_owned(), upgrade(*target, *phase, end.as_ref(), now));
+    }
+    match reached {
+        ReachedRecord::Unchanged => {}
+        ReachedRecord::Set(Reached { target, percent, text }) => {
+            // What is absent takes what was there before off the record.
+            let progress = json!({"target": target, "percent": percent, "text": text, "at": now});
+            status.insert("progress".to_owned(), progress);
+        }
+        ReachedRecord::Clear => {
+            status.insert("progress".to_owned(), Value::Null);
+        }
     }
     match (drops, end) {
         (Some(Drops { target, count }), _) => {
@@ -266,6 +279,24 @@ mod tests {
                 merged(&device(), &Record { progress: Some((4, phase)), ..Record::default() }).upgrade.unwrap();
             assert_eq!((upgrade.target, upgrade.phase, upgrade.since, upgrade.result), (4, expected, at(100), None));
         }
+    }
+
+    #[test]
+    fn how_far_a_device_has_come_leaves_nothing_of_what_it_said_before_and_goes_when_it_is_over() {
+        let mut device = device();
+        let set = |percent, text: Option<&str>| {
+            let reached = Reached { target: 3, percent, text: text.map(str::to_owned) };
+            Record { reached: ReachedRecord::Set(reached), ..Record::default() }
+        };
+        device.status = Some(merged(&device, &set(Some(25), Some("erasing slot B"))));
+        let progress = device.status.as_ref().and_then(|status| status.progress.clone()).unwrap();
+        assert_eq!((progress.target, progress.percent, progress.at), (3, Some(25), at(100)));
+        assert_eq!(progress.text.as_deref(), Some("erasing slot B"));
+        device.status = Some(merged(&device, &set(Some(50), None)));
+        let progress = device.status.as_ref().and_then(|status| status.progress.clone()).unwrap();
+        assert_eq!((progress.percent, progress.text), (Some(50), None));
+        assert!(merged(&device, &Record::default()).progress.is_some());
+        assert_eq!(merged(&device, &Record { reached: ReachedRecord::Clear, ..Record::default() }).progress, None);
     }
 
     #[test]

@@ -6,7 +6,9 @@ use fettle_crds::{
 };
 use fettle_protocol::Dialect;
 use fettle_protocol::message::UpgradeAt;
-use fettle_protocol::session::{Contender, Drops, Hold, Known, Phase, Progress, Scheduled, Stage, Target, View};
+use fettle_protocol::session::{
+    Contender, Drops, Hold, Known, Phase, Progress, Reached, Scheduled, Stage, Target, View,
+};
 use jiff::SignedDuration;
 
 use super::Identity;
@@ -58,6 +60,11 @@ pub fn view(device: &Device, standing: Standing, us: &Identity, bridges: &Bridge
                 RecordedPhase::Done => Phase::Done,
             };
             Progress { target: upgrade.target, phase }
+        }),
+        reached: status.progress.map(|progress| Reached {
+            target: progress.target,
+            percent: progress.percent,
+            text: progress.text,
         }),
         drops: status.drops.map(|drops| Drops { target: drops.target, count: drops.count }),
         log: status.last_log.map(|log| log.location),

@@ -55,6 +55,8 @@ impl Hub {
         let (over, deadline, connection) = (session.is_over(), session.deadline(), session.connection());
         self.parts.metrics.session(Some(entry.state), Some(session.state_name()));
         entry.state = session.state_name();
+        let reached = std::mem::replace(&mut entry.reached, session.reached());
+        self.parts.metrics.reached(reached, entry.reached);
         entry.session = Some(session);
         let former = std::mem::replace(&mut entry.timer, deadline);
         if former != deadline {

@@ -21,7 +21,7 @@ use std::time::Duration;
 use fettle_crds::Device;
 use fettle_protocol::message::DeviceInformation;
 use fettle_protocol::session::{
-    Command, ConnectionId, EndedBy, Event, File, Session, SourceError, Timing, Transferred,
+    Command, ConnectionId, EndedBy, Event, File, Session, SourceError, Timing, Transferred, Work,
 };
 use fettle_protocol::{DeviceMessage, Dialect, Mac};
 use futures::{Stream, StreamExt};
@@ -121,6 +121,8 @@ struct Entry {
     session: Option<Session>,
     /// As the gauge has it.
     state: &'static str,
+    /// How far it says it is, as the gauge has it.
+    reached: Option<(Work, Option<u8>)>,
     timer: Option<Timestamp>,
     /// The credential of the newest command.
     permission: Option<(Command, Permission)>,

@@ -165,6 +165,7 @@ impl Hub {
             uid: uid(device),
             session: Some(session),
             state,
+            reached: None,
             timer: None,
             permission: None,
             failures: 0,
@@ -275,6 +276,7 @@ impl Hub {
         }
         self.index.slim(&entry.name);
         self.parts.metrics.session(Some(entry.state), None);
+        self.parts.metrics.reached(entry.reached, None);
     }
 }
 

@@ -35,6 +35,8 @@ const PROBE_REST: Duration = Duration::from_millis(1500);
 /// Messages in [`FLOOD_WINDOW`] that are too many. A device with all extensions sends fewer than ten.
 const FLOOD: u32 = 100;
 const FLOOD_WINDOW: Duration = Duration::from_secs(10);
+/// Between two messages 32 that the hub hears of: a device sends them about every 30 s.
+const PROGRESS_MS: u32 = 1000;
 /// What is read at once; messages of devices have some tens of bytes.
 const READ: usize = 2048;
 
@@ -49,14 +51,21 @@ pub(super) struct Connection {
     caller: Option<(Mac, Inbox)>,
     /// When the message that has begun, or message 1, must be complete.
     due: Option<Instant>,
-    /// Messages since the beginning of the window.
-    flood: (Instant, u32),
+    flood: Flood,
     /// What is to be sent then, and nothing before it.
     held: Option<(Instant, Box<[u8]>)>,
     /// When something was sent last.
     wrote: Option<Instant>,
     outstanding: bool,
     probing: Option<Probing>,
+}
+
+/// What the device has sent since the beginning of the window.
+struct Flood {
+    since: Instant,
+    messages: u32,
+    /// From which millisecond of the window on the hub hears again of how far the device is.
+    progress: u32,
 }
 
 /// How far a probe is, and when it goes on.
@@ -104,7 +113,7 @@ impl Connection {
             decoder: Decoder::inferring(),
             caller: None,
             due: Some(now + INFORMATION),
-            flood: (now, 0),
+            flood: Flood { since: now, messages: 0, progress: 0 },
             held: None,
             wrote: None,
             outstanding: false,
@@ -313,12 +322,11 @@ impl Connection {
 
     fn count(&mut self) -> Result<(), End> {
         let now = Instant::now();
-        let (since, count) = &mut self.flood;
-        if now.duration_since(*since) > FLOOD_WINDOW {
-            (*since, *count) = (now, 0);
+        if now.duration_since(self.flood.since) > FLOOD_WINDOW {
+            self.flood = Flood { since: now, messages: 0, progress: 0 };
         }
-        *count += 1;
-        if *count > FLOOD { Err(self.faulty(Closed::Flood, "too many messages")) } else { Ok(()) }
+        self.flood.messages += 1;
+        if self.flood.messages > FLOOD { Err(self.faulty(Closed::Flood, "too many messages")) } else { Ok(()) }
     }
 
     /// What the hub is to hear of a message.
@@ -337,10 +345,15 @@ impl Connection {
                 None
             }
             (_, None) => return Err(self.faulty(Closed::NoInformation, "the first message is not message 1")),
-            // Progress is for people who watch; nothing follows from it.
-            (DeviceMessage::Progress { percent, text }, Some((mac, _))) => {
-                tracing::debug!(connection = self.id.0, %mac, percent, text, "progress");
-                None
+            // It is for people who watch, and not worth the hub's time more often.
+            (message @ DeviceMessage::Progress { .. }, Some(_)) => {
+                let Flood { since, progress, .. } = &mut self.flood;
+                // A window has no more than ten thousand.
+                let now = u32::try_from(since.elapsed().as_millis()).unwrap_or(u32::MAX);
+                (now >= *progress).then(|| {
+                    *progress = now.saturating_add(PROGRESS_MS);
+                    Told::Said(message)
+                })
             }
             (DeviceMessage::KeepAlive, Some(_)) => None,
             (message, Some(_)) => Some(Told::Said(message)),

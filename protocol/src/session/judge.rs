@@ -236,6 +236,7 @@ impl Session {
             Step::Profile | Step::Log => {
                 effects.push(Effect::Send(connection, ServerMessage::UpgradeProfile(at)));
                 self.memory.pushed = true;
+                self.begin_to_hear(now);
                 self.state = match (at, confirmed_by) {
                     (UpgradeAt::Time(_), Some(deadline)) => {
                         (self.memory.scheduled, self.memory.accepted) = (scheduled, false);
@@ -340,7 +341,7 @@ impl Session {
     }
 
     /// Nothing is left to do for the target: its log, where it is wanted, then 2, where it is. What can tell of a log that
-    /// has arrived meanwhile is written before a write for that alone.
+    /// has arrived meanwhile is written before a write for that alone; as can what says that a command is over.
     fn after_end(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let target = self.view.target.as_ref().map(|target| (target.id, target.done));
         if self.take_log_wish() {
@@ -352,7 +353,9 @@ impl Session {
                 self.write(Record { session: SessionRecord::Dismiss, ..Record::default() }, effects);
             }
             Some((_, true)) => self.dismiss(effects),
-            Some((_, false)) | None if self.has_log_news() => self.write(Record::default(), effects),
+            Some((_, false)) | None if self.has_log_news() || self.has_stale_reached() => {
+                self.write(Record::default(), effects);
+            }
             Some((_, false)) | None => {}
         }
     }

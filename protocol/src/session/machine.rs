@@ -104,7 +104,8 @@ impl Session {
                 }
                 _ => effects.push(Effect::Count(Counted::Unasked(kind::LOG_RESULT))),
             },
-            DeviceMessage::Progress { .. } | DeviceMessage::RestartComplete | DeviceMessage::KeepAlive => {}
+            DeviceMessage::Progress { percent, text } => self.hear(percent, text),
+            DeviceMessage::RestartComplete | DeviceMessage::KeepAlive => {}
             DeviceMessage::Unknown(kind) => effects.push(Effect::Count(Counted::UnknownMessage(kind))),
         }
     }
@@ -225,6 +226,7 @@ impl Session {
         };
         self.memory.started |= command.step != Step::Log;
         self.state = state;
+        self.begin_to_hear(now);
         effects.push(Effect::Send(connection, message));
     }
 

@@ -22,6 +22,7 @@
 //!   repeated within a try is what the contract with the device allows: a download after a lost connection, and one
 //!   more push of a profile whose result was lost.
 //! - While the end of a try is not written, nothing further is sent.
+//! - How far a device has come is written once in [`Timing::reached`], and not of a command that has taken less.
 //! - A log costs one write at most, and none where another write is due that can tell of it.
 //! - What is on record as the configuration in force is taken off the record where it may no longer be true.
 //! - After a [`Event::Tick`] at [`Session::deadline`] the next deadline is later, or there is none.
@@ -38,20 +39,21 @@
 //! tries that end while nobody holds the device: the controller.
 //!
 //! # Where what is
-//! `machine`: events. `log`: the device's log. `judge`: which command comes next, and when it may go. `record`: what is written. `hold`: who
+//! `machine`: events. `reached`: how far the device says it is. `log`: the device's log. `judge`: which command comes next, and when it may go. `record`: what is written. `hold`: who
 //! holds the MAC.
 
 mod hold;
 mod judge;
 mod log;
 mod machine;
+mod reached;
 mod record;
 mod types;
 
 pub use types::{
     Command, ConnectionId, Contender, Counted, Drops, Effect, EndedBy, Event, File, Hold, Known, Log, LogResult, Phase,
-    Progress, Reason, Record, Scheduled, SessionRecord, SourceError, Stage, Step, Target, Timing, Transferred, TryEnd,
-    View, WriteError,
+    Progress, Reached, ReachedRecord, Reason, Record, Scheduled, SessionRecord, SourceError, Stage, Step, Target,
+    Timing, Transferred, TryEnd, View, Work, WriteError,
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -76,6 +78,7 @@ pub struct Session {
     remember_until: Option<Timestamp>,
     /// What a connection that is gone said of the device, where it is not on record.
     unrecorded: Option<DeviceInformation>,
+    heard: reached::Heard,
     /// A log that is not on record yet.
     log: Option<Log>,
     /// What a person asked for.
@@ -186,6 +189,7 @@ impl Session {
             unanswered: false,
             remember_until: None,
             unrecorded: None,
+            heard: reached::Heard::default(),
             log: None,
             request: None,
             remote: None,
@@ -227,8 +231,10 @@ impl Session {
             State::Contending { decide_at, .. } => Some(decide_at),
             State::Downloading { deadline, .. }
             | State::Applying { deadline, .. }
-            | State::Scheduled { deadline, .. }
-            | State::Preparing { until: deadline, .. } => Some(deadline),
+            | State::Scheduled { deadline, .. } => {
+                [Some(deadline), unless_writing(self.reached_due())].into_iter().flatten().min()
+            }
+            State::Preparing { until: deadline, .. } => Some(deadline),
             State::Uploading { deadline, .. } => Some(self.upload_deadline(deadline)),
             State::Idle => unless_writing([end_of_try, self.confirmation()].into_iter().flatten().min()),
             State::Held { .. } => unless_writing(end_of_try),

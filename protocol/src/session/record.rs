@@ -75,12 +75,20 @@ impl Session {
         match self.state {
             State::Held { command } => self.activate(command, now, effects),
             State::Idle => self.judge(now, effects),
-            State::Scheduled { target, .. } => self.leave_schedule(target, now, effects),
+            State::Scheduled { target, .. } => {
+                let left = self.leave_schedule(target, now, effects);
+                if !left {
+                    self.write_reached(now, effects);
+                }
+                left
+            }
+            State::Downloading { .. } | State::Applying { .. } => {
+                self.write_reached(now, effects);
+                false
+            }
             State::Settling { .. }
             | State::Preparing { .. }
-            | State::Downloading { .. }
             | State::Checking { .. }
-            | State::Applying { .. }
             | State::Uploading { .. }
             | State::Away { .. }
             | State::Contending { .. }
@@ -212,6 +220,9 @@ impl Session {
         };
         let renewed = record.end.as_ref().is_some_and(|end| end.applied.is_some());
         record.forget_applied = doubtful && !renewed && self.view.applied.is_some();
+        if record.reached == ReachedRecord::Unchanged && self.has_stale_reached() {
+            record.reached = ReachedRecord::Clear;
+        }
         record.log = self.log.clone();
         record.log_answer =
             self.request.as_ref().and_then(|request| Some((request.value.clone(), request.ended.clone()?)));

@@ -28,6 +28,8 @@ pub struct Timing {
     pub drop_delay: SignedDuration,
     /// After the time at which a device puts a profile into force, for it to say how that went.
     pub confirm: SignedDuration,
+    /// Between two writes of how far a device has come, and before the first of a command.
+    pub reached: SignedDuration,
 }
 
 impl Default for Timing {
@@ -40,6 +42,7 @@ impl Default for Timing {
             contend: SignedDuration::from_secs(10),
             drop_delay: SignedDuration::from_secs(5),
             confirm: SignedDuration::from_mins(5),
+            reached: SignedDuration::from_secs(30),
         }
     }
 }
@@ -65,6 +68,8 @@ pub struct View {
     pub target: Option<Target>,
     /// How far the target named in it has come.
     pub progress: Option<Progress>,
+    /// How far it has said that it has come with a command.
+    pub reached: Option<Reached>,
     /// The connections that it has lost by itself since the end of a try.
     pub drops: Option<Drops>,
     /// Where its newest log is.
@@ -173,6 +178,28 @@ pub struct Drops {
 pub struct Progress {
     pub target: i64,
     pub phase: Phase,
+}
+
+/// How far a device says that it has come with a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reached {
+    /// Of which the command is.
+    pub target: i64,
+    /// 0–100.
+    pub percent: Option<u8>,
+    /// Not empty, at most 248 bytes.
+    pub text: Option<String>,
+}
+
+/// What a device is at while it says how far it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Work {
+    /// From 3 to 5.
+    Version,
+    /// From 4 to 7.
+    Profile,
+    /// From 8 to 9.
+    Apply,
 }
 
 /// How far a target has come.
@@ -314,6 +341,8 @@ pub struct Record {
     /// How the try ended, where the phase is `Done`. What was counted in `drops` is of a former one then: it goes off the
     /// record, unless there is a new count.
     pub end: Option<TryEnd>,
+    /// How far the device has come with its command.
+    pub reached: ReachedRecord,
     /// The new count, with the release that it comes from.
     pub drops: Option<Drops>,
     /// The configuration on record as applied may not be in force any more: it is to be taken off the record. Never
@@ -323,6 +352,16 @@ pub struct Record {
     pub log: Option<Log>,
     /// How what a person asked for has come out: their word, and the result.
     pub log_answer: Option<(String, LogResult)>,
+}
+
+/// What becomes of how far the device has come on record.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum ReachedRecord {
+    #[default]
+    Unchanged,
+    Set(Reached),
+    /// The command is over.
+    Clear,
 }
 
 /// What becomes of the session on record.

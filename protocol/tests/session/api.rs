@@ -2,7 +2,8 @@
 
 use fettle_protocol::message::DeviceInformation;
 use fettle_protocol::session::{
-    Contender, Drops, Hold, Known, Log, LogResult, Phase, Progress, Record, SessionRecord, Target, TryEnd, View,
+    Contender, Drops, Hold, Known, Log, LogResult, Phase, Progress, Reached, ReachedRecord, Record, SessionRecord,
+    Target, TryEnd, View,
 };
 
 /// One run of one bridge.
@@ -40,6 +41,7 @@ pub(crate) struct Status {
     pub(crate) reported: Option<DeviceInformation>,
     pub(crate) applied: Option<String>,
     pub(crate) upgrade: Option<Upgrade>,
+    pub(crate) reached: Option<Reached>,
     pub(crate) drops: Option<Drops>,
     pub(crate) log: Option<Log>,
     /// What a person asks for, and what came of what.
@@ -73,6 +75,7 @@ impl Api {
             reported: None,
             applied: None,
             upgrade: None,
+            reached: None,
             drops: None,
             log: None,
             log_request: None,
@@ -102,7 +105,7 @@ impl Api {
     /// What it says to that run of that bridge.
     pub(crate) fn view(&self, us: Run) -> View {
         let Status { legal, model, holder, reported, applied, upgrade, drops, log, target, outcome, .. } = &self.status;
-        let Status { log_request, log_answer, udp, address, .. } = &self.status;
+        let Status { reached, log_request, log_answer, udp, address, .. } = &self.status;
         let log_answer = log_answer.as_ref().map(|(request, _)| request.clone());
         View {
             legal: *legal,
@@ -132,6 +135,7 @@ impl Api {
             applied: applied.clone(),
             target: target.clone().map(|target| Target { ended: *outcome == Some(target.id), ..target }),
             progress: upgrade.as_ref().map(|upgrade| Progress { target: upgrade.target, phase: upgrade.phase }),
+            reached: reached.clone(),
             drops: *drops,
             log: log.as_ref().map(|log| log.location.clone()),
             log_request: log_request.clone().filter(|request| log_answer.as_ref() != Some(request)),
@@ -149,7 +153,7 @@ impl Api {
         }
         let before = self.status.clone();
         let held_by_other = self.view(us).hold == Hold::Other;
-        let Record { session, info, progress, end, drops, forget_applied, log, log_answer } = record;
+        let Record { session, info, progress, end, reached, drops, forget_applied, log, log_answer } = record;
         if held_by_other {
             let only_log = *record == Record { log: log.clone(), log_answer: log_answer.clone(), ..Record::default() };
             assert!(
@@ -197,6 +201,18 @@ impl Api {
                 status.applied = Some(config.clone());
             }
             status.drops = None;
+        }
+        match reached {
+            ReachedRecord::Unchanged => {}
+            ReachedRecord::Set(reached) => {
+                assert_eq!(
+                    status.target.as_ref().map(|target| target.id),
+                    Some(reached.target),
+                    "of no current target"
+                );
+                status.reached = Some(reached.clone());
+            }
+            ReachedRecord::Clear => status.reached = None,
         }
         if let Some(drops) = drops {
             assert!(matches!(session, SessionRecord::Release { .. }), "a drop that costs a write: {record:?}");

@@ -17,6 +17,7 @@ mod honest;
 mod logs;
 mod outage;
 mod property;
+mod reached;
 mod reconnect;
 mod restart;
 mod scheduled;

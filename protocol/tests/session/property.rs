@@ -29,6 +29,8 @@ enum Happening {
     Vanishes,
     /// It says a result that nothing asked for.
     Babbles(u8),
+    /// It says how far it is, whatever it is at.
+    Reports(u8),
     /// A log of it arrives, whenever that was asked for.
     BringsLog,
     /// Somebody else calls with its MAC, and says no more.
@@ -88,6 +90,7 @@ fn happening() -> impl Strategy<Value = Happening> {
             }),
         3 => Just(Vanishes),
         3 => prop_oneof![Just(5u8), Just(7), Just(9), Just(11), Just(99)].prop_map(Babbles),
+        3 => (0u8..=100).prop_map(Reports),
         3 => Just(BringsLog),
         2 => Just(Impostor),
         8 => (1u16..8).prop_map(Passes),
@@ -181,6 +184,9 @@ impl Fleet {
                     other => DeviceMessage::Unknown(other),
                 };
                 device.babbles(world, message);
+            }
+            Happening::Reports(percent) => {
+                device.babbles(world, DeviceMessage::Progress { percent: Some(percent), text: None });
             }
             Happening::BringsLog => drop(world.brings_log(world.now.as_millisecond() as u32)),
             Happening::Impostor => {

@@ -1,8 +1,10 @@
 //! The main job: devices are taken from what they run to what a group declares.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use fettle_crds::{TryResult, Verdict};
-use fettle_device::{PathStyle, Vocabulary};
+use fettle_device::{Fault, FaultKind, PathStyle, Step, Vocabulary};
 use fettle_protocol::datum::Capabilities;
 
 use crate::world::{NEW, OLD, World, received, strict};
@@ -104,5 +106,39 @@ async fn an_extended_device_reports_its_configuration_and_finds_the_ports_that_i
     let reported = status.reported.clone().unwrap_or_else(|| panic!("nothing reported: {status:?}"));
     assert!(reported.capabilities.iter().any(|capability| capability == "ConfigVersion"), "{reported:?}");
     assert!(device.journal().violations().is_empty(), "{}", device.journal());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_far_a_long_download_has_come_is_seen_while_it_runs_and_not_after_it() -> Result<()> {
+    let mut world = World::start_with("progress", |builder| builder.env("FETTLE_PROGRESS_INTERVAL", "1s")).await?;
+    world.firmware(NEW).await?;
+    let mut spec = strict(1);
+    spec.vocabulary = Vocabulary::Extended;
+    spec.withheld = Capabilities::HTTP;
+    spec.timings.progress = Duration::from_millis(100);
+    // 64 KiB in about four seconds.
+    spec.faults = vec![Fault::once(Step::Download3, FaultKind::Throttle(16 * 1024))];
+    let device = world.device("sw-1", spec).await?;
+    world.group(&["firmware: {name: access-5.2.1}"]).await?;
+    let halfway = world
+        .device_until("sw-1", "says how far its download is", |status| {
+            status.progress.as_ref().is_some_and(|progress| progress.percent.is_some_and(|percent| percent > 0))
+        })
+        .await?;
+    let progress = halfway.progress.unwrap_or_else(|| panic!("it was just there"));
+    assert_eq!(Some(progress.target), halfway.target.map(|target| target.id));
+    assert_eq!(progress.text.as_deref(), Some("downloading"));
+    let columns = world.namespace.kubectl(&["get", "devices"]).await?;
+    assert!(columns.contains("PROGRESS"), "{columns}");
+
+    world.all_current(1).await?;
+    let ended = world.try_ended("sw-1", 1, TryResult::Succeeded, Verdict::Upgraded).await?;
+    assert_eq!(ended.progress, None, "{}", device.journal());
+    let said = device.journal().counters().sent(32);
+    let written =
+        world.fettle.bridge().program().metric("fettle_bridge_status_writes_total", &["outcome=\"Done\""]).await?;
+    // Its first call, the two of every upgrade, and one in a second of the download.
+    assert!(said > 10 && written < 10.0, "{said} messages, {written} writes: {}", device.journal());
     Ok(())
 }
