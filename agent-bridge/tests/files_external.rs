@@ -10,8 +10,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fettle_bridge::args::ExternalArgs;
 use fettle_bridge::files::external::{External, ExternalConfig, ExternalError, Login, Over, PutServer, Told};
 use fettle_bridge::files::store::Content;
+use files_support::certificates::certificates;
 use files_support::foreign::Foreign;
 use files_support::programs::{curl, out, succeeded, text};
 use files_support::{Command, PATIENCE, Servers, assert_same, bytes};
@@ -69,6 +71,11 @@ impl World {
         let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
+    }
+
+    /// Whether a log of this device is stored, and not only on its way.
+    fn has_log(&self, device_name: &str) -> bool {
+        self.servers.stored_logs(device_name).iter().any(|path| path.extension().is_some_and(|end| end == "log"))
     }
 
     async fn until(&self, what: &str, is_so: impl Fn() -> bool) {
@@ -184,7 +191,7 @@ async fn a_log_that_is_brought_there_is_fetched_and_removed() {
     let name = world.external.expect(&command.permission, Over::Ftp).await.unwrap();
     succeeded(&curl(&["-T", text(&file), &world.url(&name)]).await);
     world.external.brought(&command.permission);
-    world.until("the log is stored", || world.servers.stored_logs("sw-1").len() == 1).await;
+    world.until("the log is stored", || world.has_log("sw-1")).await;
     assert_same(&std::fs::read(&world.servers.stored_logs("sw-1")[0]).unwrap(), &log);
     world.until("nothing is left", || world.names().is_empty()).await;
 
@@ -226,7 +233,7 @@ async fn tftpd_hpa_serves_what_was_put_there_and_takes_logs() {
     std::fs::write(&out, &image[..20_000]).unwrap();
     succeeded(&curl(&["-T", text(&out), &format!("tftp://{}/fw/{name}", tftpd.address)]).await);
     world.external.brought(&upload.permission);
-    world.until("the log is stored", || world.servers.stored_logs("sw-1").len() == 1).await;
+    world.until("the log is stored", || world.has_log("sw-1")).await;
     world.until("nothing is left", || world.names().is_empty()).await;
 }
 
@@ -262,4 +269,74 @@ async fn a_server_that_is_away_for_a_while_is_tidied_when_it_is_back() {
     world.until("it was tried", || world.operations("remove", "failed") >= 1.0).await;
     world.vsftpd.start_again();
     world.until("nothing is left", || world.names().is_empty()).await;
+}
+
+/// What makes vsftpd refuse whatever is not within TLS, with this certificate. It wants data connections to resume the
+/// session of the control connection, as it does unless told otherwise.
+fn tls_alone(folder: &std::path::Path) -> String {
+    let files = certificates(folder);
+    format!(
+        "ssl_enable=YES\nallow_anon_ssl=YES\nforce_anon_logins_ssl=YES\nforce_anon_data_ssl=YES\nrsa_cert_file={}\n\
+         rsa_private_key_file={}\nssl_ciphers=HIGH",
+        files.certificate.display(),
+        files.key.display()
+    )
+}
+
+/// What the operator's flags say of such a server.
+fn ftps(folder: &std::path::Path, config: &mut ExternalConfig) {
+    let password = folder.join("password");
+    std::fs::write(&password, PASSWORD).unwrap();
+    let args = ExternalArgs {
+        url: Some(format!("ftps://ftp@{}:{}/fw", config.server.host, config.server.port)),
+        password_file: Some(password),
+        ca_file: Some(folder.join("ca.crt")),
+        ..ExternalArgs::default()
+    };
+    *config = args.config().unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_go_there_and_back_within_tls_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::start_with(&tls_alone(folder.path()), |config| ftps(folder.path(), config));
+    world.keep();
+    let image = bytes(1_500_001);
+    let content = world.servers.content(&image).await;
+    let (command, name) = world.order("uid-1", &content).await.unwrap();
+    assert_eq!(world.names(), [name.as_str()]);
+    assert_same(&std::fs::read(world.folder.join(&name)).unwrap(), &image);
+    // Who does not speak TLS gets nothing of it, so ours did.
+    let plain = curl(&["-o", "/dev/null", &world.url(&name)]).await;
+    assert!(!plain.status.success());
+    let (authority, out) = (folder.path().join("ca.crt"), out(&world.servers));
+    let tls = ["--ssl-reqd", "--cacert", text(&authority)];
+    succeeded(&curl(&[&tls[..], &["-o", text(&out), &world.url(&name)]].concat()).await);
+    assert_same(&std::fs::read(&out).unwrap(), &image);
+
+    let log = bytes(30_000);
+    std::fs::write(&out, &log).unwrap();
+    let upload = world.servers.order_upload("uid-1", "sw-1");
+    let name = world.external.expect(&upload.permission, Over::Ftp).await.unwrap();
+    succeeded(&curl(&[&tls[..], &["-T", text(&out), &world.url(&name)]].concat()).await);
+    world.external.brought(&upload.permission);
+    world.until("the log is stored", || world.has_log("sw-1")).await;
+    assert_same(&std::fs::read(&world.servers.stored_logs("sw-1")[0]).unwrap(), &log);
+    world.external.release(&command.permission);
+    world.until("nothing is left", || world.names().is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_goes_to_a_server_that_is_not_to_be_trusted_or_knows_no_tls() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let tls = tls_alone(folder.path());
+    certificates(other.path());
+    for (config, says) in [(tls.as_str(), "does not speak TLS as it should"), ("", "refused: beginning TLS")] {
+        let world = World::start_with(config, |config| ftps(other.path(), config));
+        let content = world.servers.content(b"image").await;
+        let error = world.order("uid-1", &content).await.err().expect("it is refused");
+        let told = fettle_runtime::chain(&*error).to_string();
+        assert!(told.contains(says), "{told}");
+        assert_eq!(world.names().len(), 0);
+    }
 }

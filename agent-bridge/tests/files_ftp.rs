@@ -517,3 +517,29 @@ async fn a_stop_says_goodbye_and_ends_everything() {
     assert!(TcpStream::connect(servers.ftp()).await.is_err());
     assert_eq!(servers.metric("fettle_bridge_transfers_active", &["download", "ftp"]), 0.0);
 }
+
+#[tokio::test]
+async fn a_download_of_a_file_that_somebody_changes_under_it_breaks_off_and_the_next_is_refused() {
+    let servers = Servers::start();
+    // More than the kernel takes at once for a client that does not read.
+    let image = bytes(64 << 20);
+    let content = servers.content(&image).await;
+    let command = servers.order_download("uid-1", &content);
+    let mut client = Client::logged_in(&servers, &command).await;
+    let mut data = client.data().await;
+    client.ask(&format!("RETR {}", command.path()), "150").await;
+    let mut received = vec![0; 1 << 20];
+    data.read_exact(&mut received).await.unwrap();
+    let cached = std::fs::File::options().write(true).open(servers.cached(&content)).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&cached, &vec![0; 32 << 20], 32 << 20).unwrap();
+    data.read_to_end(&mut received).await.unwrap();
+    client.expect("451").await;
+    assert!(received.len() < image.len(), "{} bytes came", received.len());
+    assert_same(&received, &image[..received.len()]);
+    assert!(!servers.transfers.progress(&command.permission).unwrap().complete);
+    servers.ended("download", "ftp", "failed").await;
+
+    client.data().await;
+    client.ask(&format!("RETR {}", command.path()), "550").await;
+    assert!(!servers.cached(&content).exists());
+}

@@ -62,8 +62,19 @@ pub enum LogError {
     Full { limit: u64 },
     #[error("too many uploads are running")]
     Busy,
+    #[error("the disk of the log store is full")]
+    DiskFull,
     #[error("the log store cannot be written")]
-    Io(#[from] io::Error),
+    Io(#[source] io::Error),
+}
+
+impl From<io::Error> for LogError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull,
+            _ => Self::Io(error),
+        }
+    }
 }
 
 /// Why there is no log store.
@@ -196,7 +207,8 @@ impl LogStore {
             .and_then(Result::ok)
             .ok_or(LogError::Busy)?;
         let (store, device_name) = (Arc::clone(self), attempt.device_name.clone());
-        let partial = blocking(move || Partial::create(store, &device_name)).await?;
+        let partial = blocking(move || Partial::create(store, &device_name)).await;
+        let partial = partial.inspect_err(|error| self.metrics.refused(error))?;
         Ok(Upload::new(attempt, partial, turn))
     }
 

@@ -56,7 +56,7 @@ impl Outcome {
         match error {
             LogError::NotExpected => Self::Refused,
             LogError::TooLarge { .. } => Self::TooLarge,
-            LogError::Full { .. } | LogError::Busy => Self::Full,
+            LogError::Full { .. } | LogError::DiskFull | LogError::Busy => Self::Full,
             LogError::Io(_) => Self::Failed,
         }
     }

@@ -1,7 +1,7 @@
 //! The local copy of what devices fetch: content on disk under its SHA-256, bounded in size and number.
 //!
-//! Guarantees: content is served only after all of it was hashed by this process, so a file that changed on disk while
-//! nobody looked is not served. A file appears under its name only whole, and written down. What is wanted by many is
+//! Guarantees: content is served only after all of it was hashed by this process, and only while its file is as it was then
+//! (`seal`): one that somebody else has changed is hashed again, and what is under way from it breaks off. A file appears under its name only whole, and written down. What is wanted by many is
 //! fetched once. Pinned content stays until its pin ends.
 //!
 //! Refuses to know about firmwares, devices or retries: it fetches what it is told, once, and says why it cannot.
@@ -14,13 +14,15 @@ mod flight;
 mod index;
 mod ingest;
 mod metrics;
+mod opening;
 mod partial;
 mod reader;
+mod seal;
 mod signature;
 mod source;
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{DirBuilder, File, Permissions};
+use std::fs::{DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -102,7 +104,7 @@ pub struct Usage {
 
 /// What a fetch came to, with the source that was asked, and for whom.
 type Fetched = (Source, Need, Result<Content, SourceError>);
-type Opened = Result<Body, Arc<io::Error>>;
+type Opened = Result<Option<(Content, Body)>, Arc<io::Error>>;
 
 /// The cache. Cheap to clone: all clones are one cache.
 #[derive(Debug, Clone)]
@@ -203,15 +205,16 @@ impl Store {
             return Ok(());
         }
         blocking("content", move || {
-            let file = File::open(inner.path_of(&sha256))
-                .inspect_err(|_| inner.forget(&sha256))
-                .map_err(|error| ingest::Failure::Read(error).into_source_error("content"))?;
+            let unreadable = |error| ingest::Failure::Read(error).into_source_error("content");
+            let file = inner.verified(&sha256).and_then(|found| found.ok_or(io::ErrorKind::NotFound.into()));
+            let (_, file) = file.map_err(unreadable)?;
             signature.check(|take| {
-                let all = ingest::each_chunk(&file, |chunk| {
+                let all = ingest::each_chunk(file.file(), |chunk| {
                     take(chunk);
                     Ok(())
                 });
-                all.map_err(|error| error.into_source_error("content"))
+                all.map_err(|error| error.into_source_error("content"))?;
+                file.check().map_err(unreadable)
             })?;
             let mut vouched = inner.vouched();
             if vouched.len() >= MAX_VOUCHED {
@@ -240,19 +243,12 @@ impl Store {
         .await
     }
 
-    /// Content that is in the cache. What an earlier process left there is hashed first; what is not what its name says is
-    /// removed.
+    /// Content that is in the cache. What an earlier process left there, or somebody else has changed, is hashed first; what
+    /// is not what its name says is removed.
     pub async fn get(&self, sha256: &[u8; 32]) -> Option<Content> {
-        let size = {
-            let mut index = self.inner.index();
-            let entry = index.touch(sha256)?;
-            match entry.state {
-                State::Verified { crc } => return Some(Content { sha256: *sha256, size: entry.size, crc }),
-                State::Unverified => entry.size,
-            }
-        };
+        self.inner.index().touch(sha256)?;
         let (inner, sha256) = (Arc::clone(&self.inner), *sha256);
-        let check = async move { spawn_blocking(move || inner.check(sha256, size)).await.ok().flatten() };
+        let check = async move { spawn_blocking(move || inner.check(&sha256)).await.ok().flatten() };
         self.checks.join(&sha256, check).await
     }
 
@@ -282,25 +278,20 @@ impl Store {
     /// For a file server: content by what a credential says of it, opened. `None`: it is not in the cache.
     pub(super) async fn open_content(&self, id: &ContentId) -> io::Result<Option<Readable>> {
         let Some(sha256) = self.inner.index().find(id) else { return Ok(None) };
-        let Some(content) = self.get(&sha256).await else { return Ok(None) };
-        let hot = self.inner.hot().get(&sha256);
-        let body = match hot {
-            Some(body) => body,
+        let opened = match self.inner.at_hand(&sha256) {
+            Some(opened) => Some(opened),
             None => {
                 let inner = Arc::clone(&self.inner);
                 let open = async move {
-                    spawn_blocking(move || inner.open(&content).map_err(Arc::new))
+                    spawn_blocking(move || inner.open(&sha256).map_err(Arc::new))
                         .await
                         .unwrap_or_else(|error| Err(Arc::new(io::Error::other(error))))
                 };
-                match self.opens.join(&sha256, open).await {
-                    Ok(body) => body,
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                    Err(error) => return Err(io::Error::new(error.kind(), error)),
-                }
+                let opened = self.opens.join(&sha256, open).await;
+                opened.map_err(|error| io::Error::new(error.kind(), error))?
             }
         };
-        Ok(Some(Readable::new(Arc::clone(&self.inner), content, body)))
+        Ok(opened.map(|(content, body)| Readable::new(Arc::clone(&self.inner), content, body)))
     }
 }
 
@@ -394,41 +385,6 @@ impl Inner {
         }
     }
 
-    /// Hashes what is on disk. Blocks for as long as that takes.
-    fn check(&self, sha256: [u8; 32], size: u64) -> Option<Content> {
-        let checked = File::open(self.path_of(&sha256)).and_then(|file| ingest::hash(&file));
-        match checked {
-            Ok(found) if found.sha256 == sha256 => self.index().set_verified(&found).then_some(found),
-            Ok(_) => {
-                tracing::warn!(sha256 = %hex(&sha256), size, "cached content is not what its name says, removed");
-                self.discard(&sha256);
-                None
-            }
-            Err(error) => {
-                tracing::warn!(sha256 = %hex(&sha256), %error, "cached content cannot be read, removed");
-                self.discard(&sha256);
-                None
-            }
-        }
-    }
-
-    /// Removes what was found wanting, unless it was replaced meanwhile.
-    fn discard(&self, sha256: &[u8; 32]) {
-        let _folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.index().remove_unverified(sha256) {
-            self.unlink(sha256);
-        }
-    }
-
-    /// Forgets content whose file somebody else removed.
-    fn forget(&self, sha256: &[u8; 32]) {
-        let _folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.path_of(sha256).exists() {
-            tracing::warn!(sha256 = %hex(sha256), "cached content was removed by somebody else");
-            self.index().remove(sha256);
-        }
-    }
-
     async fn fetch(self: Arc<Self>, source: &Source, expected: [u8; 32], need: Need) -> Result<Content, SourceError> {
         let origin = source.to_string();
         let Ok(_turn) = self.fetching.acquire().await else {
@@ -458,21 +414,6 @@ impl Inner {
             }
         }
         result
-    }
-
-    /// Blocks: opens the file and, where it is small and there is room, reads it into memory.
-    fn open(&self, content: &Content) -> io::Result<Body> {
-        let opened = self.index().opened(&content.sha256);
-        let file = match opened {
-            Some(file) => file,
-            None => {
-                let file = File::open(self.path_of(&content.sha256)).inspect_err(|_| self.forget(&content.sha256))?;
-                let file = Arc::new(file);
-                self.index().set_opened(&content.sha256, &file);
-                file
-            }
-        };
-        reader::warm(&self.hot, content, file)
     }
 }
 

@@ -7,6 +7,7 @@ pub mod certificates;
 pub mod foreign;
 pub mod network;
 pub mod programs;
+pub mod small_disk;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -69,6 +70,11 @@ impl Servers {
 
     /// With room for so many bytes of logs, in all and for each.
     pub fn start_with_logs(configure: impl FnOnce(&mut FileServerConfig), total: u64, each: u64) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), configure, total, each)
+    }
+
+    /// With cache and logs in this folder.
+    pub fn start_in(dir: TempDir, configure: impl FnOnce(&mut FileServerConfig), total: u64, each: u64) -> Self {
         let mut config = FileServerConfig {
             ftp: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             tftp: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
@@ -82,7 +88,6 @@ impl Servers {
             deadlines: Deadlines::default(),
         };
         configure(&mut config);
-        let dir = tempfile::tempdir().unwrap();
         let (cache, logs) = (dir.path().join("cache"), dir.path().join("logs"));
         let store = Store::open(&cache, dir.path(), 1 << 30, 1 << 30).unwrap();
         let credentials = Credentials::random();
@@ -163,7 +168,12 @@ impl Servers {
         !self.transfers.wait_complete(&command.permission, Duration::from_secs(2)).await
     }
 
-    /// The logs that are stored for a device, oldest first.
+    /// Where content lies in the cache.
+    pub fn cached(&self, content: &Content) -> PathBuf {
+        self.dir.path().join("cache").join(data_encoding::HEXLOWER.encode(&content.sha256))
+    }
+
+    /// The logs that are stored for a device, oldest first, and what else lies there.
     pub fn stored_logs(&self, device_name: &str) -> Vec<PathBuf> {
         let Ok(entries) = std::fs::read_dir(self.dir.path().join("logs").join(device_name)) else { return Vec::new() };
         let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();

@@ -1,34 +1,18 @@
-//! A disk that is full: a file system of 1 MiB in memory, in a mount namespace of the test's own.
+//! A disk of the cache that is full.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use fettle_bridge::files::store::{Need, Source, Store};
 use sha2::{Digest, Sha256};
 
-/// Set where this test runs itself again, inside: the folder of that file system.
-const INSIDE: &str = "FETTLE_TEST_FULL_DISK";
+use crate::small_disk;
 
 #[test]
 fn a_full_disk_is_said_to_be_full_and_costs_nothing_that_is_there() {
-    if let Some(disk) = std::env::var_os(INSIDE) {
-        return tokio::runtime::Runtime::new().unwrap().block_on(inside(&PathBuf::from(disk)));
-    }
-    let disk = tempfile::tempdir().unwrap();
-    // Who is not root is root of a namespace.
-    let user: &[&str] = if rustix::process::geteuid().is_root() { &[] } else { &["--user", "--map-root-user"] };
-    let output = Command::new("unshare")
-        .args(user)
-        .args(["--mount", "sh", "-ec", "mount -t tmpfs -o size=1m tmpfs \"$0\"; exec \"$@\""])
-        .arg(disk.path())
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "disk::a_full_disk_is_said_to_be_full_and_costs_nothing_that_is_there", "--nocapture"])
-        .env(INSIDE, disk.path())
-        .output()
-        .unwrap();
-    let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(output.status.success(), "{told}");
-    assert!(told.contains("1 passed"), "{told}");
+    let Some(disk) = small_disk::enter("disk::a_full_disk_is_said_to_be_full_and_costs_nothing_that_is_there") else {
+        return;
+    };
+    tokio::runtime::Runtime::new().unwrap().block_on(inside(&disk));
 }
 
 async fn inside(disk: &Path) {

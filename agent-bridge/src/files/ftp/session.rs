@@ -520,7 +520,7 @@ fn upload_refusal(error: &LogError) -> &'static str {
     match error {
         LogError::NotExpected => "550 No such file is expected.",
         LogError::TooLarge { .. } => "552 The file is too large.",
-        LogError::Full { .. } => "452 There is no room.",
+        LogError::Full { .. } | LogError::DiskFull => "452 There is no room.",
         LogError::Busy => "450 Too many uploads: try again.",
         LogError::Io(_) => "451 The server has a fault.",
     }

@@ -97,8 +97,10 @@ async fn take(
 fn refused(error: &LogError) -> Response<Content> {
     match error {
         LogError::Busy => busy("Too many uploads: try again.\n"),
-        LogError::NotExpected | LogError::TooLarge { .. } | LogError::Full { .. } | LogError::Io(_) => {
-            refusal(Outcome::of_log_error(error))
-        }
+        LogError::NotExpected
+        | LogError::TooLarge { .. }
+        | LogError::Full { .. }
+        | LogError::DiskFull
+        | LogError::Io(_) => refusal(Outcome::of_log_error(error)),
     }
 }

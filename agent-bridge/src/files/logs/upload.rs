@@ -69,12 +69,7 @@ impl Partial {
         self.store.reserve(more)?;
         self.reserved += more;
         self.written = written;
-        self.file.write_all(&self.buffer).map_err(|error| match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                LogError::Full { limit: self.store.settings.retention.bytes }
-            }
-            _ => LogError::Io(error),
-        })?;
+        self.file.write_all(&self.buffer)?;
         self.buffer.clear();
         Ok(())
     }
@@ -153,7 +148,8 @@ impl Upload {
             partial.buffer.extend_from_slice(now);
             bytes = later;
             if partial.buffer.len() == BUFFER_LEN {
-                partial = blocking(move || partial.flush().map(|()| partial)).await?;
+                let flushed = blocking(move || partial.flush().map(|()| partial)).await;
+                partial = flushed.inspect_err(|error| self.attempt.store.metrics.refused(error))?;
             }
             self.partial = Some(partial);
         }
@@ -164,7 +160,10 @@ impl Upload {
     pub(in crate::files) async fn finish(mut self) -> Result<(), LogError> {
         let partial = self.partial.take().ok_or_else(ended)?;
         let (permission, device_name) = (self.attempt.permission, self.attempt.device_name.clone());
-        let arrived = blocking(move || partial.finish(&permission, device_name, Timestamp::now())).await?;
+        let metrics = &self.attempt.store.metrics;
+        let arrived = blocking(move || partial.finish(&permission, device_name, Timestamp::now())).await;
+        let arrived = arrived.inspect_err(|error| metrics.refused(error))?;
+        metrics.full.set(0);
         let (command, location) = (self.attempt.permission.command, arrived.location.as_str());
         tracing::info!(device = self.attempt.device_name, command, size = self.received, location, "log stored");
         // Nobody listens any more only where the program is ending.

@@ -53,15 +53,16 @@ impl Crcs {
     async fn compute(inner: Arc<Inner>, (sha256, kind): Key) -> io::Result<u32> {
         // Never closed: at the end of the program nobody waits any more.
         let _turn = inner.loading.acquire().await.map_err(io::Error::other)?;
-        let path = inner.path_of(&sha256);
+        let reader = Arc::clone(&inner);
         tokio::task::spawn_blocking(move || {
             let mut digest = kind.digest();
-            let file = std::fs::File::open(path)?;
-            ingest::each_chunk(&file, |chunk| {
+            let (_, file) = reader.verified(&sha256)?.ok_or(io::ErrorKind::NotFound)?;
+            ingest::each_chunk(file.file(), |chunk| {
                 digest.update(chunk);
                 Ok(())
             })
             .map_err(ingest::Failure::into_io)?;
+            file.check()?;
             Ok(digest.finalize())
         })
         .await

@@ -1,11 +1,11 @@
 //! What is in the cache, what it takes, and what goes first. No I/O.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::sync::{Arc, Weak};
 
 use jiff::Timestamp;
 
+use super::seal::{Seal, Sealed};
 use super::{Content, Usage};
 use crate::files::credentials::ContentId;
 
@@ -48,9 +48,8 @@ pub(super) struct Full;
 pub(super) enum State {
     /// An earlier process left it.
     Unverified,
-    Verified {
-        crc: u32,
-    },
+    /// As it was when its file had this seal.
+    Verified { crc: u32, seal: Seal },
 }
 
 #[derive(Debug, Clone)]
@@ -60,7 +59,7 @@ pub(super) struct Entry {
     last_used: u64,
     pinned_until: Option<Timestamp>,
     /// One descriptor for all transfers of this content.
-    opened: Weak<File>,
+    opened: Weak<Sealed>,
 }
 
 #[derive(Debug, Clone)]
@@ -121,20 +120,21 @@ impl Index {
     }
 
     /// What was found again is what its name says. `false`: it is gone meanwhile.
-    pub(super) fn set_verified(&mut self, content: &Content) -> bool {
+    pub(super) fn set_verified(&mut self, content: &Content, seal: Seal) -> bool {
         let there = self.entries.contains_key(&content.sha256);
         if there {
-            self.insert(content.sha256, content.size, State::Verified { crc: content.crc });
+            self.insert(content.sha256, content.size, State::Verified { crc: content.crc, seal });
         }
         there
     }
 
-    pub(super) fn remove_unverified(&mut self, sha256: &[u8; 32]) -> bool {
-        let unverified = self.entries.get(sha256).is_some_and(|entry| entry.state == State::Unverified);
-        if unverified {
+    /// Removes content that is still in the state in which it was found wanting.
+    pub(super) fn remove_in(&mut self, state: State, sha256: &[u8; 32]) -> bool {
+        let same = self.entries.get(sha256).is_some_and(|entry| entry.state == state);
+        if same {
             self.remove(sha256);
         }
-        unverified
+        same
     }
 
     pub(super) fn remove(&mut self, sha256: &[u8; 32]) {
@@ -201,11 +201,11 @@ impl Index {
         self.used -= bytes;
     }
 
-    pub(super) fn opened(&self, sha256: &[u8; 32]) -> Option<Arc<File>> {
+    pub(super) fn opened(&self, sha256: &[u8; 32]) -> Option<Arc<Sealed>> {
         self.entries.get(sha256)?.opened.upgrade()
     }
 
-    pub(super) fn set_opened(&mut self, sha256: &[u8; 32], file: &Arc<File>) {
+    pub(super) fn set_opened(&mut self, sha256: &[u8; 32], file: &Arc<Sealed>) {
         if let Some(entry) = self.entries.get_mut(sha256) {
             entry.opened = Arc::downgrade(file);
         }
@@ -216,7 +216,7 @@ impl Index {
 mod tests {
     use super::*;
 
-    const VERIFIED: State = State::Verified { crc: 0 };
+    const VERIFIED: State = State::Verified { crc: 0, seal: Seal::of_nothing() };
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()

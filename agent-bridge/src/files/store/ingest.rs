@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::index::{self, Need, State};
 use super::partial::Partial;
+use super::seal::Seal;
 use super::{Content, Inner, PARTIAL_PREFIX, READ_LEN, SourceError};
 
 /// A file that is being written. Dropped unfinished, it is deleted and gives back its room.
@@ -108,9 +109,11 @@ impl<'a> Ingest<'a> {
                 .map_err(|error| Failure::Write(error).into_source_error(self.origin))?;
         }
         self.path = None;
+        // Where its seal cannot be read, what was written is looked at again before its first use.
+        let state = Seal::of(&self.file).map_or(State::Unverified, |seal| State::Verified { crc: content.crc, seal });
         let mut index = self.inner.index();
         index.release(content.size);
-        index.insert(content.sha256, content.size, State::Verified { crc: content.crc });
+        index.insert(content.sha256, content.size, state);
         Ok(content)
     }
 }

@@ -14,10 +14,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use rustix::io::{Errno, ReadWriteFlags};
 
+use super::seal::Sealed;
 use super::{Content, Inner};
 
 /// Files up to this size may be held in memory; an image of 1 MiB is the common case.
-const MAX_HOT_FILE: u64 = 2 * 1024 * 1024;
+pub(super) const MAX_HOT_FILE: u64 = 2 * 1024 * 1024;
 
 /// All that is held in memory: an eighth of the 64 MiB that the process is to stay in.
 const MAX_HOT_TOTAL: usize = 8 * 1024 * 1024;
@@ -41,7 +42,7 @@ thread_local! {
 #[derive(Debug, Clone)]
 pub(super) enum Body {
     Memory(Arc<Vec<u8>>),
-    File(Arc<File>),
+    File(Arc<Sealed>),
 }
 
 /// A file in memory, as what owns bytes.
@@ -102,7 +103,7 @@ impl Hot {
 }
 
 /// The file in memory, where it is small and there is room for it; else the file itself. Blocks.
-pub(super) fn warm(hot: &Mutex<Hot>, content: &Content, file: Arc<File>) -> io::Result<Body> {
+pub(super) fn warm(hot: &Mutex<Hot>, content: &Content, file: Arc<Sealed>) -> io::Result<Body> {
     let lock = || hot.lock().unwrap_or_else(PoisonError::into_inner);
     let size = match usize::try_from(content.size) {
         Ok(size) if content.size <= MAX_HOT_FILE => size,
@@ -115,7 +116,7 @@ pub(super) fn warm(hot: &Mutex<Hot>, content: &Content, file: Arc<File>) -> io::
         return Ok(Body::File(file));
     }
     let mut bytes = vec![0; size];
-    if let Err(error) = file.read_exact_at(&mut bytes, 0) {
+    if let Err(error) = file.file().read_exact_at(&mut bytes, 0).and_then(|()| file.check()) {
         lock().used -= size + HOT_OVERHEAD;
         return Err(error);
     }
@@ -169,7 +170,8 @@ impl Readable {
     }
 
     /// Calls `take` with the bytes from `offset` on: `len` of them, or as many as there are; from a file at most
-    /// [`SCRATCH_LEN`]. Fails with `WouldBlock` where the disk would be waited for: then [`load`](Self::load) comes first.
+    /// [`SCRATCH_LEN`]. Fails with `WouldBlock` where the disk would be waited for: then [`load`](Self::load) comes first;
+    /// and with `InvalidData` where somebody else has changed the file.
     pub(in crate::files) fn with_bytes<T>(
         &self,
         offset: u64,
@@ -186,7 +188,8 @@ impl Readable {
             }
             Body::File(file) => SCRATCH.with_borrow_mut(|scratch| {
                 let buffer = &mut scratch[..len.min(SCRATCH_LEN)];
-                fill(file, buffer, offset, disk)?;
+                fill(file.file(), buffer, offset, disk)?;
+                file.check()?;
                 Ok(take(buffer))
             }),
         }
@@ -202,7 +205,7 @@ impl Readable {
             SCRATCH.with_borrow_mut(|scratch| {
                 let mut at = offset;
                 while at < end {
-                    match file.read_at(scratch, at)? {
+                    match file.file().read_at(scratch, at)? {
                         0 => break,
                         len => at += len as u64,
                     }

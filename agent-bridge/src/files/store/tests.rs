@@ -1,9 +1,11 @@
 //! The cache as a whole, on a real folder, with a small HTTP server of its own.
 
 mod broken;
+mod changed;
 
 use super::reader::Disk;
 use super::*;
+use std::fs::File;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sha2::{Digest, Sha256};

@@ -360,7 +360,7 @@ fn upload_refusal(error: &LogError) -> (ErrorCode, String) {
     match error {
         LogError::NotExpected => (ErrorCode::FileNotFound, "file not found".into()),
         LogError::TooLarge { limit } => (ErrorCode::DiskFull, format!("the file is larger than {limit} bytes")),
-        LogError::Full { .. } => (ErrorCode::DiskFull, "there is no room".into()),
+        LogError::Full { .. } | LogError::DiskFull => (ErrorCode::DiskFull, "there is no room".into()),
         LogError::Busy => (ErrorCode::NotDefined, "too many uploads, try again".into()),
         LogError::Io(_) => (ErrorCode::NotDefined, "the server has a fault".into()),
     }

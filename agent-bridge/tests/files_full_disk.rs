@@ -1,0 +1,61 @@
+//! A log for which the disk has no room: every protocol says so, nothing of it stays, and it is taken when there is room.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod files_support;
+
+use std::path::{Path, PathBuf};
+
+use files_support::programs::{curl, ftp_url, succeeded, text, tftp_url, told};
+use files_support::{Servers, assert_same, bytes, small_disk};
+
+/// What curl says where there is no room.
+const WAYS: [(&str, &str); 3] = [("ftp", "452"), ("tftp", "there is no room"), ("http", "507")];
+
+#[test]
+fn a_log_that_finds_the_disk_full_is_refused_and_leaves_nothing() {
+    let Some(disk) = small_disk::enter("a_log_that_finds_the_disk_full_is_refused_and_leaves_nothing") else { return };
+    tokio::runtime::Runtime::new().unwrap().block_on(inside(&disk));
+}
+
+async fn inside(disk: &Path) {
+    // What the store may take is more than the disk has.
+    let on_disk = tempfile::tempdir_in(disk).unwrap();
+    let servers = Servers::start_in(on_disk, |_| {}, 1 << 30, 8 << 20);
+    let elsewhere = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (log, short) = (elsewhere.path().join("log"), elsewhere.path().join("short"));
+    std::fs::write(&log, bytes(300_001)).unwrap();
+    std::fs::write(&short, b"log").unwrap();
+    let full = || servers.metric("fettle_bridge_log_store_full", &[]);
+    for (protocol, says) in WAYS {
+        let upload = servers.order_upload("uid-1", protocol);
+        let url = match protocol {
+            "ftp" => ftp_url(&servers, &upload, &upload.path()),
+            "tftp" => tftp_url(&servers, &upload.path()),
+            _ => format!("http://{}/{}", servers.http(), upload.path()),
+        };
+        let bring = async |file: &Path| curl(&["--fail", "--verbose", "-T", text(file), &url]).await;
+        let filler = small_disk::fill(disk);
+        // One that is found to have no room while it is written, and one that is known only at its end.
+        for (time, file) in [(1.0, &log), (2.0, &short)] {
+            let refused = bring(file).await;
+            assert!(told(&refused).contains(says), "{protocol}: {}", told(&refused));
+            // 70: error 3 of TFTP, as curl has it.
+            assert!(if protocol == "tftp" { refused.status.code() == Some(70) } else { !refused.status.success() });
+            assert_eq!(servers.stored_logs(protocol), Vec::<PathBuf>::new(), "something stays");
+            assert_eq!(servers.metric("fettle_bridge_transfers_total", &["upload", protocol, "full"]), time);
+            assert_eq!(full(), 1.0, "whoever looks at the metrics sees it");
+        }
+        assert!(!servers.transfers.progress(&upload.permission).unwrap().complete);
+
+        // The device was refused, not given up: with room it may bring the log as it was told.
+        std::fs::remove_file(filler).unwrap();
+        succeeded(&bring(&log).await);
+        assert!(servers.is_complete(&upload).await, "{protocol}");
+        assert_eq!(full(), 0.0);
+        let stored = servers.stored_logs(protocol);
+        assert_eq!(stored.len(), 1);
+        assert_same(&std::fs::read(&stored[0]).unwrap(), &bytes(300_001));
+        std::fs::remove_file(&stored[0]).unwrap();
+    }
+}
