@@ -19,6 +19,7 @@ mod ftp;
 mod http;
 pub mod ledger;
 mod limits;
+mod listener;
 pub mod logs;
 mod metrics;
 mod server;

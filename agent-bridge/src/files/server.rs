@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::credentials::{Credentials, DeviceId, Login, Operation, Permission, Refusal};
 use super::ledger::Transfers;
 use super::limits::Places;
+use super::listener::Listener;
 use super::logs::LogStore;
 use super::metrics::{Metrics, Outcome, Protocol};
 use super::store::{Readable, Store};
@@ -193,15 +194,18 @@ impl FileServers {
         registry: &Registry,
         stop: CancellationToken,
     ) -> Result<Self, StartError> {
-        let ftp_listener = ftp::listen(config.ftp).map_err(|source| StartError::Ftp { address: config.ftp, source })?;
+        let limits = config.limits;
+        let (all, of_an_address) = (limits.ftp_connections, limits.ftp_connections_per_address);
+        let ftp_listener = Listener::bind(config.ftp, Protocol::Ftp, all, of_an_address)
+            .map_err(|source| StartError::Ftp { address: config.ftp, source })?;
         let tftp_socket =
             tftp::listen(config.tftp).map_err(|source| StartError::Tftp { address: config.tftp, source })?;
-        let http_listener =
-            http::listen(config.http).map_err(|source| StartError::Http { address: config.http, source })?;
-        let ftp = ftp_listener.local_addr().map_err(|source| StartError::Ftp { address: config.ftp, source })?;
+        let (all, of_an_address) = (limits.http_connections, limits.http_connections_per_address);
+        let http_listener = Listener::bind(config.http, Protocol::Http, all, of_an_address)
+            .map_err(|source| StartError::Http { address: config.http, source })?;
+        let (ftp, http) = (ftp_listener.address(), http_listener.address());
         let tftp = tftp_socket.local_addr().map_err(|source| StartError::Tftp { address: config.tftp, source })?;
 
-        let http = http_listener.local_addr().map_err(|source| StartError::Http { address: config.http, source })?;
         let tls = config.http_tls.clone().map(tls::Keeper::load).transpose().map_err(StartError::Tls)?;
         let ftp_tls = config.ftp_tls.clone().map(tls::Keeper::load).transpose().map_err(StartError::FtpTls)?;
 

@@ -10,6 +10,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use crate::files::listener::listen_with;
+
 /// Connections that wait on one data port: its client's, and room for strangers' that are turned away.
 const BACKLOG: u32 = 8;
 
@@ -38,7 +40,7 @@ impl PassivePorts {
 
     pub(super) async fn listen(self: &Arc<Self>) -> io::Result<Passive> {
         if self.any {
-            let listener = super::listen_with(SocketAddr::new(self.local, 0), BACKLOG)?;
+            let listener = listen_with(SocketAddr::new(self.local, 0), BACKLOG)?;
             return Ok(Passive { listener, _lease: None });
         }
         timeout(PORT_DEADLINE, async {
@@ -63,7 +65,7 @@ impl PassivePorts {
         while untried > 0 {
             let index = rand::random_range(0..untried);
             let port = free[index];
-            match super::listen_with(SocketAddr::new(self.local, port), BACKLOG) {
+            match listen_with(SocketAddr::new(self.local, port), BACKLOG) {
                 Ok(listener) => {
                     lease.port = Some(free.swap_remove(index));
                     return Ok(Some(listener));
