@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::cluster::ClusterArgs;
 use crate::output::Colour;
-use crate::{devices, get};
+use crate::{devices, get, say, status};
 
 /// Look at fleets of network devices, and steer their rollouts.
 ///
@@ -31,4 +31,12 @@ const EXIT_CODES: &str = "Exit codes: 0 done or complete, 1 error, 2 usage, 3 fa
 pub enum Command {
     Get(get::GetArgs),
     Devices(devices::DevicesArgs),
+    Status(status::StatusArgs),
+    Pause(say::PauseArgs),
+    Resume(say::ResumeArgs),
+    Approve(say::ApproveArgs),
+    Promote(say::PromoteArgs),
+    Abort(say::AbortArgs),
+    Undo(say::UndoArgs),
+    Retry(say::RetryArgs),
 }

@@ -12,6 +12,9 @@ pub mod manifest;
 pub mod objects;
 pub mod output;
 pub mod paint;
+pub mod person;
+pub mod say;
+pub mod status;
 pub mod time;
 pub mod tree;
 pub mod view;
@@ -30,5 +33,13 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     match &args.command {
         Command::Get(get) => get::run(get, &cluster, look).await,
         Command::Devices(devices) => devices::run(devices, &cluster, look).await,
+        Command::Status(status) => status::run(status, &cluster).await,
+        Command::Pause(pause) => pause.run(&cluster).await,
+        Command::Resume(resume) => resume.run(&cluster).await,
+        Command::Approve(approve) => approve.run(&cluster).await,
+        Command::Promote(promote) => promote.run(&cluster).await,
+        Command::Abort(abort) => abort.run(&cluster).await,
+        Command::Undo(undo) => undo.run(&cluster).await,
+        Command::Retry(retry) => retry.run(&cluster).await,
     }
 }

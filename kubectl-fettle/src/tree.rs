@@ -115,6 +115,7 @@ impl Tree {
             StepState::Soaking => ("◷", Tone::Waiting, "soaks"),
             StepState::WaitingForApproval => ("?", Tone::Waiting, "waits for approval"),
             StepState::Empty => ("?", Tone::Waiting, "has nobody who could begin"),
+            StepState::GoesBack => ("↩", Tone::Bad, "goes back"),
             StepState::ToCome => ("·", Tone::Faint, ""),
         };
         let mut line = Line::new().with(Tone::Faint, branch).with(tone, mark);

@@ -102,6 +102,8 @@ pub enum StepState {
     WaitingForApproval,
     /// It has nobody who could begin: a person may let the rollout pass.
     Empty,
+    /// The rollout got so far, and goes back.
+    GoesBack,
     ToCome,
 }
 
@@ -376,6 +378,7 @@ fn state_of_step(status: &DeviceRolloutStatus, number: u32) -> StepState {
         std::cmp::Ordering::Less => StepState::Done,
         std::cmp::Ordering::Greater => StepState::ToCome,
         std::cmp::Ordering::Equal => match status.waiting.as_ref().map(|waiting| waiting.reason.as_str()) {
+            _ if status.rollback.is_some() => StepState::GoesBack,
             _ if status.completed_at.is_some() => StepState::Done,
             Some("Approval") => StepState::WaitingForApproval,
             Some("Soak") => StepState::Soaking,

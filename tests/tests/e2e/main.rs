@@ -14,6 +14,7 @@ mod main_path;
 mod objects;
 mod outages;
 mod ownership;
+mod plugin;
 mod readings;
 mod rollouts;
 mod sources;
