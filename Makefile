@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test plugin bench bench-planner bench-files tools generate
+.PHONY: help demo up down cluster cluster-down images test plugin bench bench-planner bench-files tools generate
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
@@ -37,6 +37,17 @@ up: programs ## Fettle on this machine, for your own devices; target/up/env says
 down: ## ends what `make up` started
 	@if [ -x $(TARGET)/debug/dev ]; then $(TARGET)/debug/dev down; else echo "nothing is up"; fi
 
+cluster: programs ## a real node of Kubernetes on this machine (root on Linux), which runs pods
+	@$(TARGET)/debug/dev cluster
+
+cluster-down: ## ends what `make cluster` started, without a trace
+	@if [ -x $(TARGET)/debug/dev ]; then $(TARGET)/debug/dev cluster-down; else echo "no cluster is up"; fi
+
+images: prerequisites ## the container image, without Docker; the node of `make cluster` gets it
+	@echo "building the programs, optimised (minutes the first time)"
+	@cargo build --quiet --release --package fettle-controller --package fettle-bridge --package fettle-tests --bins
+	@$(TARGET)/release/dev images $(if $(IMAGE),--name=$(IMAGE))
+
 # The programs are built as the tests are, in one go: built otherwise, much would be compiled twice.
 test: prerequisites ## the whole suite: unit tests, protocol goldens, end to end
 	@tools/packages
@@ -65,7 +76,7 @@ bench-files: prerequisites ## figures: the file servers beside vsftpd, nginx, tf
 	@cargo bench --quiet --package fettle-bridge --bench files -- $(ARGS)
 
 generate: prerequisites ## writes the definitions of the API anew, from the types in crds/src
-	@cargo run --quiet --package fettle-crds --bin crdgen -- crds/yaml charts/fettle/crds
+	@cargo run --quiet --package fettle-crds --bin crdgen -- crds/yaml charts/fettle/files/crds
 
 tools: programs ## builds what tests and demo start besides: kube-apiserver, etcd, kubectl, helm
 	@$(TARGET)/debug/dev tools

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use fettle_runtime::{LogArgs, duration};
 
+use crate::cluster::address::ServiceRef;
 use crate::cluster::enrolment::Enrolment;
 use crate::cluster::images::SignaturePolicy;
 pub use external::ExternalArgs;
@@ -63,9 +64,13 @@ pub struct Args {
     /// Address and port of /metrics, /healthz and /readyz.
     #[arg(long, env = "FETTLE_METRICS_ADDRESS", default_value = "0.0.0.0:9090")]
     pub metrics_address: SocketAddr,
-    /// IPv4 address at which devices reach the file servers of this very replica.
-    #[arg(long, env = "FETTLE_ADVERTISE_IPV4")]
-    pub advertise_ipv4: Ipv4Addr,
+    /// IPv4 address at which devices reach the file servers of this very replica [default: that of the Service that is this
+    /// replica's own].
+    #[arg(long, env = "FETTLE_ADVERTISE_IPV4", required_unless_present = "advertise_service")]
+    pub advertise_ipv4: Option<Ipv4Addr>,
+    /// Service that leads to this very replica, as NAMESPACE/NAME: devices are told its address, once it has one.
+    #[arg(long, env = "FETTLE_ADVERTISE_SERVICE")]
+    pub advertise_service: Option<ServiceRef>,
     /// Port at which devices reach its FTP server, told to those that can take it [default: the one listened on].
     #[arg(long, env = "FETTLE_ADVERTISE_FTP_PORT")]
     pub advertise_ftp_port: Option<u16>,

@@ -2,7 +2,7 @@
 
 #![allow(clippy::print_stderr, reason = "before logs are set up there is only standard error")]
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::process::ExitCode;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use fettle_bridge::args::Args;
+use fettle_bridge::cluster::address::OwnAddress;
 use fettle_bridge::cluster::bridges::{self, Bridges};
 use fettle_bridge::cluster::content::{Advertised, Contents, HttpBase, Scheme};
 use fettle_bridge::cluster::images::Images;
@@ -87,6 +88,12 @@ async fn run(args: Args) -> anyhow::Result<()> {
     // What listens.
     let (metrics_address, probes) = (health.serve(args.metrics_address, shutdown.clone()).await)
         .with_context(|| format!("cannot listen for metrics on {} (--metrics-address)", args.metrics_address))?;
+    // Where devices fetch files from, before anything is served that could tell them.
+    let own = args.advertise_service.clone().filter(|_| args.advertise_ipv4.is_none());
+    let mut own = own.map(|service| OwnAddress::watch(client.clone(), service));
+    let Some(advertise) = shutdown.run_until_cancelled(advertise(&args, own.as_mut())).await.transpose()? else {
+        return Ok(());
+    };
     let store = open_store(&args)?;
     store.register(&registry)?;
     let credentials = credentials(&args)?;
@@ -94,7 +101,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let (arrived, logs_arrived) = mpsc::channel(LOGS);
     let logs = Arc::new(open_logs(&args, &us, arrived, &registry)?);
     let files = FileServers::start(
-        file_servers(&args),
+        file_servers(&args, advertise),
         store.clone(),
         credentials.clone(),
         Arc::clone(&transfers),
@@ -149,10 +156,10 @@ async fn run(args: Args) -> anyhow::Result<()> {
         }
     }
     let advertised = Advertised {
-        address: args.advertise_ipv4,
+        address: advertise,
         ftp_port: args.advertise_ftp_port.unwrap_or(files.ftp().port()),
         tftp_port: args.advertise_tftp_port.unwrap_or(files.tftp().port()),
-        http: http_base(&args, files.http().port()),
+        http: http_base(&args, advertise, files.http().port()),
     };
     let log_store = Arc::clone(&logs);
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
@@ -212,6 +219,10 @@ async fn run(args: Args) -> anyhow::Result<()> {
         () = &mut serving => None,
         ended = &mut lease => Some(ended.context("the heartbeat broke").and_then(|ended| Ok(ended?))),
         ended = &mut hub => Some(ended.context("the hub broke")),
+        // Told anew as a whole: what is out there names the former address, and reaches nobody any more.
+        address = moved(own.as_mut(), advertise) => {
+            Some(Err(anyhow::anyhow!("the Service of this replica has another address: {address} instead of {advertise}")))
+        }
     };
     if early.is_some() {
         shutdown.cancel();
@@ -313,7 +324,24 @@ fn credentials(args: &Args) -> anyhow::Result<Credentials> {
     Credentials::from_key_material(&material).with_context(|| format!("the key {} cannot be used", path.display()))
 }
 
-fn file_servers(args: &Args) -> FileServerConfig {
+/// The address that devices are told: the one that was given, else that of the replica's own Service.
+async fn advertise(args: &Args, own: Option<&mut OwnAddress>) -> anyhow::Result<Ipv4Addr> {
+    match (args.advertise_ipv4, own) {
+        (Some(given), _) => Ok(given),
+        (None, Some(own)) => Ok(own.found().await),
+        (None, None) => anyhow::bail!("no address to tell devices (--advertise-ipv4, --advertise-service)"),
+    }
+}
+
+/// Returns when the replica's own Service has another address than devices were told.
+async fn moved(own: Option<&mut OwnAddress>, told: Ipv4Addr) -> Ipv4Addr {
+    match own {
+        Some(own) => own.changed(told).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn file_servers(args: &Args, advertise: Ipv4Addr) -> FileServerConfig {
     let (first, last) = args.ftp_passive_ports;
     FileServerConfig {
         ftp: args.ftp_address,
@@ -322,7 +350,7 @@ fn file_servers(args: &Args) -> FileServerConfig {
         http_tls: tls_files(args.http_tls_cert.as_ref(), args.http_tls_key.as_ref()),
         ftp_tls: tls_files(args.ftp_tls_cert.as_ref(), args.ftp_tls_key.as_ref()),
         ftp_passive_ports: first..=last,
-        advertise: args.advertise_ipv4,
+        advertise,
         tftp_ports: if args.tftp_single_port { TftpPorts::Single } else { TftpPorts::PerTransfer },
         limits: fettle_bridge::files::Limits::default(),
         deadlines: fettle_bridge::files::Deadlines::default(),
@@ -330,10 +358,10 @@ fn file_servers(args: &Args) -> FileServerConfig {
 }
 
 /// Where devices are told the HTTP server that listens on that port.
-fn http_base(args: &Args, listening: u16) -> HttpBase {
+fn http_base(args: &Args, advertise: Ipv4Addr, listening: u16) -> HttpBase {
     let scheme = if args.http_tls_cert.is_some() { Scheme::Https } else { Scheme::Http };
     let port = args.advertise_http_port.unwrap_or(listening);
-    HttpBase::new(scheme, args.advertise_http_name.as_deref(), args.advertise_ipv4, port)
+    HttpBase::new(scheme, args.advertise_http_name.as_deref(), advertise, port)
 }
 
 fn tls_files(certificate: Option<&PathBuf>, key: Option<&PathBuf>) -> Option<TlsFiles> {

@@ -45,6 +45,8 @@ impl Rendered {
         let helm = tokio::task::spawn_blocking(|| tools::find(Tool::Helm)).await??;
         let output = Command::new(helm)
             .args(["template", RELEASE, "--namespace", namespace])
+            // what belongs to the whole cluster the harness applies once, for all installations
+            .args(["--set", "clusterScoped=false"])
             .arg(manifest::chart())
             .output()
             .await
@@ -93,7 +95,7 @@ impl Rendered {
         for variable in container.env.iter().flatten() {
             let field = variable.value_from.as_ref().and_then(|source| source.field_ref.as_ref());
             let value = match (&variable.value, field.map(|field| field.field_path.as_str())) {
-                (Some(value), _) => local_path(value, &mounts),
+                (Some(value), _) => local_path(&value.replace("$(FETTLE_NAME)", &name), &mounts),
                 (None, Some("metadata.name")) => name.clone(),
                 (None, Some("status.podIP")) => "127.0.0.1".to_owned(),
                 (None, other) => bail!("{}: the harness knows no source {other:?}", variable.name),

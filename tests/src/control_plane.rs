@@ -124,6 +124,11 @@ impl ControlPlane {
         Self::attach(kubeconfig, Kind::Given)
     }
 
+    /// The one that `kubeconfig` leads to, which somebody started and will throw away.
+    pub(crate) fn disposable(kubeconfig: &Path) -> Result<ControlPlane> {
+        Self::attach(kubeconfig, Kind::Disposable)
+    }
+
     async fn start_in(folder: &Path, temporary: Option<TempDir>) -> Result<ControlPlane> {
         let programs = tokio::task::spawn_blocking(Programs::find).await??;
         fs::create_dir_all(folder.join(LOGS))?;

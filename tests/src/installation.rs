@@ -20,7 +20,7 @@ use crate::namespace::TestNamespace;
 use crate::ports;
 use crate::program::Program;
 
-/// FTP transfers at a time, for each bridge. The chart's default is more; blocks for many installations in one test
+/// FTP transfers at a time, for each bridge. As many as the chart has; blocks for many installations in one test
 /// program have to fit into the range of ports.
 const PASSIVE_PORTS: u16 = 64;
 
@@ -290,6 +290,9 @@ impl Settings {
             let metrics = loopback(port(given.bridge_metrics)?);
             let addresses = BTreeMap::from([
                 ("FETTLE_ADVERTISE_IPV4".to_owned(), self.address.to_string()),
+                ("FETTLE_ADVERTISE_FTP_PORT".to_owned(), ftp_port.to_string()),
+                ("FETTLE_ADVERTISE_TFTP_PORT".to_owned(), tftp_port.to_string()),
+                ("FETTLE_ADVERTISE_HTTP_PORT".to_owned(), http_port.to_string()),
                 ("FETTLE_DEVICE_ADDRESS".to_owned(), device.to_string()),
                 ("FETTLE_FTP_ADDRESS".to_owned(), format!("{}:{ftp_port}", self.address)),
                 ("FETTLE_TFTP_ADDRESS".to_owned(), format!("{}:{tftp_port}", self.address)),

@@ -11,7 +11,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::{Value, json};
 
-use crate::pki::Pki;
+use crate::pki::{Authority, Issued, Pki};
 
 /// The one name for the cluster, the user and the context in the files that we write.
 const NAME: &str = "fettle";
@@ -23,6 +23,17 @@ pub(crate) fn write_admin(path: &Path, server: &str, pki: &Pki) -> Result<()> {
     let user = json!({
         "client-certificate-data": encode(&pki.admin_certificate_pem),
         "client-key-data": encode(&pki.admin_key_pem),
+    });
+    write(path, cluster, user, "default")
+}
+
+/// Writes a kubeconfig for whom a certificate was issued.
+pub(crate) fn write_with_certificate(path: &Path, server: &str, authority: &Authority, user: &Issued) -> Result<()> {
+    let encode = |pem: &str| BASE64.encode(pem.as_bytes());
+    let cluster = json!({"server": server, "certificate-authority-data": encode(&authority.pem)});
+    let user = json!({
+        "client-certificate-data": encode(&user.certificate_pem),
+        "client-key-data": encode(&user.key_pem),
     });
     write(path, cluster, user, "default")
 }

@@ -33,6 +33,7 @@ const PLURALS: &[(&str, &str)] = &[
     ("Firmware", "firmwares"),
     ("Lease", "leases"),
     ("Namespace", "namespaces"),
+    ("NetworkPolicy", "networkpolicies"),
     ("PodDisruptionBudget", "poddisruptionbudgets"),
     ("Role", "roles"),
     ("RoleBinding", "rolebindings"),
@@ -84,7 +85,7 @@ pub async fn apply(client: &Client, namespace: &str, manifest: &Value) -> Result
 
 /// Applies the chart's CRDs and waits until they are served.
 pub(crate) async fn install_crds(client: &Client) -> Result<()> {
-    let folder = chart().join("crds");
+    let folder = chart().join("files/crds");
     let files = fs::read_dir(&folder).with_context(|| format!("no CRDs in {}", folder.display()))?;
     let mut names = Vec::new();
     for file in files {

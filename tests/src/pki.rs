@@ -25,46 +25,91 @@ pub struct Pki {
     pub admin_key_pem: String,
 }
 
+/// An authority of its own, whose key is never written.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pub pem: String,
+}
+
+/// A certificate and its key, as text.
+pub struct Issued {
+    pub certificate_pem: String,
+    pub key_pem: String,
+}
+
+/// Where a server that has a certificate is called.
+#[derive(Clone, Debug)]
+pub enum Place {
+    Address(IpAddr),
+    Name(String),
+}
+
+impl Authority {
+    pub fn new() -> Result<Self> {
+        let mut params = named("fettle test control plane", None);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        let key = KeyPair::generate()?;
+        let pem = params.self_signed(&key)?.pem();
+        Ok(Authority { issuer: Issuer::new(params, key), pem })
+    }
+
+    /// A certificate for somebody who calls.
+    pub fn client(&self, name: &str, group: Option<&str>) -> Result<Issued> {
+        let mut params = named(name, group);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.issue(&params)
+    }
+
+    /// A certificate for somebody who is called at these places, and who may call, too.
+    pub fn server(&self, name: &str, group: Option<&str>, places: &[Place]) -> Result<Issued> {
+        let mut params = named(name, group);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        for place in places {
+            params.subject_alt_names.push(match place {
+                Place::Address(address) => SanType::IpAddress(*address),
+                Place::Name(name) => SanType::DnsName(name.as_str().try_into()?),
+            });
+        }
+        self.issue(&params)
+    }
+
+    fn issue(&self, params: &CertificateParams) -> Result<Issued> {
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        Ok(Issued { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+    }
+}
+
 impl Pki {
-    /// Writes all files into `folder`.
+    /// Writes all files into `folder`, for an API server on loopback.
     pub fn create(folder: &Path) -> Result<Self> {
+        let places = [Place::Address(IpAddr::V4(Ipv4Addr::LOCALHOST)), Place::Name("localhost".to_owned())];
+        Self::issue(&Authority::new()?, folder, &places)
+    }
+
+    /// Writes all files into `folder`, for an API server that is called at `places`.
+    pub fn issue(authority: &Authority, folder: &Path, places: &[Place]) -> Result<Self> {
         fs::create_dir_all(folder)?;
-        let mut ca_params = named("fettle test control plane", None);
-        ca_params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        ca_params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-        let ca_key = KeyPair::generate()?;
-        let ca_pem = ca_params.self_signed(&ca_key)?.pem();
-        let ca = Issuer::new(ca_params, ca_key);
-
-        let mut server = named("kube-apiserver", None);
-        server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        server.subject_alt_names =
-            vec![SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)), SanType::DnsName("localhost".try_into()?)];
-        let server_key = KeyPair::generate()?;
-        let server_certificate = server.signed_by(&server_key, &ca)?;
-
+        let server = authority.server("kube-apiserver", None, places)?;
         // the group that Kubernetes binds to cluster-admin
-        let mut admin = named("admin", Some("system:masters"));
-        admin.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let admin_key = KeyPair::generate()?;
-        let admin_certificate = admin.signed_by(&admin_key, &ca)?;
-
+        let admin = authority.client("admin", Some("system:masters"))?;
         let token_key = KeyPair::generate()?;
 
-        let write = |name: &str, pem: String| -> Result<PathBuf> {
+        let write = |name: &str, pem: &str| -> Result<PathBuf> {
             let path = folder.join(name);
             fs::write(&path, pem)?;
             Ok(path)
         };
         Ok(Pki {
-            ca: write("ca.crt", ca_pem.clone())?,
-            server_certificate: write("server.crt", server_certificate.pem())?,
-            server_key: write("server.key", server_key.serialize_pem())?,
-            token_key: write("tokens.key", token_key.serialize_pem())?,
-            token_public_key: write("tokens.pub", token_key.public_key_pem())?,
-            ca_pem,
-            admin_certificate_pem: admin_certificate.pem(),
-            admin_key_pem: admin_key.serialize_pem(),
+            ca: write("ca.crt", &authority.pem)?,
+            server_certificate: write("server.crt", &server.certificate_pem)?,
+            server_key: write("server.key", &server.key_pem)?,
+            token_key: write("tokens.key", &token_key.serialize_pem())?,
+            token_public_key: write("tokens.pub", &token_key.public_key_pem())?,
+            ca_pem: authority.pem.clone(),
+            admin_certificate_pem: admin.certificate_pem,
+            admin_key_pem: admin.key_pem,
         })
     }
 }

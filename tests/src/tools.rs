@@ -26,12 +26,26 @@ pub enum Tool {
     KubeControllerManager,
     Kubectl,
     Helm,
+    /// From here on, what only a node needs.
+    Kubelet,
+    KubeScheduler,
+    KubeProxy,
+    CoreDns,
 }
 
 impl Tool {
     /// All of them, in the order in which a cold build makes them: what fails, fails early.
-    pub const ALL: [Tool; 5] =
-        [Tool::Etcd, Tool::Kubectl, Tool::KubeApiServer, Tool::KubeControllerManager, Tool::Helm];
+    pub const ALL: [Tool; 9] = [
+        Tool::Etcd,
+        Tool::Kubectl,
+        Tool::KubeApiServer,
+        Tool::KubeControllerManager,
+        Tool::Helm,
+        Tool::Kubelet,
+        Tool::KubeScheduler,
+        Tool::KubeProxy,
+        Tool::CoreDns,
+    ];
 
     /// The name of the program.
     pub fn name(self) -> &'static str {
@@ -41,6 +55,18 @@ impl Tool {
             Tool::KubeControllerManager => "kube-controller-manager",
             Tool::Kubectl => "kubectl",
             Tool::Helm => "helm",
+            Tool::Kubelet => "kubelet",
+            Tool::KubeScheduler => "kube-scheduler",
+            Tool::KubeProxy => "kube-proxy",
+            Tool::CoreDns => "coredns",
+        }
+    }
+
+    /// Whether it can be built here: what a node runs is for Linux alone.
+    pub fn is_for_this_system(self) -> bool {
+        match self {
+            Tool::Etcd | Tool::KubeApiServer | Tool::KubeControllerManager | Tool::Kubectl | Tool::Helm => true,
+            Tool::Kubelet | Tool::KubeScheduler | Tool::KubeProxy | Tool::CoreDns => cfg!(target_os = "linux"),
         }
     }
 
@@ -48,8 +74,14 @@ impl Tool {
     fn module(self) -> &'static str {
         match self {
             Tool::Etcd => "etcd",
-            Tool::KubeApiServer | Tool::KubeControllerManager | Tool::Kubectl => "kubernetes",
+            Tool::KubeApiServer
+            | Tool::KubeControllerManager
+            | Tool::Kubectl
+            | Tool::Kubelet
+            | Tool::KubeScheduler
+            | Tool::KubeProxy => "kubernetes",
             Tool::Helm => "helm",
+            Tool::CoreDns => "coredns",
         }
     }
 
@@ -61,14 +93,24 @@ impl Tool {
             Tool::KubeControllerManager => ("k8s.io/kubernetes/cmd/kube-controller-manager", "k8s.io/kubernetes"),
             Tool::Kubectl => ("k8s.io/kubernetes/cmd/kubectl", "k8s.io/kubernetes"),
             Tool::Helm => ("helm.sh/helm/v4/cmd/helm", "helm.sh/helm/v4"),
+            Tool::Kubelet => ("k8s.io/kubernetes/cmd/kubelet", "k8s.io/kubernetes"),
+            Tool::KubeScheduler => ("k8s.io/kubernetes/cmd/kube-scheduler", "k8s.io/kubernetes"),
+            Tool::KubeProxy => ("k8s.io/kubernetes/cmd/kube-proxy", "k8s.io/kubernetes"),
+            // its module has a program of its own, which names the plugins
+            Tool::CoreDns => ("fettle.dev/tools/coredns", "github.com/coredns/coredns"),
         }
     }
 
     /// The linker's flags. Kubernetes reports the version that the linker writes into it, `v0.0.0` otherwise.
     fn linker_flags(self, version: &str) -> String {
         match self {
-            Tool::Etcd | Tool::Helm => "-s -w".to_owned(),
-            Tool::KubeApiServer | Tool::KubeControllerManager | Tool::Kubectl => {
+            Tool::Etcd | Tool::Helm | Tool::CoreDns => "-s -w".to_owned(),
+            Tool::KubeApiServer
+            | Tool::KubeControllerManager
+            | Tool::Kubectl
+            | Tool::Kubelet
+            | Tool::KubeScheduler
+            | Tool::KubeProxy => {
                 let mut numbers = version.trim_start_matches('v').split('.');
                 let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
                 let at = "k8s.io/component-base/version";
@@ -85,6 +127,9 @@ impl Tool {
             Tool::KubeApiServer => "about 3 minutes",
             Tool::KubeControllerManager => "about a minute",
             Tool::Helm => "about a minute and a half",
+            Tool::Kubelet => "about a minute and a half",
+            Tool::KubeScheduler | Tool::KubeProxy => "about half a minute",
+            Tool::CoreDns => "about a minute",
         }
     }
 }
@@ -119,6 +164,23 @@ pub fn find(tool: Tool) -> Result<PathBuf> {
     Ok(program)
 }
 
+/// The folder of what a node runs on and that is not built here: containerd, runc, CNI plugins, nft. Blocks while they are
+/// fetched; says so on standard error.
+pub fn packages_of_a_node() -> Result<PathBuf> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools/node");
+    let output = Command::new(&script).stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    let output = output.with_context(|| format!("cannot run {}", script.display()))?;
+    ensure!(output.status.success(), "no containerd, runc, CNI plugins and nft: {} failed", script.display());
+    Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
+}
+
+/// Where this machine has a program, also for those whose `PATH` has no `sbin`.
+pub fn installed(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    folders.map(|folder| folder.join(program)).find(|path| path.is_file())
+}
+
 /// How one tool is built, and the folder of the cache that its pins and flags lead to.
 struct Recipe {
     tool: Tool,
@@ -142,8 +204,11 @@ impl Recipe {
             .with_context(|| format!("{}/go.mod requires no {owner}", module.display()))?;
         let go = go_mod.lines().find_map(|line| line.strip_prefix("go ")).unwrap_or("1.26").to_owned();
 
+        let mut parts = vec![go_mod, go_sum, tool.linker_flags(&version)];
+        // most modules have no code
+        parts.extend(fs::read_to_string(module.join("main.go")).ok());
         let mut hash = Sha256::new();
-        for part in [&go_mod, &go_sum, &tool.linker_flags(&version)] {
+        for part in &parts {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
@@ -237,7 +302,7 @@ fn required_version(go_mod: &str, module: &str) -> Option<String> {
 }
 
 /// `FETTLE_CACHE`, or `fettle` in the user's cache folder.
-fn cache() -> Result<PathBuf> {
+pub(crate) fn cache() -> Result<PathBuf> {
     let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("FETTLE_CACHE")
         .or_else(|| Some(set("XDG_CACHE_HOME")?.join("fettle")))

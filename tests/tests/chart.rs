@@ -56,6 +56,16 @@ async fn a_wrong_value_is_refused_by_its_name() -> Result<()> {
         ("bridge.replicas=2,bridge.http.name=x.example.net", "bridge.http.name"),
         ("bridge.advertiseIPv4=example.com", "/bridge/advertiseIPv4"),
         ("bridge.replicas=2,bridge.advertiseIPv4=192.0.2.1", "bridge.advertiseIPv4"),
+        ("bridge.service.type=NodePort", "bridge.podServices.type"),
+        ("bridge.podServices.perPod[0].adress=192.0.2.1", "adress"),
+        ("bridge.podServices.perPod[1].loadBalancerIP=192.0.2.1", "bridge.podServices.perPod"),
+        ("bridge.advertisePorts.http=0", "/bridge/advertisePorts/http"),
+        ("bridge.resources.request.cpu=1", "request"),
+        ("controller.tolerations[0].opperator=Exists", "opperator"),
+        ("crds.keeep=true", "keeep"),
+        ("clusterScoped=yes", "/clusterScoped"),
+        ("networkPolicy.devicesFrom[0].cidr=10.0.0.0/8", "cidr"),
+        ("monitoring.serviceMonitor.interval=soon", "/monitoring/serviceMonitor/interval"),
         ("bridge.ports.ftpPassive.first=2,bridge.ports.ftpPassive.last=1", "bridge.ports.ftpPassive"),
         ("bridge.external.ftpURL=http://192.0.2.9/", "/bridge/external/ftpURL"),
         ("bridge.external.tftpAddress=files", "/bridge/external/tftpAddress"),
@@ -76,9 +86,11 @@ async fn helm_installs_upgrades_and_removes_it() -> Result<()> {
     control_plane.helm(&[&["install"], release.as_slice()].concat()).await?;
 
     assert_eq!(namespace.kubectl(&["get", "deployments,statefulsets", "-o", "name"]).await?.lines().count(), 2);
-    // the CRDs came with it
+    // the definitions came with it
     namespace.kubectl(&["wait", "--for=condition=Established", "crd", "devices.fettle.dev", "--timeout=30s"]).await?;
-    namespace.kubectl(&["get", "fettle"]).await?;
+    // and are found by their category once the API server has told of them
+    let listed = || async { namespace.kubectl(&["get", "fettle"]).await.ok() };
+    namespace.eventually("kubectl get fettle works", Duration::from_secs(30), listed).await?;
 
     let key = |secret: Secret| secret.data.unwrap()["key"].0.clone();
     let before = key(namespace.api().get("fettle-credentials").await?);
@@ -101,7 +113,7 @@ async fn its_pods_are_admitted_where_the_strictest_pod_security_is_enforced() ->
     namespace
         .kubectl(&["label", "namespace", &namespace.name, "pod-security.kubernetes.io/enforce=restricted"])
         .await?;
-    let release = ["fettle", &chart(), "--namespace", &namespace.name, "--skip-crds"];
+    let release = ["fettle", &chart(), "--namespace", &namespace.name, "--set", "clusterScoped=false"];
     control_plane.helm(&[&["install"], release.as_slice()].concat()).await?;
 
     let controller: Deployment = namespace.api().get("fettle-controller").await?;

@@ -3,11 +3,11 @@
 #![allow(clippy::panic)]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
-use fettle_tests::ControlPlane;
+use fettle_tests::{ControlPlane, Node, node, say};
 use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
 use kube::Api;
 
@@ -138,5 +138,92 @@ async fn everything_ends_when_the_starter_is_killed() -> Result<()> {
     starter.wait()?;
     gone("a process of the control plane", || processes_of_it().is_empty()).await;
     gone("the folder of the control plane", || !folder.exists()).await;
+    Ok(())
+}
+
+/// What a node leaves on a machine while it is up, by the name that has its number in it.
+fn traces(number: u8) -> Vec<String> {
+    let mut traces = Vec::new();
+    for folder in ["/sys/fs/cgroup", "/sys/class/net"] {
+        let mut look = vec![PathBuf::from(folder)];
+        // the hierarchies of control groups lie one deeper
+        look.extend(fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())));
+        for parent in look {
+            for name in [format!("fettle-node-{number}"), format!("fettle-n{number}")] {
+                let path = parent.join(name);
+                traces.extend(path.exists().then(|| path.display().to_string()));
+            }
+        }
+    }
+    let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let of_it = routes.lines().filter(|line| line.starts_with(&format!("fettle-n{number}\t")));
+    traces.extend(of_it.map(str::to_owned));
+    traces
+}
+
+/// Says in one line why a test of a node is left out, where none can run. Where all tests have to run, that is a failure.
+fn left_out() -> bool {
+    let Some(obstacle) = node::obstacle() else { return false };
+    assert!(std::env::var_os(node::REQUIRED).is_none(), "{obstacle}, and {} is set", node::REQUIRED);
+    say!("left out: tests of a node. {obstacle}");
+    true
+}
+
+#[tokio::test]
+async fn a_node_ends_without_a_trace_also_when_its_starter_is_killed() -> Result<()> {
+    if left_out() {
+        return Ok(());
+    }
+    let node = Node::start().await?;
+    let number = node.number();
+    assert!(!traces(number).is_empty(), "this test does not see what a node leaves");
+    let folder = node.logs().parent().unwrap().to_owned();
+    drop(node);
+    assert_eq!(traces(number), Vec::<String>::new());
+    gone("the folder of the node", || !folder.exists()).await;
+
+    // `make cluster`, killed while its node begins
+    let folder = tempfile::tempdir()?;
+    let starter = std::process::Command::new(env!("CARGO_BIN_EXE_dev"))
+        .args(["cluster", "--folder"])
+        .arg(folder.path())
+        .stderr(std::process::Stdio::null())
+        .spawn();
+    let mut starter = starter?;
+    let cable = folder.path().join("node/cable");
+    gone("the time before the cable is plugged in", || cable.exists()).await;
+    let number = node::number(folder.path()).unwrap();
+    starter.kill()?;
+    starter.wait()?;
+    node::swept(number)?;
+    assert_eq!(traces(number), Vec::<String>::new());
+    assert!(!folder.path().join("node").exists());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cluster_stays_until_it_is_taken_down_and_says_what_to_do_next() -> Result<()> {
+    if left_out() {
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    let dev = |word: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_dev"));
+        command.arg(word).arg("--folder").arg(folder.path()).output()
+    };
+    let up = dev("cluster")?;
+    let said = String::from_utf8_lossy(&up.stderr).into_owned();
+    assert!(up.status.success(), "{said}");
+    let number = node::number(folder.path()).unwrap();
+    let kubeconfig = said.lines().find_map(|line| line.trim().strip_prefix("export KUBECONFIG=")).unwrap();
+    let nodes = ControlPlane::given(Path::new(kubeconfig))?.kubectl(&["get", "nodes"]).await?;
+    assert!(nodes.contains(" Ready "), "{nodes}");
+    // once more is no second one
+    assert!(String::from_utf8_lossy(&dev("cluster")?.stderr).contains("up already"));
+
+    let down = dev("cluster-down")?;
+    assert!(down.status.success(), "{}", String::from_utf8_lossy(&down.stderr));
+    assert_eq!(traces(number), Vec::<String>::new());
+    assert!(String::from_utf8_lossy(&dev("cluster-down")?.stderr).contains("no cluster is up"));
     Ok(())
 }

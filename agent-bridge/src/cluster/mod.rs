@@ -1,5 +1,6 @@
 //! The bridge's side towards the Kubernetes API: what it watches, what it writes, and as which run of which bridge.
 
+pub mod address;
 pub mod bridges;
 pub mod content;
 mod docker_config;

@@ -77,3 +77,13 @@ readinessProbe:
   httpGet: {path: /readyz, port: metrics}
   periodSeconds: 5
 {{- end -}}
+
+{{/* "true" where devices are told the address of a Service that leads to one replica. */}}
+{{- define "fettle.advertisesService" -}}
+{{- if and .Values.bridge.podServices.enabled (not .Values.bridge.advertiseIPv4) -}}true{{- end -}}
+{{- end -}}
+
+{{- define "fettle.podServiceType" -}}
+{{- $type := default .Values.bridge.service.type .Values.bridge.podServices.type -}}
+{{- ternary "ClusterIP" $type (eq $type "NodePort") -}}
+{{- end -}}

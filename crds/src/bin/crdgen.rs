@@ -1,4 +1,4 @@
-//! Writes the definitions of the API, one file a kind, into the folders given (`crds/yaml`, `charts/fettle/crds`).
+//! Writes the definitions of the API, one file a kind, into the folders given (`crds/yaml`, `charts/fettle/files/crds`).
 
 #![allow(clippy::print_stderr, reason = "a command line tool")]
 

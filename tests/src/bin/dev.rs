@@ -23,6 +23,12 @@ enum Command {
     Up(dev::up::Arguments),
     /// End what `up` started
     Down(dev::up::Place),
+    /// Start a real node of Kubernetes, which runs pods, and leave it running; as root on Linux
+    Cluster(dev::cluster::Place),
+    /// End what `cluster` started
+    ClusterDown(dev::cluster::Place),
+    /// Make the container image of the programs beside this one, and give it to the node of `cluster`
+    Images(dev::cluster::Images),
     /// Measure how fast fleets are upgraded, and what it takes
     Bench(dev::bench::Arguments),
     /// Build the foreign programs that tests and demo start, as far as they are not there yet
@@ -66,6 +72,9 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Demo(place) => dev::demo::demo(place).await,
         Command::Up(arguments) => dev::up::up(arguments).await,
         Command::Down(place) => dev::up::down(place).await,
+        Command::Cluster(place) => dev::cluster::up(place).await,
+        Command::ClusterDown(place) => dev::cluster::down(place).await,
+        Command::Images(arguments) => dev::cluster::images(arguments).await,
         Command::Bench(arguments) => dev::bench::bench(arguments).await,
         Command::Tools => dev::tools().await,
         Command::TestEnv { command } => dev::test_env(&command).await,

@@ -1,6 +1,7 @@
 //! What `dev` does: the words of the Makefile, on top of the harness.
 
 pub mod bench;
+pub mod cluster;
 pub mod demo;
 mod progress;
 mod running;
@@ -19,9 +20,13 @@ use crate::tools::{self, Tool};
 
 /// Makes sure that every foreign program is there, and says where.
 pub async fn tools() -> Result<ExitCode> {
-    for tool in Tool::ALL {
+    for tool in Tool::ALL.into_iter().filter(|tool| tool.is_for_this_system()) {
         let path = tokio::task::spawn_blocking(move || tools::find(tool)).await??;
         say!("{tool}: {}", path.display());
+    }
+    if crate::node::obstacle().is_none() {
+        let packages = tokio::task::spawn_blocking(tools::packages_of_a_node).await??;
+        say!("containerd, runc, CNI plugins, nft: {}", packages.display());
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -18,7 +18,8 @@ use crate::namespace::TestNamespace;
 use crate::say;
 
 /// Variables that begin as those of the programs do and are the harness's own.
-const NOT_FOR_PROGRAMS: &[&str] = &[GIVEN_KUBECONFIG, SHARED_KUBECONFIG, RUN_FOLDER, "FETTLE_CACHE"];
+const NOT_FOR_PROGRAMS: &[&str] =
+    &[GIVEN_KUBECONFIG, SHARED_KUBECONFIG, RUN_FOLDER, "FETTLE_CACHE", crate::node::REQUIRED];
 
 /// What can be chosen about `make up`.
 #[derive(Args, Debug)]
