@@ -26,7 +26,8 @@ help: ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@echo
 	@echo "make up takes BRIDGE_PORT=, FTP_PORT=, TFTP_PORT=, HTTP_PORT=, UDP_PORT=, CONTROLLER_METRICS_PORT=,"
-	@echo "BRIDGE_METRICS_PORT= (free ports otherwise), and with make test KUBECONFIG= (a cluster that exists); make up also NAMESPACE= (fettle otherwise)."
+	@echo "BRIDGE_METRICS_PORT= (free ports otherwise), and with make test KUBECONFIG= (a cluster that exists); make up also NAMESPACE= (fettle otherwise),"
+	@echo "make test also LOAD= (a command that brings the archive of an image there, such as 'kind load image-archive')."
 
 demo: programs ## twenty simulated devices are upgraded before your eyes
 	@$(TARGET)/debug/dev demo
@@ -53,7 +54,7 @@ test: prerequisites ## the whole suite: unit tests, protocol goldens, end to end
 	@tools/packages
 	@echo "building the programs and the tests (minutes the first time)"
 	@cargo build --quiet --workspace --all-targets
-	@$(if $(GIVEN),FETTLE_KUBECONFIG=$(GIVEN)) $(TARGET)/debug/dev test-env -- cargo test --workspace $(ARGS)
+	@$(if $(GIVEN),FETTLE_KUBECONFIG=$(GIVEN)) $(if $(LOAD),FETTLE_CLUSTER_LOAD='$(LOAD)') $(TARGET)/debug/dev test-env -- cargo test --workspace $(ARGS)
 
 plugin: prerequisites ## builds kubectl-fettle, the plugin of kubectl, and says where it is
 	@echo "building the plugin, optimised (minutes the first time)"

@@ -27,6 +27,9 @@ use crate::{kubeconfig, manifest, ports};
 /// deliberately not looked at: nobody's tests should run against whatever cluster they worked on last.
 pub const GIVEN_KUBECONFIG: &str = "FETTLE_KUBECONFIG";
 
+/// The command that brings an image to that cluster: the archive becomes its last argument.
+pub const GIVEN_LOAD: &str = "FETTLE_CLUSTER_LOAD";
+
 /// Names the administrator's kubeconfig of a control plane that somebody started for this test run, and will throw away.
 pub const SHARED_KUBECONFIG: &str = "FETTLE_TEST_RUN_KUBECONFIG";
 

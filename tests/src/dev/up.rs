@@ -12,14 +12,14 @@ use clap::Args;
 
 use super::root;
 use super::running::{Ending, Member, Running};
-use crate::control_plane::{ControlPlane, GIVEN_KUBECONFIG, LOGS, RUN_FOLDER, SHARED_KUBECONFIG};
+use crate::control_plane::{ControlPlane, GIVEN_KUBECONFIG, GIVEN_LOAD, LOGS, RUN_FOLDER, SHARED_KUBECONFIG};
 use crate::installation::{Bridge, Installation, Ports};
 use crate::namespace::TestNamespace;
 use crate::say;
 
 /// Variables that begin as those of the programs do and are the harness's own.
 const NOT_FOR_PROGRAMS: &[&str] =
-    &[GIVEN_KUBECONFIG, SHARED_KUBECONFIG, RUN_FOLDER, "FETTLE_CACHE", crate::node::REQUIRED];
+    &[GIVEN_KUBECONFIG, GIVEN_LOAD, SHARED_KUBECONFIG, RUN_FOLDER, "FETTLE_CACHE", crate::node::REQUIRED];
 
 /// What can be chosen about `make up`.
 #[derive(Args, Debug)]

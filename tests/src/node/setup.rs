@@ -257,9 +257,10 @@ fn network(numbered: Numbered) -> Value {
 }
 
 fn kubelet(pki: &Path, numbered: Numbered) -> Value {
-    let plenty = json!({
-        "memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%",
-        "nodefs.inodesFree": "1%", "imagefs.inodesFree": "1%",
+    // a developer's full disk is no reason to turn pods away: they write little
+    let enough = json!({
+        "memory.available": "100Mi", "nodefs.available": "50Mi", "imagefs.available": "50Mi",
+        "nodefs.inodesFree": "1000", "imagefs.inodesFree": "1000",
     });
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -284,8 +285,7 @@ fn kubelet(pki: &Path, numbered: Numbered) -> Value {
         "resolvConf": "/run/resolv.conf",
         "makeIPTablesUtilChains": false,
         "enforceNodeAllocatable": ["pods"],
-        // a developer's full disk is no reason to turn pods away
-        "evictionHard": plenty,
+        "evictionHard": enough,
         "imageGCHighThresholdPercent": 100,
         "volumeStatsAggPeriod": "0s",
         "nodeStatusUpdateFrequency": "2s",
