@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::cluster::ClusterArgs;
 use crate::output::Colour;
-use crate::{devices, get, say, status};
+use crate::{devices, get, logs, plan, say, status};
 
 /// Look at fleets of network devices, and steer their rollouts.
 ///
@@ -32,6 +32,7 @@ pub enum Command {
     Get(get::GetArgs),
     Devices(devices::DevicesArgs),
     Status(status::StatusArgs),
+    Plan(plan::PlanArgs),
     Pause(say::PauseArgs),
     Resume(say::ResumeArgs),
     Approve(say::ApproveArgs),
@@ -39,4 +40,5 @@ pub enum Command {
     Abort(say::AbortArgs),
     Undo(say::UndoArgs),
     Retry(say::RetryArgs),
+    Logs(logs::LogsArgs),
 }

@@ -156,14 +156,30 @@ impl Cluster {
         let (devices, groups, rollouts, firmwares, profiles) =
             tokio::try_join!(self.list(&all), self.list(&all), self.list(&all), self.list(&all), self.list(&all))?;
         let mut objects = Objects { devices, groups, rollouts, firmwares, profiles, ..Objects::default() };
+        self.beside(&mut objects).await?;
+        Ok(objects)
+    }
+
+    /// Reads anew what is no object of Fettle.
+    ///
+    /// # Errors
+    /// The API server is away.
+    pub async fn rest(&self, objects: &mut Objects) -> Result<(), Failure> {
+        objects.config_maps.clear();
+        objects.secrets.clear();
+        objects.forbidden.clear();
+        self.beside(objects).await
+    }
+
+    /// What is no object of Fettle, and what it looks at nevertheless.
+    async fn beside(&self, objects: &mut Objects) -> Result<(), Failure> {
         let bridges = ListParams::default().labels(BRIDGES);
         let contents = ListParams::default().labels(content::LABEL);
         let (leases, contents) =
             tokio::join!(self.list_or_refusal::<Lease>(&bridges), self.list_or_refusal::<Secret>(&contents));
         objects.leases = self.allowed::<Lease, _>(leases)?.map(|leases| leases.into_values().collect());
         objects.contents = self.allowed::<Secret, _>(contents)?.unwrap_or_default();
-        self.refer(&mut objects).await?;
-        Ok(objects)
+        self.refer(objects).await
     }
 
     /// Reads what profiles refer to, and is not there yet.

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 
 use crate::cluster::Cluster;
 use crate::failure::{Code, Failure};
+use crate::live;
 use crate::objects::Objects;
 use crate::output::{self, Format};
 use crate::paint::Look;
@@ -20,7 +21,7 @@ use crate::view::FleetView;
     visible_alias = "tree",
     after_help = "Examples:
   kubectl fettle get                       # all groups
-  kubectl fettle get access-switches       # one
+  kubectl fettle get access-switches -w    # one, as it changes
   kubectl fettle get access-switches -o json | jq '.groups[].counts'"
 )]
 pub struct GetArgs {
@@ -30,6 +31,9 @@ pub struct GetArgs {
     /// Every device, however many there are
     #[arg(long)]
     pub all: bool,
+    /// Show it as it changes, until Ctrl-C
+    #[arg(long, short, conflicts_with = "output")]
+    pub watch: bool,
     /// Print data instead
     #[arg(long, short, value_enum, value_name = "FORMAT")]
     pub output: Option<Format>,
@@ -38,6 +42,15 @@ pub struct GetArgs {
 /// # Errors
 /// There is no such group, or it cannot be read.
 pub async fn run(args: &GetArgs, cluster: &Cluster, look: Look) -> Result<(), Failure> {
+    if args.watch {
+        return live::show(cluster, look, |objects, look| {
+            let now = Timestamp::now();
+            let fleet = view(args, cluster, objects, now)?;
+            let tree = Tree { now, all: args.all, width: look.width };
+            Ok(tree.fleet(&fleet))
+        })
+        .await;
+    }
     let objects = cluster.objects().await?;
     let now = Timestamp::now();
     let fleet = view(args, cluster, &objects, now)?;

@@ -7,12 +7,17 @@ pub mod args;
 pub mod cluster;
 pub mod devices;
 pub mod failure;
+pub mod forecast;
 pub mod get;
+mod live;
+pub mod logs;
 pub mod manifest;
 pub mod objects;
 pub mod output;
+pub mod overlay;
 pub mod paint;
 pub mod person;
+pub mod plan;
 pub mod say;
 pub mod status;
 pub mod time;
@@ -34,6 +39,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         Command::Get(get) => get::run(get, &cluster, look).await,
         Command::Devices(devices) => devices::run(devices, &cluster, look).await,
         Command::Status(status) => status::run(status, &cluster).await,
+        Command::Plan(plan) => plan::run(plan, &cluster, look).await,
         Command::Pause(pause) => pause.run(&cluster).await,
         Command::Resume(resume) => resume.run(&cluster).await,
         Command::Approve(approve) => approve.run(&cluster).await,
@@ -41,5 +47,6 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         Command::Abort(abort) => abort.run(&cluster).await,
         Command::Undo(undo) => undo.run(&cluster).await,
         Command::Retry(retry) => retry.run(&cluster).await,
+        Command::Logs(logs) => logs::run(logs, &cluster).await,
     }
 }

@@ -182,6 +182,13 @@ impl Tree {
         if let Some(doing) = &device.doing {
             let since = time::between(doing.since, self.now);
             line = line.plain(format!(", {} {since}", doing.phase));
+            if let Some(percent) = doing.percent {
+                let (full, rest) = bar(percent.into(), 100, BAR / 2);
+                line = line.plain(" ").with(Tone::Busy, full).with(Tone::Faint, rest).plain(format!(" {percent}%"));
+            }
+            if let Some(text) = &doing.text {
+                line = line.with(Tone::Faint, format!(" ({text})"));
+            }
             if doing.attempt > 1 {
                 line = line.with(Tone::Waiting, format!(", try {}", doing.attempt));
             }

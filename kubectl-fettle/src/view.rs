@@ -11,8 +11,8 @@ use fettle_controller::plan::output::Change;
 use fettle_controller::plan::reason::{Class, Reason};
 use fettle_controller::plan::{Plan, plan, steps};
 use fettle_crds::{
-    Approval, Counts, Device, DeviceGroup, DeviceRollout, DeviceRolloutStatus, IntOrPercent, Phase, Stage, Step,
-    Target, TryResult, Upgrade, Waiting,
+    Approval, Counts, Device, DeviceGroup, DeviceRollout, DeviceRolloutStatus, IntOrPercent, Phase, Progress, Stage,
+    Step, Target, TryResult, Upgrade, Waiting,
 };
 use jiff::Timestamp;
 use kube::ResourceExt as _;
@@ -160,6 +160,11 @@ pub struct Doing {
     #[serde(rename = "try")]
     pub attempt: u32,
     pub until: Timestamp,
+    /// How far the device says that it is, where it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub percent: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
 }
 
 /// In which of its group's counts a device is.
@@ -400,7 +405,11 @@ fn device_view(device: &Device, told: Told, presence: Presence, groups: &[&str])
         Told::Unknown => (guess(&status, presence), Some(NOT_TOLD)),
     };
     let is_underway = state == State::Updating || matches!(reason, Some("Downloading" | "Downloaded"));
-    let doing = status.target.as_ref().filter(|_| is_underway).map(|target| doing(target, upgrade(target)));
+    let doing = status
+        .target
+        .as_ref()
+        .filter(|_| is_underway)
+        .map(|target| doing(target, upgrade(target), status.progress.as_ref()));
     let message = match (told, last) {
         (Told::Reason(Reason::Failed(_) | Reason::Retrying | Reason::BackingOff), Some((_, upgrade))) => {
             upgrade.message.clone()
@@ -453,7 +462,7 @@ fn guess(status: &fettle_crds::DeviceStatus, presence: Presence) -> State {
     }
 }
 
-fn doing(target: &Target, upgrade: Option<&Upgrade>) -> Doing {
+fn doing(target: &Target, upgrade: Option<&Upgrade>, progress: Option<&Progress>) -> Doing {
     let (phase, since) = match upgrade {
         Some(upgrade) => (
             match upgrade.phase {
@@ -467,5 +476,9 @@ fn doing(target: &Target, upgrade: Option<&Upgrade>) -> Doing {
         ),
         None => ("Downloading", target.granted_at),
     };
-    Doing { phase, since, attempt: target.attempt, until: target.until }
+    // It speaks of what is under way: a restart tells nothing of itself.
+    let is_told = |progress: &&Progress| progress.target == target.id && progress.at >= since;
+    let progress = progress.filter(is_told).cloned();
+    let (percent, text) = progress.map_or((None, None), |progress| (progress.percent, progress.text));
+    Doing { phase, since, attempt: target.attempt, until: target.until, percent, text }
 }

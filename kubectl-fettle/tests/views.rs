@@ -114,3 +114,16 @@ fn without_the_leases_of_bridges_their_sessions_are_believed() {
     objects.leases = None;
     assert_eq!(FleetView::of(&objects, now()).unwrap(), with);
 }
+
+#[test]
+fn a_device_that_says_how_far_it_is_has_a_bar() {
+    let mut objects = objects();
+    let status = objects.devices.get_mut("access-hamburg-03").unwrap().status.as_mut().unwrap();
+    status.upgrade = None;
+    let target = status.target.as_ref().unwrap();
+    let (percent, text) = (Some(40), Some("writing flash".to_owned()));
+    status.progress = Some(fettle_crds::Progress { target: target.id, percent, text, at: now() });
+    let text = tree(WIDE, &objects);
+    let line = text.lines().find(|line| line.contains("access-hamburg-03")).unwrap();
+    assert!(line.contains("updating, Downloading") && line.contains("████░░░░░░ 40% (writing flash)"), "{line}");
+}

@@ -86,6 +86,11 @@ impl Person {
     }
 }
 
+/// The devices that begin, of a plan.
+fn begin(grants: &Value) -> Vec<&str> {
+    grants.as_array().into_iter().flatten().filter_map(|grant| grant["device"].as_str()).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_person_takes_a_rollout_through_its_steps_and_back_again_with_an_editors_rights() -> Result<()> {
     let mut world = World::start("plugin").await?;
@@ -97,6 +102,14 @@ async fn a_person_takes_a_rollout_through_its_steps_and_back_again_with_an_edito
     let devices = world.fleet(devices).await?;
     let refused = editor.fails("status access", 6).await?;
     assert!(refused.contains("there is no DeviceGroup access"), "{refused}");
+    // What is foretold is what then happens.
+    let group = "apiVersion: fettle.dev/v1alpha1\nkind: DeviceGroup\nmetadata: {name: access}\nspec:\n  selector: {matchLabels: {role: access}}\n  firmware: {name: access-5.2.1}\n  rollout: {steps: [{devices: 1, approval: Required}], maxUnavailable: 3}\n";
+    let manifest = world.fettle.folder().join("group.yaml");
+    std::fs::write(&manifest, group)?;
+    world.firmware_is("access-5.2.1", "True", "Verified").await?;
+    let plan: Value = serde_json::from_str(&viewer.gets(&format!("plan -f {} -o json", manifest.display())).await?)?;
+    assert_eq!(begin(&plan["now"]), ["sw-1"], "{plan}");
+    assert_eq!(begin(&plan["later"][0]["grants"]), ["sw-2", "sw-3"], "{plan}");
     world
         .group(&[
             "firmware: {name: access-5.2.1}",
