@@ -149,6 +149,10 @@ pub struct Args {
     /// that is done at all.
     #[arg(long, env = "FETTLE_PROGRESS_INTERVAL", default_value = "30s", value_parser = duration)]
     pub progress_interval: Duration,
+    /// For how long a device stays away that is done and was told to disconnect (`session: Close`), where it can be told: it
+    /// learns no sooner of what it should run then. Whole seconds.
+    #[arg(long, env = "FETTLE_CALL_AGAIN", default_value = "5m", value_parser = whole_seconds)]
+    pub call_again: Duration,
     /// Device connections in all.
     #[arg(long, env = "FETTLE_MAX_CONNECTIONS", default_value_t = 100_000)]
     pub max_connections: usize,

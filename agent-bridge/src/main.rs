@@ -375,6 +375,7 @@ fn timing(args: &Args) -> anyhow::Result<Timing> {
         log: SignedDuration::try_from(args.log_deadline)?,
         drop_delay: SignedDuration::try_from(args.settle)?,
         reached: SignedDuration::try_from(args.progress_interval)?,
+        call_again: SignedDuration::try_from(args.call_again)?,
         ..Timing::default()
     })
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use fettle_bridge::cluster::enrolment::Enrolment;
 use fettle_bridge::metrics::Closed;
 use fettle_bridge::tcp::Order;
+use fettle_protocol::datum::Capabilities;
 use fettle_protocol::session::Reason;
 use fettle_protocol::{Dialect, ServerMessage};
 use fettle_runtime::REQUEST_DEADLINE;
@@ -30,13 +31,34 @@ async fn who_is_no_device_of_ours_is_sent_away_each_time_a_little_later() {
 }
 
 #[tokio::test]
+async fn who_takes_it_is_told_when_to_call_again_and_keeps_no_connection_for_that() {
+    let mut rig = Rig::start(ApiServer::IsAway, Enrolment::Deny).await;
+    rig.listed(Vec::new()).await;
+    let mut caller = rig.call_with(Capabilities::RETRY_AFTER, 1).await;
+    let told = |seconds| {
+        let mut bytes = Vec::new();
+        ServerMessage::Interrupt(Some(seconds)).encode(&mut bytes).unwrap();
+        move |after| Order::Send { bytes: bytes.clone().into(), after: Duration::from_secs(after) }
+    };
+    assert_eq!(caller.next().await, told(1)(0));
+    assert_eq!(caller.next().await, Order::Finish);
+    // It has let no second pass, so that it is told as anybody is, and held back by the delay that is told.
+    let mut caller = rig.call_with(Capabilities::RETRY_AFTER, 1).await;
+    caller.next().await;
+    let mut caller = rig.call_with(Capabilities::RETRY_AFTER, 1).await;
+    caller.next().await;
+    let mut caller = rig.call_with(Capabilities::RETRY_AFTER, 1).await;
+    assert_eq!(caller.next().await, told(4)(4));
+}
+
+#[tokio::test]
 async fn a_device_is_answered_in_the_dialect_that_it_speaks() {
     let mut rig = Rig::start(ApiServer::IsAway, Enrolment::Deny).await;
     rig.listed(Vec::new()).await;
     for (number, dialect) in Dialect::all().enumerate() {
         let mut caller = rig.call_in(dialect, number as u16).await;
         let mut bytes = Vec::new();
-        ServerMessage::Interrupt.encode_in(dialect, &mut bytes).unwrap();
+        ServerMessage::Interrupt(None).encode_in(dialect, &mut bytes).unwrap();
         let expected = Order::Send { bytes: bytes.into(), after: Duration::ZERO };
         assert_eq!(caller.next().await, expected, "{dialect}");
     }

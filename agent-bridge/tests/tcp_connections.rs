@@ -270,7 +270,7 @@ async fn what_was_said_last_is_read_whatever_the_device_still_sends() {
     let mut port = Port::open();
     let (mut device, _, orders) = port.called(1).await;
     let (mut reads, mut writes) = device.split();
-    orders.give(message(&ServerMessage::Interrupt)).unwrap();
+    orders.give(message(&ServerMessage::Interrupt(None))).unwrap();
     orders.give(Order::Finish).unwrap();
     let mut came = [0; 4];
     reads.read_exact(&mut came).await.unwrap();
@@ -304,7 +304,7 @@ async fn a_2_that_is_held_back_comes_in_its_time_and_nothing_before_it() {
     let mut port = Port::open();
     let (mut device, _, orders) = port.called(1).await;
     let began = Instant::now();
-    orders.give(sent_after(&ServerMessage::Interrupt, Duration::from_secs(32))).unwrap();
+    orders.give(sent_after(&ServerMessage::Interrupt(None), Duration::from_secs(32))).unwrap();
     orders.give(Order::Finish).unwrap();
     assert_eq!(rest(&mut device).await.unwrap(), INTERRUPT);
     assert_eq!(began.elapsed().as_secs(), 32);
@@ -317,7 +317,7 @@ async fn who_hangs_up_while_its_2_is_held_back_is_gone_at_once() {
     let mut port = Port::open();
     let (device, _, orders) = port.called(1).await;
     let began = Instant::now();
-    orders.give(sent_after(&ServerMessage::Interrupt, Duration::from_secs(60))).unwrap();
+    orders.give(sent_after(&ServerMessage::Interrupt(None), Duration::from_secs(60))).unwrap();
     orders.give(Order::Finish).unwrap();
     drop(device);
     assert_eq!(port.gone().await.0, Closed::ByDevice);
@@ -351,7 +351,7 @@ async fn a_device_that_does_not_read_is_given_up_and_has_not_got_it() {
 async fn a_connection_that_the_hub_lets_go_of_sends_nothing_of_what_waited() {
     let mut port = Port::open();
     let (mut device, _, orders) = port.called(1).await;
-    orders.give(sent_after(&ServerMessage::Interrupt, Duration::from_secs(60))).unwrap();
+    orders.give(sent_after(&ServerMessage::Interrupt(None), Duration::from_secs(60))).unwrap();
     while orders.give(message(&ServerMessage::Restart)).is_ok() {}
     drop(orders);
     assert_eq!(port.gone().await, (Closed::NotReading, false));

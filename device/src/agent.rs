@@ -113,8 +113,8 @@ pub enum Effect {
 /// Why the device closes a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HangUp {
-    /// Message 2 told it to.
-    Told,
+    /// Message 2 told it to, and perhaps in how many seconds to call again.
+    Told(Option<u32>),
     /// The server sends bytes that are no message.
     Malformed,
 }
@@ -284,11 +284,11 @@ impl Agent {
         effects.push(Effect::Note(Event::Received(Received::from(&message))));
         effects.extend(violations.into_iter().map(violation));
         let busy = self.work.is_some() && self.link.as_ref().is_some_and(|link| link.commanded);
-        if busy && message != ServerMessage::Interrupt {
+        if busy && !matches!(message, ServerMessage::Interrupt(_)) {
             effects.push(violation(Violation::CommandWhileBusy { message: message.kind() }));
         }
         match message {
-            ServerMessage::Interrupt => effects.push(Effect::HangUp(HangUp::Told)),
+            ServerMessage::Interrupt(again) => effects.push(Effect::HangUp(HangUp::Told(again))),
             ServerMessage::DownloadVersion(download) => self.fetch(FileKind::Image, download, &mut effects),
             ServerMessage::DownloadProfile(download) => self.fetch(FileKind::Profile, download, &mut effects),
             ServerMessage::Restart => {

@@ -30,7 +30,7 @@ fn download() -> Download {
         port: None,
         url: None,
     };
-    Download { location, crc: 7, config: None, attempt: None, size: None, sha256: None }
+    Download { location, crc: 7, config: None, attempt: None, size: None, sha256: None, signature: None }
 }
 
 fn received(message: &ServerMessage) -> Input {
@@ -242,7 +242,10 @@ fn what_comes_while_a_profile_is_applied_is_refused() {
 #[test]
 fn message_2_ends_the_connection_whatever_is_going_on() {
     let mut agent = connected(Vocabulary::Strict);
-    assert_eq!(deeds(agent.on(received(&ServerMessage::Interrupt))), [Effect::HangUp(HangUp::Told)]);
+    assert_eq!(deeds(agent.on(received(&ServerMessage::Interrupt(None)))), [Effect::HangUp(HangUp::Told(None))]);
+    let mut capable = connected(Vocabulary::Extended);
+    let told = capable.on(received(&ServerMessage::Interrupt(Some(300))));
+    assert_eq!(deeds(told), [Effect::HangUp(HangUp::Told(Some(300)))]);
     let effects = agent.on(Input::Malformed(FrameError::TrailingBytes { message: 3, extra: 1 }));
     assert_eq!(deeds(effects), [Effect::HangUp(HangUp::Malformed)]);
 }
@@ -382,7 +385,7 @@ fn any_input() -> impl Strategy<Value = Input> {
         prop_oneof![Just(Fetched::Verified), Just(Fetched::CrcMismatch), Just(Fetched::Failed("reason".to_owned()))];
     let done = prop_oneof![Just(Ok(())), Just(Err("reason".to_owned()))];
     let command = prop_oneof![
-        Just(ServerMessage::Interrupt),
+        Just(ServerMessage::Interrupt(None)),
         Just(ServerMessage::DownloadVersion(download())),
         Just(ServerMessage::DownloadProfile(Download { config: Some("c".to_owned()), ..download() })),
         Just(ServerMessage::Restart),

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::hardware::{Hardware, HardwareError};
 use crate::journal::Digest;
+use crate::signature::Check;
 use crate::transfer::Sink;
 
 /// What is done to a download by faults.
@@ -44,6 +45,7 @@ pub(crate) struct CheckedFile<'a, H> {
     hardware: &'a mut H,
     crc: Digest32,
     sha256: Sha256,
+    signature: Option<Check>,
     bytes: u64,
     /// `bytes`, for whoever reports progress.
     progress: Arc<AtomicU64>,
@@ -52,18 +54,30 @@ pub(crate) struct CheckedFile<'a, H> {
 }
 
 impl<'a, H: Hardware> CheckedFile<'a, H> {
-    pub(crate) fn new(hardware: &'a mut H, crc: CrcKind, mishap: Mishap, progress: Arc<AtomicU64>) -> Self {
-        Self { hardware, crc: crc.digest(), sha256: Sha256::new(), bytes: 0, progress, mishap, began: Instant::now() }
+    pub(crate) fn new(
+        hardware: &'a mut H,
+        crc: CrcKind,
+        signature: Option<Check>,
+        mishap: Mishap,
+        progress: Arc<AtomicU64>,
+    ) -> Self {
+        let (crc, sha256, began) = (crc.digest(), Sha256::new(), Instant::now());
+        Self { hardware, crc, sha256, signature, bytes: 0, progress, mishap, began }
     }
 
-    pub(crate) fn arrived(self) -> Arrival {
-        Arrival { bytes: self.bytes, crc: self.crc.finalize(), sha256: Digest(self.sha256.finalize().into()) }
+    /// What came, and its signature, which is still to be judged.
+    pub(crate) fn arrived(self) -> (Arrival, Option<Check>) {
+        let sha256 = Digest(self.sha256.finalize().into());
+        (Arrival { bytes: self.bytes, crc: self.crc.finalize(), sha256 }, self.signature)
     }
 
     fn keep(&mut self, chunk: &[u8]) -> Result<(), HardwareError> {
         self.hardware.write(chunk)?;
         self.crc.update(chunk);
         self.sha256.update(chunk);
+        if let Some(signature) = &mut self.signature {
+            signature.update(chunk);
+        }
         self.bytes += chunk.len() as u64;
         self.progress.store(self.bytes, Ordering::Relaxed);
         Ok(())

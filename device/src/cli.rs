@@ -9,7 +9,7 @@ use fettle_device::faults::Fault;
 use fettle_device::spec::{
     Backoff, DeviceSpec, FilePorts, FlashAt, PathStyle, ScheduledReply, Timings, Vocabulary, capability,
 };
-use fettle_device::{Authorities, FleetHandle, duration};
+use fettle_device::{Authorities, FleetHandle, ImageKey, duration};
 use fettle_protocol::crc::CrcKind;
 use fettle_protocol::datum::Capabilities;
 use fettle_protocol::{Dialect, Mac};
@@ -80,6 +80,10 @@ pub struct Behaviour {
     /// Certificates, in PEM, of the authorities that it believes about HTTPS servers.
     #[arg(long, env = "FETTLE_DEVICE_HTTP_CA", value_name = "FILE", value_parser = authorities)]
     http_ca: Option<Authorities>,
+    /// Ed25519 public key, in PEM or base64: images are then taken only with a signature by it. Extended devices announce that
+    /// they check it.
+    #[arg(long, env = "FETTLE_DEVICE_IMAGE_KEY", value_name = "FILE", value_parser = image_key)]
+    image_key: Option<ImageKey>,
     /// How to make one name of path and file name.
     #[arg(long, env = "FETTLE_DEVICE_PATH_STYLE", value_enum, default_value_t)]
     path_style: PathStyle,
@@ -146,6 +150,7 @@ impl Behaviour {
             dialect: self.dialect,
             withheld: self.without.iter().fold(Capabilities::default(), |all, one| all.with(*one)),
             crc: self.crc,
+            image_key: self.image_key,
             path_style: self.path_style,
             file_ports: self.file_ports(),
             authorities: self.http_ca.clone(),
@@ -173,6 +178,11 @@ impl Behaviour {
 fn authorities(path: &str) -> anyhow::Result<Authorities> {
     let pem = std::fs::read(path).with_context(|| format!("cannot read {path}"))?;
     Authorities::from_pem(&pem).with_context(|| format!("{path} cannot be used"))
+}
+
+fn image_key(path: &str) -> anyhow::Result<ImageKey> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+    ImageKey::parse(&text).with_context(|| format!("{path} cannot be used"))
 }
 
 /// Where devices call.

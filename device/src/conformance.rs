@@ -44,13 +44,14 @@ impl From<FrameError> for Violation {
 /// The data of each message in the order of the table, and the extensions that may follow them.
 fn table(message: u8) -> Option<(&'static [u8], &'static [u8])> {
     use number::{
-        ATTEMPT, CONFIG_VERSION, CRC, FILE_NAME, FILE_SIZE, PASSWORD, PATH, SERVER_ADDRESS, SERVER_PORT, SHA256,
-        TRANSFER, UPGRADE_MODE, UPGRADE_TIME, URL, USER_NAME,
+        ATTEMPT, CONFIG_VERSION, CRC, FILE_NAME, FILE_SIZE, PASSWORD, PATH, RETRY_AFTER, SERVER_ADDRESS, SERVER_PORT,
+        SHA256, SIGNATURE, TRANSFER, UPGRADE_MODE, UPGRADE_TIME, URL, USER_NAME,
     };
     const DOWNLOAD: &[u8] = &[TRANSFER, SERVER_ADDRESS, PATH, FILE_NAME, USER_NAME, PASSWORD, CRC];
     match message {
-        kind::INTERRUPT | kind::RESTART => Some((&[], &[])),
-        kind::DOWNLOAD_VERSION => Some((DOWNLOAD, &[ATTEMPT, FILE_SIZE, SHA256, SERVER_PORT, URL])),
+        kind::INTERRUPT => Some((&[], &[RETRY_AFTER])),
+        kind::RESTART => Some((&[], &[])),
+        kind::DOWNLOAD_VERSION => Some((DOWNLOAD, &[ATTEMPT, FILE_SIZE, SHA256, SIGNATURE, SERVER_PORT, URL])),
         kind::DOWNLOAD_PROFILE => Some((DOWNLOAD, &[CONFIG_VERSION, ATTEMPT, FILE_SIZE, SHA256, SERVER_PORT, URL])),
         // Datum 12 is there where the mode is 1; what the mode is, the decoder checks.
         kind::UPGRADE_PROFILE => Some((&[UPGRADE_MODE], &[UPGRADE_TIME])),
@@ -107,7 +108,7 @@ pub(crate) fn location(message: &ServerMessage) -> Option<&Location> {
     match message {
         ServerMessage::DownloadVersion(download) | ServerMessage::DownloadProfile(download) => Some(&download.location),
         ServerMessage::UploadLog(location) => Some(location),
-        ServerMessage::Interrupt
+        ServerMessage::Interrupt(_)
         | ServerMessage::Restart
         | ServerMessage::UpgradeProfile(_)
         | ServerMessage::Unknown(_) => None,
@@ -154,13 +155,21 @@ mod tests {
     }
 
     fn download() -> Download {
-        Download { location: location(), crc: 1, config: None, attempt: None, size: None, sha256: None }
+        Download {
+            location: location(),
+            crc: 1,
+            config: None,
+            attempt: None,
+            size: None,
+            sha256: None,
+            signature: None,
+        }
     }
 
     #[test]
     fn what_the_codec_writes_for_a_plain_device_has_no_fault_for_a_strict_one() {
         for message in [
-            ServerMessage::Interrupt,
+            ServerMessage::Interrupt(None),
             ServerMessage::DownloadVersion(download()),
             ServerMessage::DownloadProfile(download()),
             ServerMessage::Restart,
@@ -189,6 +198,11 @@ mod tests {
         assert_eq!(message, Some(ServerMessage::DownloadProfile(download())), "a strict device does not see them");
         let unknown = |datum| Violation::UnknownDatum { message: 4, datum };
         assert_eq!(violations, [unknown(64), unknown(67), unknown(68), unknown(69), unknown(71)]);
+        let again = ServerMessage::Interrupt(Some(60));
+        assert_eq!(read(&again.to_frame(), Vocabulary::Extended), (Some(again.clone()), vec![]));
+        let (message, violations) = read(&again.to_frame(), Vocabulary::Strict);
+        assert_eq!(message, Some(ServerMessage::Interrupt(None)));
+        assert_eq!(violations, [Violation::UnknownDatum { message: 2, datum: 77 }]);
     }
 
     #[test]

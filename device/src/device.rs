@@ -50,6 +50,8 @@ pub struct Device<H> {
     next_bridge: usize,
     /// Fruitless connections since the last one on which the server asked for something.
     pub(crate) failures: u32,
+    /// What the last message 2 said of when to call again.
+    pub(crate) call_again: Option<Duration>,
     /// What message 1 says.
     facts: Facts,
     pub(crate) operation: Option<Operation>,
@@ -105,7 +107,7 @@ impl<H: Hardware> Device<H> {
             model: spec.model.clone(),
             serial: spec.serial(),
             vocabulary: spec.vocabulary,
-            withheld: spec.withheld,
+            withheld: spec.withheld(),
             scheduled_reply: spec.scheduled_reply,
             late_results: spec.late_results,
         };
@@ -115,6 +117,7 @@ impl<H: Hardware> Device<H> {
             route: Route::of(&spec),
             flash_at: spec.timings.flash_at,
             crc: spec.crc,
+            image_key: spec.image_key,
             transfers: surroundings.transfers.clone(),
         };
         let bridges =
@@ -131,6 +134,7 @@ impl<H: Hardware> Device<H> {
             bridges,
             next_bridge: 0,
             failures: 0,
+            call_again: None,
             facts,
             operation: None,
             pending: None,
@@ -167,6 +171,10 @@ impl<H: Hardware> Device<H> {
     fn after(&mut self, end: End) -> Next {
         match end {
             End::Lost => {
+                if let Some(wait) = self.call_again.take() {
+                    self.failures = 0;
+                    return Next::Call(self.spec.timings.backoff.told(wait, rand::random()));
+                }
                 self.failures = self.failures.saturating_add(1);
                 Next::Call(self.spec.timings.backoff.delay(self.failures, rand::random()))
             }

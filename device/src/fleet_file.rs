@@ -28,6 +28,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::duration;
 use crate::faults::Fault;
+use crate::signature::ImageKey;
 use crate::spec::{self, DeviceSpec, FilePorts, PathStyle, ScheduledReply, Timings, Vocabulary};
 
 /// Why there is no fleet in a file.
@@ -65,6 +66,9 @@ struct Devices {
     withheld: Capabilities,
     #[serde(default, deserialize_with = "parsed")]
     crc: CrcKind,
+    /// In PEM or base64.
+    #[serde(default, deserialize_with = "image_key")]
+    image_key: Option<ImageKey>,
     #[serde(default)]
     path_style: PathStyle,
     file_ports: Option<FilePorts>,
@@ -102,6 +106,10 @@ fn capabilities<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Capabiliti
     })
 }
 
+fn image_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ImageKey>, D::Error> {
+    ImageKey::parse(&String::deserialize(deserializer)?).map(Some).map_err(serde::de::Error::custom)
+}
+
 fn time_zone<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<jiff::tz::TimeZone>, D::Error> {
     let name = String::deserialize(deserializer)?;
     jiff::tz::TimeZone::get(&name).map(Some).map_err(serde::de::Error::custom)
@@ -121,6 +129,7 @@ impl Devices {
             dialect,
             withheld,
             crc,
+            image_key,
             path_style,
             file_ports,
             timings,
@@ -140,6 +149,7 @@ impl Devices {
             dialect,
             withheld,
             crc,
+            image_key,
             path_style,
             file_ports: file_ports.unwrap_or(ports),
             timings,

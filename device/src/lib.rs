@@ -31,6 +31,7 @@ mod operation;
 pub mod record;
 mod rudeness;
 mod session;
+mod signature;
 pub mod spec;
 mod transfer;
 
@@ -39,6 +40,7 @@ pub use faults::{Fault, FaultKind, Moment, Step};
 pub use fleet::{Fleet, FleetConfig, FleetError, FleetHandle};
 pub use handle::DeviceHandle;
 pub use hardware::{Hardware, SimulatedHardware};
+pub use signature::{ImageKey, KeyError};
 pub use transfer::{Authorities, AuthoritiesError};
 
 pub use spec::{DeviceSpec, PathStyle, Timings, Vocabulary};

@@ -16,6 +16,7 @@ use crate::checked::{CheckedFile, Mishap};
 use crate::hardware::{AppliedConfig, BootError, Hardware, HardwareError};
 use crate::journal::{Event, FileKind};
 use crate::record::Notebook;
+use crate::signature::{Check, ImageKey};
 use crate::spec::FlashAt;
 use crate::transfer::{self, Route};
 
@@ -74,19 +75,22 @@ pub(crate) struct Bench<H> {
     pub(crate) flash_at: FlashAt,
     /// What the device means by the CRC of a file.
     pub(crate) crc: CrcKind,
+    /// Who vouches for images.
+    pub(crate) image_key: Option<ImageKey>,
     /// How many transfers run at once, in the whole process.
     pub(crate) transfers: Arc<Semaphore>,
 }
 
 impl<H> Clone for Bench<H> {
     fn clone(&self) -> Self {
-        let Self { hardware, notebook, route, flash_at, crc, transfers } = self;
+        let Self { hardware, notebook, route, flash_at, crc, image_key, transfers } = self;
         Self {
             hardware: hardware.clone(),
             notebook: notebook.clone(),
             route: route.clone(),
             flash_at: *flash_at,
             crc: *crc,
+            image_key: *image_key,
             transfers: transfers.clone(),
         }
     }
@@ -160,15 +164,22 @@ impl<H: Hardware> Bench<H> {
             self.notebook.note(Event::DownloadFailed { file, error: error.clone() });
             Fetched::Failed(error)
         };
+        let check = match (file, self.image_key) {
+            (FileKind::Image, Some(key)) => match key.check(download.signature) {
+                Ok(check) => Some(check),
+                Err(error) => return failed(&error),
+            },
+            (FileKind::Image, None) | (FileKind::Profile, _) => None,
+        };
         // Never closed.
         let _permit = self.transfers.acquire().await;
         let mut hardware = self.hardware.lock().await;
         if let Err(error) = hardware.open(file, download.size) {
             return failed(&error);
         }
-        let mut sink = CheckedFile::new(&mut *hardware, self.crc, mishap, progress);
+        let mut sink = CheckedFile::new(&mut *hardware, self.crc, check, mishap, progress);
         let transferred = transfer::fetch(&self.route, &download.location, &mut sink).await;
-        let arrival = sink.arrived();
+        let (arrival, signature) = sink.arrived();
         if let Err(error) = transferred {
             hardware.discard();
             return failed(&error);
@@ -178,6 +189,10 @@ impl<H: Hardware> Bench<H> {
         if !crc_ok {
             hardware.discard();
             return Fetched::CrcMismatch;
+        }
+        if let Some(Err(error)) = signature.map(Check::finish) {
+            hardware.discard();
+            return failed(&error);
         }
         if let Err(error) = hardware.store(download.config.clone()) {
             return failed(&error);

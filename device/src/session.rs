@@ -176,7 +176,10 @@ impl<H: Hardware> Device<H> {
                     end
                 }
                 Effect::Restart => self.restart(link).await,
-                Effect::HangUp(HangUp::Told) => Some(ending(End::Lost, Disconnect::Interrupted)),
+                Effect::HangUp(HangUp::Told(again)) => {
+                    self.call_again = again.map(|seconds| Duration::from_secs(u64::from(seconds)));
+                    Some(ending(End::Lost, Disconnect::Interrupted))
+                }
                 Effect::HangUp(HangUp::Malformed) => Some(ending(End::Lost, Disconnect::Malformed)),
                 effect @ (Effect::Note(_) | Effect::Schedule(_) | Effect::Unschedule | Effect::Abandon) => {
                     self.perform_offline(vec![effect]);

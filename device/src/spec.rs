@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::duration;
 use crate::faults::Fault;
+use crate::signature::ImageKey;
 use crate::transfer::Authorities;
 
 /// How much of the protocol a device knows.
@@ -106,6 +107,9 @@ impl Default for FilePorts {
     }
 }
 
+/// A server that tells a device to stay away for longer is not believed: who would miss it would miss it for too long.
+const LONGEST_TOLD: Duration = Duration::from_secs(3600);
+
 /// How long to wait before the next connection: doubles from `first` to `max`, with up to a fifth more or less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -128,6 +132,12 @@ impl Backoff {
         // 2^16 times any first wait that makes sense is beyond every maximum that does.
         let doubled = self.first.saturating_mul(1 << failures.saturating_sub(1).min(16));
         doubled.min(self.max).mul_f64(0.8 + 0.4 * jitter.clamp(0.0, 1.0))
+    }
+
+    /// The wait that the server has told: no shorter, up to a fifth longer, and within what makes sense. `jitter` is random,
+    /// in 0..1.
+    pub fn told(&self, wait: Duration, jitter: f64) -> Duration {
+        wait.clamp(self.first.min(LONGEST_TOLD), LONGEST_TOLD).mul_f64(1.0 + 0.2 * jitter.clamp(0.0, 1.0))
     }
 }
 
@@ -195,6 +205,8 @@ pub struct DeviceSpec {
     pub withheld: Capabilities,
     /// What it means by the CRC of a file.
     pub crc: CrcKind,
+    /// Who vouches for images. With it the device takes none without a signature; without it, it announces no `Signature`.
+    pub image_key: Option<ImageKey>,
     pub path_style: PathStyle,
     pub file_ports: FilePorts,
     /// Whom it believes about HTTPS servers; without any it fetches from none.
@@ -230,6 +242,7 @@ impl DeviceSpec {
             dialect: Dialect::CANONICAL,
             withheld: Capabilities::default(),
             crc: CrcKind::Ieee,
+            image_key: None,
             path_style: PathStyle::default(),
             file_ports: FilePorts::default(),
             authorities: None,
@@ -255,6 +268,14 @@ impl DeviceSpec {
                 ..self.clone()
             })
             .collect()
+    }
+
+    /// The capabilities of its vocabulary that it does not announce.
+    pub(crate) fn withheld(&self) -> Capabilities {
+        match self.image_key {
+            Some(_) => self.withheld,
+            None => self.withheld.with(Capabilities::SIGNATURE),
+        }
     }
 
     pub(crate) fn serial(&self) -> Option<String> {
@@ -292,6 +313,13 @@ mod tests {
         assert_eq!(middle, [1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(backoff.delay(u32::MAX, 0.0), Duration::from_secs(48));
         assert_eq!(backoff.delay(u32::MAX, 1.0), Duration::from_secs(72));
+    }
+
+    #[test]
+    fn the_wait_that_the_server_tells_is_kept_within_bounds() {
+        let told = |seconds, jitter| Backoff::default().told(Duration::from_secs(seconds), jitter).as_secs();
+        assert_eq!([told(300, 0.0), told(300, 1.0)], [300, 360]);
+        assert_eq!([told(0, 0.0), told(u64::from(u32::MAX), 0.0)], [1, 3600]);
     }
 
     #[test]

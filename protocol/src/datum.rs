@@ -27,10 +27,12 @@ pub mod number {
     pub const ATTEMPT: u8 = 67;
     pub const FILE_SIZE: u8 = 68;
     pub const SHA256: u8 = 69;
+    pub const SIGNATURE: u8 = 70;
     pub const SERVER_PORT: u8 = 71;
     pub const URL: u8 = 72;
     pub const ERROR_CODE: u8 = 75;
     pub const ERROR_TEXT: u8 = 76;
+    pub const RETRY_AFTER: u8 = 77;
     pub const PERCENT: u8 = 78;
     pub const TEXT: u8 = 79;
 }
@@ -50,6 +52,7 @@ pub(crate) const fn is_number(datum: u8) -> bool {
             | number::FILE_SIZE
             | number::SERVER_PORT
             | number::ERROR_CODE
+            | number::RETRY_AFTER
             | number::PERCENT
     )
 }
@@ -154,9 +157,13 @@ impl Capabilities {
     pub const SERVER_PORT: Self = Self(1 << 6);
     /// Takes datum 72 (a URL), and with it 2 in datum 4, in messages 3, 4 and 10.
     pub const HTTP: Self = Self(1 << 7);
+    /// Takes datum 70 (a signature) in message 3.
+    pub const SIGNATURE: Self = Self(1 << 8);
+    /// Takes datum 77 (when to call again) in message 2.
+    pub const RETRY_AFTER: Self = Self(1 << 9);
 
     /// Every known capability with the name by which it stands in `Device.status.reported.capabilities`.
-    pub const NAMES: [(Self, &'static str); 8] = [
+    pub const NAMES: [(Self, &'static str); 10] = [
         (Self::PROGRESS, "Progress"),
         (Self::RESTART_COMPLETE, "RestartComplete"),
         (Self::KEEP_ALIVE, "KeepAlive"),
@@ -165,6 +172,8 @@ impl Capabilities {
         (Self::FILE_FACTS, "FileFacts"),
         (Self::SERVER_PORT, "ServerPort"),
         (Self::HTTP, "Http"),
+        (Self::SIGNATURE, "Signature"),
+        (Self::RETRY_AFTER, "RetryAfter"),
     ];
 
     /// Whether all bits of `other` are set.

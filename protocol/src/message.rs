@@ -150,6 +150,8 @@ pub struct Download {
     pub size: Option<u64>,
     /// Datum 69.
     pub sha256: Option<[u8; 32]>,
+    /// Datum 70, in message 3 alone: Ed25519 (RFC 8032, without prehash or context) over all bytes of the file.
+    pub signature: Option<[u8; 64]>,
 }
 
 /// Data 11 and 12: when a downloaded profile is put into force.
@@ -171,8 +173,8 @@ impl UpgradeAt {
 /// What the server says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServerMessage {
-    /// 2
-    Interrupt,
+    /// 2; with datum 77, in how many seconds to call again, for a device that takes it.
+    Interrupt(Option<u32>),
     /// 3
     DownloadVersion(Download),
     /// 4
@@ -301,8 +303,11 @@ impl ServerMessage {
     pub fn from_frame(frame: &Frame) -> Result<Self, MessageError> {
         let data = Data::of(frame);
         Ok(match frame.message {
-            kind::INTERRUPT => Self::Interrupt,
-            kind::DOWNLOAD_VERSION => Self::DownloadVersion(data.download(None)?),
+            kind::INTERRUPT => Self::Interrupt(data.parsed(number::RETRY_AFTER, datum::u32_value)?),
+            kind::DOWNLOAD_VERSION => Self::DownloadVersion(Download {
+                signature: data.parsed(number::SIGNATURE, |value| value.try_into().ok())?,
+                ..data.download(None)?
+            }),
             kind::DOWNLOAD_PROFILE => {
                 Self::DownloadProfile(data.download(data.optional_text(number::CONFIG_VERSION)?)?)
             }
@@ -324,10 +329,14 @@ impl ServerMessage {
     /// The frame that says this.
     pub fn to_frame(&self) -> Frame {
         let builder = match self {
-            Self::Interrupt => Builder::new(kind::INTERRUPT),
-            Self::DownloadVersion(download) => Builder::new(kind::DOWNLOAD_VERSION).download(download, None),
+            Self::Interrupt(again) => {
+                Builder::new(kind::INTERRUPT).maybe(*again, |b, seconds| b.int(number::RETRY_AFTER, seconds))
+            }
+            Self::DownloadVersion(download) => {
+                Builder::new(kind::DOWNLOAD_VERSION).download(download, None, download.signature.as_ref())
+            }
             Self::DownloadProfile(download) => {
-                Builder::new(kind::DOWNLOAD_PROFILE).download(download, download.config.as_deref())
+                Builder::new(kind::DOWNLOAD_PROFILE).download(download, download.config.as_deref(), None)
             }
             Self::Restart => Builder::new(kind::RESTART),
             Self::UpgradeProfile(UpgradeAt::Immediately) => {
@@ -361,7 +370,7 @@ impl ServerMessage {
     /// MSG_TYPE.
     pub const fn kind(&self) -> u8 {
         match self {
-            Self::Interrupt => kind::INTERRUPT,
+            Self::Interrupt(_) => kind::INTERRUPT,
             Self::DownloadVersion(_) => kind::DOWNLOAD_VERSION,
             Self::DownloadProfile(_) => kind::DOWNLOAD_PROFILE,
             Self::Restart => kind::RESTART,

@@ -92,9 +92,19 @@ pub struct Contents {
     held: Held,
     /// The SHA-256 of what a Secret keeps, where that is the same for every device.
     known: Remembered<[u8; 32]>,
-    /// The SHA-256 of the image that a Secret is about, and what its devices mean by CRC.
-    known_images: Remembered<([u8; 32], CrcKind)>,
+    /// The image that a Secret is about.
+    known_images: Remembered<KnownImage>,
     templates: Templates,
+}
+
+/// What there is to know of an image besides its bytes.
+#[derive(Debug, Clone, Copy)]
+struct KnownImage {
+    sha256: [u8; 32],
+    /// What its devices mean by CRC.
+    crc: CrcKind,
+    /// Datum 70, where it is signed so.
+    signature: Option<[u8; 64]>,
 }
 
 /// What was read of Secrets, by their names; each locked while it is read, so that it is read once for all who ask.
@@ -189,14 +199,14 @@ impl Contents {
             Step::Version | Step::Profile => {
                 let target = current.ok_or_else(|| SourceError("the target has gone".to_owned()))?;
                 let lacking = || SourceError("the target has no such part".to_owned());
-                let (content, crc) = match command.step {
+                let (content, crc, signature) = match command.step {
                     Step::Version => {
                         let firmware = target.firmware.as_ref().ok_or_else(lacking)?;
                         self.firmware(&firmware.content, until).await?
                     }
                     Step::Profile | Step::Log => {
                         let config = target.config.as_ref().ok_or_else(lacking)?;
-                        (self.config(device, config, until).await?, self.crc_of_config(target, until).await?)
+                        (self.config(device, config, until).await?, self.crc_of_config(target, until).await?, None)
                     }
                 };
                 let permission = Permission::download(id, &content.sha256, command.number, until);
@@ -223,6 +233,7 @@ impl Contents {
                     attempt: can.has(Capabilities::ATTEMPT).then_some(target.attempt),
                     size: facts.then_some(content.size),
                     sha256: facts.then_some(content.sha256),
+                    signature: signature.filter(|_| can.has(Capabilities::SIGNATURE)),
                 };
                 Ok((File::Download(download), permission))
             }
@@ -256,20 +267,25 @@ impl Contents {
     }
 
     /// The image that the Secret `name` is about, in the cache. Read once for all who ask at the same time.
-    async fn firmware(&self, name: &str, until: Timestamp) -> Result<(Content, CrcKind), SourceError> {
+    async fn firmware(
+        &self,
+        name: &str,
+        until: Timestamp,
+    ) -> Result<(Content, CrcKind, Option<[u8; 64]>), SourceError> {
         let known = remembered(&self.known_images, name, REMEMBERED);
         let mut known = known.lock().await;
-        if let Some((sha256, crc)) = *known
+        if let Some(KnownImage { sha256, crc, signature }) = *known
             && let Some(content) = self.store.get(&sha256).await
         {
-            return Ok((content, crc));
+            return Ok((content, crc, signature));
         }
         let secret = self.read(name, until).await?;
         let image = ImageContent::from_secret(&secret).map_err(|error| refused(&error))?;
         let content = self.image(&image, until).await.map_err(|error| refused(&error))?;
         let crc = crc_kind(image.crc);
-        *known = Some((content.sha256, crc));
-        Ok((content, crc))
+        let signature = image.signature.as_ref().and_then(|signature| raw_signature(signature.ed25519.as_deref()?));
+        *known = Some(KnownImage { sha256: content.sha256, crc, signature });
+        Ok((content, crc, signature))
     }
 
     /// What the device means by the CRC of a configuration: what the target says of it, else what the image of the target
@@ -283,7 +299,7 @@ impl Contents {
         };
         // An image that is being fetched is not waited for.
         let known = remembered(&self.known_images, name, REMEMBERED);
-        if let Some((_, crc)) = known.try_lock().ok().and_then(|known| *known) {
+        if let Some(KnownImage { crc, .. }) = known.try_lock().ok().and_then(|known| *known) {
             return Ok(crc);
         }
         let image = ImageContent::from_secret(&self.read(name, until).await?).map_err(|error| refused(&error))?;
@@ -424,6 +440,11 @@ const fn crc_kind(crc: Crc) -> CrcKind {
     }
 }
 
+/// The bytes of an Ed25519 signature, from base64.
+fn raw_signature(text: &str) -> Option<[u8; 64]> {
+    data_encoding::BASE64.decode(text.trim().as_bytes()).ok()?.try_into().ok()
+}
+
 /// A SHA-256 from its hexadecimal form.
 pub(super) fn digest(hex: &str) -> Result<[u8; 32], SourceError> {
     let bytes = data_encoding::HEXLOWER.decode(hex.as_bytes()).ok();
@@ -437,6 +458,13 @@ fn refused(error: &(dyn std::error::Error + 'static)) -> SourceError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_signature_is_sent_as_its_bytes() {
+        let text = data_encoding::BASE64.encode(&[7; 64]);
+        assert_eq!(raw_signature(&format!("{text}\n")), Some([7; 64]));
+        assert_eq!(raw_signature(&data_encoding::BASE64.encode(&[7; 63])), None);
+    }
 
     #[test]
     fn a_url_fits_into_its_datum_whatever_the_host_and_says_what_data_6_and_7_do() {

@@ -4,12 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fettle_protocol::Mac;
 use fettle_protocol::message::DeviceInformation;
 use fettle_protocol::session::{ConnectionId, Event, Reason};
-use fettle_protocol::{Mac, ServerMessage};
-use jiff::Timestamp;
 use kube::ResourceExt;
 
+use super::repeat::Answer;
 use super::{Hub, Outcome, Waiting};
 use crate::cluster::ApiError;
 use crate::cluster::enrolment::{self, Enrolment, Recorded};
@@ -174,15 +174,12 @@ impl Hub {
         self.parts.metrics.illegal.inc();
         let Some(connected) = self.connections.get(&connection) else { return };
         let address = connected.address;
-        let after = self.repeats.delay(mac, address, Timestamp::now());
-        if after.is_zero()
-            && let Some(line) = self.lines.line()
-        {
+        let Some(Answer { hold, again, first }) = self.interrupt(connection, mac, None) else { return };
+        if first && let Some(line) = self.lines.line() {
             tracing::warn!(%mac, %address, connection = connection.0, why, left_out = line.left_out, "device sent away");
         } else {
-            tracing::debug!(%mac, %address, connection = connection.0, why, ?after, "device sent away");
+            tracing::debug!(%mac, %address, connection = connection.0, why, ?hold, ?again, "device sent away");
         }
-        self.send_after(connection, &ServerMessage::Interrupt, after);
         self.order(connection, Order::Finish);
     }
 }

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::Instrument;
 
+use super::repeat::Answer;
 use super::{Hub, Outcome};
 use crate::cluster::notices::Notice;
 use crate::cluster::record::patch;
@@ -124,7 +125,7 @@ impl Hub {
             ServerMessage::UpgradeProfile(UpgradeAt::Time(local)) => {
                 tracing::info!(connection = connection.0, %local, "profile upgrade ordered for a time");
             }
-            ServerMessage::Interrupt
+            ServerMessage::Interrupt(_)
             | ServerMessage::DownloadVersion(_)
             | ServerMessage::DownloadProfile(_)
             | ServerMessage::UploadLog(_)
@@ -139,11 +140,10 @@ impl Hub {
                 entry.began.get_or_insert(now);
             }
         }
-        let after = match (message, self.connections.get(&connection)) {
-            (ServerMessage::Interrupt, Some(to)) => self.repeats.delay(mac, to.address, Timestamp::now()),
-            _ => Duration::ZERO,
-        };
-        self.send_after(connection, message, after);
+        match message {
+            ServerMessage::Interrupt(again) => drop(self.interrupt(connection, mac, *again)),
+            _ => self.send_after(connection, message, Duration::ZERO),
+        }
     }
 
     fn prepare(&mut self, mac: Mac, command: Command, until: Timestamp) {
@@ -268,6 +268,16 @@ impl Hub {
         }
     }
 
+    /// 2, held back from a device that repeats itself, or with the word to stay away: for no less than `again` seconds.
+    pub(super) fn interrupt(&mut self, connection: ConnectionId, mac: Mac, again: Option<u32>) -> Option<Answer> {
+        let connected = self.connections.get(&connection)?;
+        let least = connected.retries.then(|| Duration::from_secs(again.unwrap_or_default().into()));
+        let answer = self.repeats.answer(mac, connected.address, least, Timestamp::now());
+        let again = answer.again.map(|again| u32::try_from(again.as_secs()).unwrap_or(u32::MAX));
+        self.send_after(connection, &ServerMessage::Interrupt(again), answer.hold);
+        Some(answer)
+    }
+
     /// Sends a message, after a while where one is given.
     pub(super) fn send_after(&mut self, connection: ConnectionId, message: &ServerMessage, after: Duration) {
         let Some(dialect) = self.connections.get(&connection).map(|connected| connected.dialect) else { return };
@@ -309,7 +319,7 @@ const fn ordered(message: &ServerMessage) -> Option<Stage> {
         ServerMessage::UpgradeProfile(UpgradeAt::Immediately) => Some(Stage::Apply),
         ServerMessage::UploadLog(_) => Some(Stage::Log),
         // How long a device waits for its time says nothing of how long it takes.
-        ServerMessage::UpgradeProfile(UpgradeAt::Time(_)) | ServerMessage::Interrupt | ServerMessage::Unknown(_) => {
+        ServerMessage::UpgradeProfile(UpgradeAt::Time(_)) | ServerMessage::Interrupt(_) | ServerMessage::Unknown(_) => {
             None
         }
     }

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fettle_crds::Device;
+use fettle_protocol::datum::Capabilities;
 use fettle_protocol::message::DeviceInformation;
 use fettle_protocol::session::{
     Command, ConnectionId, EndedBy, Event, File, Session, SourceError, Timing, Transferred, Work,
@@ -141,6 +142,8 @@ struct Connected {
     address: IpAddr,
     /// How it reads what it is sent.
     dialect: Dialect,
+    /// It takes datum 77.
+    retries: bool,
     orders: Orders,
     outstanding: bool,
 }
@@ -295,8 +298,9 @@ impl Hub {
     fn told(&mut self, id: ConnectionId, told: Told) {
         match told {
             Told::Called { info, address, orders } => {
-                let (mac, dialect) = (info.mac, info.dialect);
-                let connected = Connected { mac, address, dialect, orders, outstanding: false };
+                let (mac, dialect, retries) =
+                    (info.mac, info.dialect, info.capabilities.has(Capabilities::RETRY_AFTER));
+                let connected = Connected { mac, address, dialect, retries, orders, outstanding: false };
                 self.connections.insert(id, connected);
                 self.called(id, *info, address);
             }

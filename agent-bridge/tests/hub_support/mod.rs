@@ -182,10 +182,19 @@ impl Rig {
 
     /// A device calls that speaks a dialect.
     pub async fn call_in(&mut self, dialect: Dialect, number: u16) -> Caller {
+        self.calls(DeviceInformation { dialect, ..information(number) }).await
+    }
+
+    /// A device calls that can do more.
+    pub async fn call_with(&mut self, capabilities: Capabilities, number: u16) -> Caller {
+        self.calls(DeviceInformation { capabilities, ..information(number) }).await
+    }
+
+    async fn calls(&mut self, info: DeviceInformation) -> Caller {
         self.next += 1;
         let id = ConnectionId(self.next);
         let (orders, inbox) = orders();
-        let info = Box::new(DeviceInformation { dialect, ..information(number) });
+        let info = Box::new(info);
         let address = ADDRESS.parse().unwrap();
         self.connections.send((id, Told::Called { info, address, orders })).await.unwrap();
         Caller { id, inbox }

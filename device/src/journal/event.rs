@@ -118,7 +118,7 @@ impl From<&ServerMessage> for Received {
             let download = match message {
                 ServerMessage::DownloadVersion(download) | ServerMessage::DownloadProfile(download) => Some(download),
                 ServerMessage::UploadLog(_)
-                | ServerMessage::Interrupt
+                | ServerMessage::Interrupt(_)
                 | ServerMessage::Restart
                 | ServerMessage::UpgradeProfile(_)
                 | ServerMessage::Unknown(_) => None,

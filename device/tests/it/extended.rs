@@ -1,10 +1,12 @@
 //! What an extended device has beyond the base protocol.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use fettle_device::Vocabulary;
+use data_encoding::BASE64;
+use ed25519_dalek::{Signer as _, SigningKey};
 use fettle_device::spec::FilePorts;
-use fettle_protocol::datum::{Capabilities, Transfer};
+use fettle_device::{ImageKey, Vocabulary};
+use fettle_protocol::datum::{Capabilities, DownloadResult, Transfer};
 use fettle_protocol::message::{Download, UpgradeAt};
 use fettle_protocol::{DeviceMessage, ServerMessage};
 use sha2::{Digest as _, Sha256};
@@ -24,7 +26,8 @@ async fn it_is_told_ports_and_facts_and_tells_configuration_and_restart() {
     let (mut talk, information) = scene.bridge.greet().await;
     assert_eq!(information.config.as_deref(), Some("16+1f3a09c2"));
     assert_eq!(information.serial.as_deref(), Some("SIM-02-00-5E-00-53-0E"));
-    assert_eq!(information.capabilities, Vocabulary::Extended.capabilities());
+    let without_key = Vocabulary::Extended.capabilities().without(Capabilities::SIGNATURE);
+    assert_eq!(information.capabilities, without_key);
     assert!(information.capabilities.has(Capabilities::SERVER_PORT));
 
     let extended = |mut download: Download, content: &[u8]| {
@@ -59,6 +62,52 @@ async fn it_is_told_ports_and_facts_and_tells_configuration_and_restart() {
     drop(talk);
     let (_talk, information) = scene.bridge.greet().await;
     assert_eq!(information.config.as_deref(), Some("17+77c0d1e2"));
+    scene.close().await;
+}
+
+#[tokio::test]
+async fn with_a_key_it_takes_no_image_without_a_right_signature() {
+    let signing = SigningKey::from_bytes(&[7; 32]);
+    let key = BASE64.encode(signing.verifying_key().as_bytes());
+    let scene = Scene::set(|spec| {
+        spec.vocabulary = Vocabulary::Extended;
+        spec.image_key = Some(ImageKey::parse(&key).unwrap());
+    })
+    .await;
+    let (mut talk, information) = scene.bridge.greet().await;
+    assert!(information.capabilities.has(Capabilities::SIGNATURE));
+    let content = image("5.2.1");
+    let mut other = content.clone();
+    other[100] ^= 1;
+    for (signature, why) in [
+        (None, "has no signature"),
+        (Some(signing.sign(&other).to_bytes()), "is wrong"),
+        (Some(SigningKey::from_bytes(&[8; 32]).sign(&content).to_bytes()), "is wrong"),
+    ] {
+        let download = Download { signature, ..scene.files.put(Transfer::Ftp, "image.bin", &content) };
+        talk.say(ServerMessage::DownloadVersion(download)).await;
+        let DeviceMessage::VersionDownloaded(DownloadResult::Failed(2), detail) = talk.hear().await else {
+            panic!("taken, or refused otherwise: {}", scene.device.journal());
+        };
+        assert!(detail.text.as_ref().is_some_and(|text| text.contains(why)), "{detail:?}");
+    }
+    let signature = Some(signing.sign(&content).to_bytes());
+    let download = Download { signature, ..scene.files.put(Transfer::Ftp, "image.bin", &content) };
+    assert_eq!(talk.order_image(download).await, 0);
+    // A profile has none.
+    assert_eq!(talk.order_profile(scene.files.put(Transfer::Ftp, "profile.cfg", PROFILE)).await, 0);
+    scene.close().await;
+}
+
+#[tokio::test]
+async fn it_stays_away_for_as_long_as_it_is_told() {
+    let scene = Scene::set(|spec| spec.vocabulary = Vocabulary::Extended).await;
+    let (mut talk, _) = scene.bridge.greet().await;
+    let told = Instant::now();
+    talk.say(ServerMessage::Interrupt(Some(1))).await;
+    assert_eq!(talk.end().await, Ended::Finished);
+    let _talk = scene.bridge.greet().await;
+    assert!(told.elapsed() >= Duration::from_secs(1), "its own wait is much shorter");
     scene.close().await;
 }
 

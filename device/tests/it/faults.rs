@@ -251,7 +251,7 @@ async fn a_half_open_device_reads_nothing_until_its_connection_is_taken_from_it(
     let (mut talk, _) = scene.bridge.greet().await;
     scene.say_image(&mut talk).await;
     within("the fault", scene.device.wait_until(|record| record.journal().counters().faults == 1)).await;
-    talk.say(ServerMessage::Interrupt).await;
+    talk.say(ServerMessage::Interrupt(None)).await;
     drop(talk);
     assert!(scene.device.read(Record::is_connected), "it has not noticed");
     scene.device.reconnect();

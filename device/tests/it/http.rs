@@ -63,7 +63,15 @@ impl Server {
 
     fn download(&self) -> Download {
         let crc = fettle_protocol::crc::CrcKind::Ieee.of(PROFILE);
-        Download { location: self.location(), crc, config: None, attempt: None, size: None, sha256: None }
+        Download {
+            location: self.location(),
+            crc,
+            config: None,
+            attempt: None,
+            size: None,
+            sha256: None,
+            signature: None,
+        }
     }
 }
 

@@ -199,6 +199,7 @@ impl Files {
             attempt: None,
             size: None,
             sha256: None,
+            signature: None,
         }
     }
 

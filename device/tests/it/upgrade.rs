@@ -41,7 +41,7 @@ async fn whole_upgrade(transfer: Transfer, path_style: PathStyle, flash_at: Flas
     let log = scene.files.read_when(name, |log| log.contains("configured")).await;
     assert!(log.contains("log of S5700") && log.contains("booted 5.2.1"), "{log}");
 
-    talk.say(ServerMessage::Interrupt).await;
+    talk.say(ServerMessage::Interrupt(None)).await;
     assert_eq!(talk.end().await, Ended::Finished);
 
     let config = scene.device.config().unwrap();
@@ -233,7 +233,7 @@ async fn a_device_that_is_sent_away_calls_again() {
     let scene = Scene::set(|_| {}).await;
     for _ in 0..3 {
         let (mut talk, _) = scene.bridge.greet().await;
-        talk.say(ServerMessage::Interrupt).await;
+        talk.say(ServerMessage::Interrupt(None)).await;
         assert_eq!(talk.end().await, Ended::Finished);
     }
     let interrupted = Event::Disconnected { reason: Disconnect::Interrupted };

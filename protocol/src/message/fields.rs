@@ -102,6 +102,7 @@ impl<'a> Data<'a> {
             attempt: self.parsed(number::ATTEMPT, datum::u32_value)?,
             size: self.parsed(number::FILE_SIZE, |value| value.try_into().ok().map(u64::from_be_bytes))?,
             sha256: self.parsed(number::SHA256, |value| value.try_into().ok())?,
+            signature: None,
         })
     }
 
@@ -199,13 +200,14 @@ impl Builder {
         }
     }
 
-    pub(super) fn download(self, download: &Download, config: Option<&str>) -> Self {
+    pub(super) fn download(self, download: &Download, config: Option<&str>, signature: Option<&[u8; 64]>) -> Self {
         self.location(&download.location)
             .int(number::CRC, download.crc)
             .maybe(config, |b, config| b.text(number::CONFIG_VERSION, config))
             .maybe(download.attempt, |b, attempt| b.int(number::ATTEMPT, attempt))
             .maybe(download.size, |b, size| b.bytes(number::FILE_SIZE, &size.to_be_bytes()))
             .maybe(download.sha256, |b, sha256| b.bytes(number::SHA256, &sha256))
+            .maybe(signature, |b, signature| b.bytes(number::SIGNATURE, signature))
             .reached_at(&download.location)
     }
 }

@@ -352,7 +352,7 @@ impl Session {
             Some((_, true)) if !self.view.dismissed => {
                 self.write(Record { session: SessionRecord::Dismiss, ..Record::default() }, effects);
             }
-            Some((_, true)) => self.dismiss(effects),
+            Some((_, true)) => self.dismiss(u32::try_from(self.timing.call_again.as_secs()).ok(), effects),
             Some((_, false)) | None if self.has_log_news() || self.has_stale_reached() => {
                 self.write(Record::default(), effects);
             }
@@ -386,15 +386,17 @@ impl Session {
             | State::Preparing { .. }
             | State::Checking { .. }
             | State::Held { .. }
-            | State::Scheduled { .. } => self.dismiss(effects),
+            | State::Scheduled { .. } => self.dismiss(None, effects),
             State::Downloading { .. } | State::Applying { .. } | State::Uploading { .. } => {}
             State::Away { .. } | State::Contending { .. } | State::Restarting { .. } | State::Dismissed => {}
         }
     }
 
-    fn dismiss(&mut self, effects: &mut Vec<Effect>) {
-        let Some(connection) = self.connection.as_ref().map(|connection| connection.id) else { return };
-        effects.push(Effect::Send(connection, ServerMessage::Interrupt));
+    /// `again`: in how many seconds to call again, where that is known and the device takes it.
+    fn dismiss(&mut self, again: Option<u32>, effects: &mut Vec<Effect>) {
+        let Some((connection, can)) = self.connection.as_ref().map(|it| (it.id, it.info.capabilities)) else { return };
+        let again = again.filter(|_| can.has(Capabilities::RETRY_AFTER));
+        effects.push(Effect::Send(connection, ServerMessage::Interrupt(again)));
         effects.push(Effect::Finish(connection));
         self.state = State::Dismissed;
     }

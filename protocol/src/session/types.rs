@@ -30,6 +30,8 @@ pub struct Timing {
     pub confirm: SignedDuration,
     /// Between two writes of how far a device has come, and before the first of a command.
     pub reached: SignedDuration,
+    /// For how long a device that is done may stay away, where it takes that.
+    pub call_again: SignedDuration,
 }
 
 impl Default for Timing {
@@ -43,6 +45,7 @@ impl Default for Timing {
             drop_delay: SignedDuration::from_secs(5),
             confirm: SignedDuration::from_mins(5),
             reached: SignedDuration::from_secs(30),
+            call_again: SignedDuration::from_mins(5),
         }
     }
 }

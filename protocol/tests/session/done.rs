@@ -1,6 +1,8 @@
 //! 2, for devices that are illegal or done; and logs.
 
-use fettle_protocol::datum::{DownloadResult, ExecutionResult};
+use fettle_protocol::ServerMessage;
+use fettle_protocol::datum::{Capabilities, DownloadResult, ExecutionResult};
+use fettle_protocol::message::DeviceInformation;
 use fettle_protocol::session::{Reason, SessionRecord};
 
 use crate::world::{Answers, Link, World, info, mins, secs};
@@ -11,6 +13,25 @@ fn done() -> (World, Link) {
     world.change(|status| status.applied = Some("B".to_owned()));
     world.grant_as(1, |target| (target.firmware, target.done) = (None, true));
     (world, link)
+}
+
+#[test]
+fn a_device_that_is_done_is_told_when_to_call_again_where_it_takes_that() {
+    let said = |world: &World, link: Link| world.wires[&link].inbox.last().cloned();
+    let (world, link) = done();
+    assert_eq!(said(&world, link), Some(ServerMessage::Interrupt(None)), "a base device");
+
+    let mut world = World::new();
+    let capable = DeviceInformation { capabilities: Capabilities::RETRY_AFTER, ..info("1.0") };
+    let link = world.calls(capable.clone());
+    world.change(|status| status.applied = Some("B".to_owned()));
+    world.grant_as(1, |target| (target.firmware, target.done) = (None, true));
+    assert_eq!(said(&world, link), Some(ServerMessage::Interrupt(Some(300))));
+    // For how long one that is not served is sent away, the driver knows.
+    world.drops(link);
+    world.change(|status| status.legal = false);
+    let link = world.calls(capable);
+    assert_eq!(said(&world, link), Some(ServerMessage::Interrupt(None)));
 }
 
 // Illegal.

@@ -128,7 +128,7 @@ impl Device {
                 }
             }
             (ServerMessage::UploadLog(_), _) => world.says_eleven(link, ExecutionResult::Success),
-            (ServerMessage::Interrupt, _) => {
+            (ServerMessage::Interrupt(_), _) => {
                 self.link = None;
                 world.drops(link);
             }
@@ -171,7 +171,7 @@ impl Device {
                     self.pushes();
                     self.owed = Some(ExecutionResult::Success);
                 }
-                ServerMessage::Interrupt
+                ServerMessage::Interrupt(_)
                 | ServerMessage::DownloadVersion(_)
                 | ServerMessage::DownloadProfile(_)
                 | ServerMessage::UploadLog(_)

@@ -35,7 +35,7 @@ fn values() -> [Message; 5] {
         Message::Server(ServerMessage::DownloadVersion(goldens::download(location))),
         Message::Device(DeviceMessage::VersionDownloaded(DownloadResult::CrcMismatch, ErrorDetail::default())),
         Message::Server(ServerMessage::UpgradeProfile(UpgradeAt::Time(time))),
-        Message::Server(ServerMessage::Interrupt),
+        Message::Server(ServerMessage::Interrupt(None)),
     ]
 }
 

@@ -55,6 +55,14 @@ const SHA256_OF_CHECK_STRING: [u8; 32] = [
     0x20, 0xce, 0x94, 0xc6, 0x5f, 0xbc, 0x8c, 0x33, 0x12, 0x44, 0x8e, 0xb2, 0x25,
 ];
 
+/// Of "123456789", by the first key of RFC 8032, 7.1; made with OpenSSL.
+const SIGNATURE_OF_CHECK_STRING: [u8; 64] = [
+    0x17, 0x74, 0x35, 0xc3, 0x51, 0x55, 0xca, 0x96, 0xd7, 0xbb, 0x6c, 0x70, 0xc0, 0x28, 0xd8, 0x5e, 0x83, 0x88, 0x8f,
+    0x92, 0xd4, 0x0c, 0xc8, 0x5a, 0x55, 0x76, 0x94, 0x97, 0x63, 0xa7, 0x13, 0xe9, 0xc8, 0x8c, 0x51, 0xe3, 0x9f, 0xf3,
+    0x1d, 0x8d, 0xbc, 0xae, 0xea, 0x20, 0x45, 0x35, 0x28, 0xf3, 0xe6, 0x5a, 0x19, 0x54, 0x1f, 0x09, 0xcc, 0xf9, 0x89,
+    0xe6, 0xe4, 0x52, 0x98, 0xf0, 0x89, 0x08,
+];
+
 pub(crate) fn information(version: &str, model: &str) -> DeviceInformation {
     DeviceInformation {
         mac: Mac::new([0x02, 0x00, 0x5e, 0x00, 0x53, 0x0e]),
@@ -89,7 +97,7 @@ pub(crate) fn http(path: &str, file: &str, url: &str) -> Location {
 }
 
 pub(crate) fn download(location: Location) -> Download {
-    Download { location, crc: 0xcbf4_3926, config: None, attempt: None, size: None, sha256: None }
+    Download { location, crc: 0xcbf4_3926, config: None, attempt: None, size: None, sha256: None, signature: None }
 }
 
 fn detail(code: impl Into<Option<u32>>, text: &str) -> ErrorDetail {
@@ -164,7 +172,8 @@ pub(crate) fn values() -> BTreeMap<String, Message> {
         ("34", DeviceMessage::KeepAlive),
     ];
     let server = [
-        ("02", ServerMessage::Interrupt),
+        ("02", ServerMessage::Interrupt(None)),
+        ("02-extended", ServerMessage::Interrupt(Some(300))),
         ("03-ftp", ServerMessage::DownloadVersion(download(version_image.clone()))),
         ("03-tftp", ServerMessage::DownloadVersion(download(tftp("v7k2m9x4q8w3e6r1t5y2", "s5700.bin")))),
         (
@@ -194,6 +203,14 @@ pub(crate) fn values() -> BTreeMap<String, Message> {
                 size: Some(9),
                 sha256: Some(SHA256_OF_CHECK_STRING),
                 ..download(http("v7k2m9x4q8w3e6r1", "s5700.bin", "http://192.0.2.1:8080/v7k2m9x4q8w3e6r1/s5700.bin"))
+            }),
+        ),
+        (
+            "03-extended-signature",
+            ServerMessage::DownloadVersion(Download {
+                sha256: Some(SHA256_OF_CHECK_STRING),
+                signature: Some(SIGNATURE_OF_CHECK_STRING),
+                ..download(Location { port: Some(2121), ..ftp("v7k2m9x4", "s5700.bin", "d14.7", "q8w3e6r1") })
             }),
         ),
         (

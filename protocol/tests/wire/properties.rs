@@ -90,7 +90,15 @@ fn location() -> impl Strategy<Value = Location> {
 
 fn download() -> impl Strategy<Value = Download> {
     (location(), any::<u32>(), any::<Option<u32>>(), any::<Option<u64>>(), any::<Option<[u8; 32]>>()).prop_map(
-        |(location, crc, attempt, size, sha256)| Download { location, crc, config: None, attempt, size, sha256 },
+        |(location, crc, attempt, size, sha256)| Download {
+            location,
+            crc,
+            config: None,
+            attempt,
+            size,
+            sha256,
+            signature: None,
+        },
     )
 }
 
@@ -105,8 +113,11 @@ fn upgrade_at() -> impl Strategy<Value = UpgradeAt> {
 
 fn server_message() -> impl Strategy<Value = ServerMessage> {
     prop_oneof![
-        Just(ServerMessage::Interrupt),
-        download().prop_map(ServerMessage::DownloadVersion),
+        any::<Option<u32>>().prop_map(ServerMessage::Interrupt),
+        (download(), option::of(any::<[u8; 32]>())).prop_map(|(download, half)| {
+            let signature = half.map(|half| std::array::from_fn(|index| half[index % 32]));
+            ServerMessage::DownloadVersion(Download { signature, ..download })
+        }),
         (download(), option::of(text()))
             .prop_map(|(download, config)| ServerMessage::DownloadProfile(Download { config, ..download })),
         Just(ServerMessage::Restart),

@@ -82,7 +82,7 @@ fn examples() -> Vec<Message> {
         device(DeviceMessage::ProfileUpgraded(ExecutionResult::Success, no_detail())),
         server(ServerMessage::UploadLog(goldens::ftp("l5j2h8", "device.log", "d14.l", "z4x7c1v9"))),
         device(DeviceMessage::LogUploaded(ExecutionResult::Success, no_detail())),
-        server(ServerMessage::Interrupt),
+        server(ServerMessage::Interrupt(None)),
     ]
 }
 

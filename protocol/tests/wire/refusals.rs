@@ -418,7 +418,8 @@ fn what_opens_a_file_is_not_shown_for_debugging() {
         port: Some(69),
         url: None,
     };
-    let download = Download { location, crc: 1, config: None, attempt: None, size: None, sha256: None };
+    let download =
+        Download { location, crc: 1, config: None, attempt: None, size: None, sha256: None, signature: None };
     let shown = format!("{:?}", ServerMessage::DownloadVersion(download));
     assert!(!shown.contains("secret"), "{shown}");
     assert!(shown.contains("image.bin") && shown.contains("Tftp"), "{shown}");

@@ -265,7 +265,7 @@ impl World {
             _ => None,
         };
         match message {
-            ServerMessage::Interrupt => return,
+            ServerMessage::Interrupt(_) => return,
             ServerMessage::UploadLog(_) => {
                 let command = *self.numbers.last_key_value().unwrap().1;
                 wire.outstanding = Some((kind::LOG_RESULT, command));
@@ -349,6 +349,7 @@ fn file(command: Command) -> File {
             attempt: Some(command.number),
             size: None,
             sha256: None,
+            signature: None,
         }),
         Step::Log => File::Upload(location),
     }
