@@ -1,8 +1,10 @@
 //! What the controller measures. Labels come from closed lists.
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+pub mod fleet;
 
-use crate::plan::reason::Class;
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+
+use self::fleet::Fleet;
 
 /// The metrics of the controller.
 #[derive(Clone)]
@@ -13,7 +15,7 @@ pub struct Metrics {
     writes: IntCounterVec,
     pub grants: IntCounter,
     pub withdrawals: IntCounter,
-    devices: IntGaugeVec,
+    pub fleet: Fleet,
     watch_errors: IntCounterVec,
     malformed: IntCounterVec,
 }
@@ -105,13 +107,7 @@ impl Metrics {
                 "fettle_controller_withdrawals_total",
                 "Targets taken back before they began",
             )?,
-            devices: IntGaugeVec::new(
-                Opts::new(
-                    "fettle_controller_devices",
-                    "Devices of groups, by state; those that a group cannot have, too",
-                ),
-                &["state"],
-            )?,
+            fleet: Fleet::new(registry)?,
             watch_errors: vec("fettle_controller_watch_errors_total", "Watches that broke, by kind", &["kind"])?,
             malformed: vec("fettle_controller_malformed_total", "Objects that could not be read, by kind", &["kind"])?,
         };
@@ -121,7 +117,6 @@ impl Metrics {
         registry.register(Box::new(metrics.writes.clone()))?;
         registry.register(Box::new(metrics.grants.clone()))?;
         registry.register(Box::new(metrics.withdrawals.clone()))?;
-        registry.register(Box::new(metrics.devices.clone()))?;
         registry.register(Box::new(metrics.watch_errors.clone()))?;
         registry.register(Box::new(metrics.malformed.clone()))?;
         Ok(metrics)
@@ -137,29 +132,5 @@ impl Metrics {
 
     pub fn malformed(&self, kind: Kind) {
         self.malformed.with_label_values(&[kind.as_str()]).inc();
-    }
-
-    /// How many devices are in which state.
-    pub fn devices(&self, current: usize, others: impl Iterator<Item = Class>) {
-        let (mut updating, mut waiting, mut failed, mut offline) = (0, 0, 0, 0);
-        for class in others {
-            match class {
-                Class::Updating => updating += 1,
-                Class::Waiting => waiting += 1,
-                Class::Failed => failed += 1,
-                Class::Offline => offline += 1,
-            }
-        }
-        let current = i64::try_from(current).unwrap_or(i64::MAX);
-        let all = [
-            ("current", current),
-            ("updating", updating),
-            ("waiting", waiting),
-            ("failed", failed),
-            ("offline", offline),
-        ];
-        for (state, count) in all {
-            self.devices.with_label_values(&[state]).set(count);
-        }
     }
 }

@@ -23,6 +23,7 @@ pub mod model;
 pub mod output;
 mod pass;
 pub mod paths;
+pub mod phase;
 pub mod profiles;
 pub mod progress;
 pub mod reason;

@@ -10,6 +10,7 @@ use super::conditions::Conditions;
 use super::course::{Clock, Course, Halt, Turn};
 use super::model::{Readiness, Rollout, Text};
 use super::output::{GroupWrite, Notice, NoticeKind};
+use super::phase::Phase;
 use super::progress::Way;
 use super::reason::Reason;
 use super::revision::Wanted;
@@ -45,38 +46,6 @@ impl Verdict {
 
     fn waiting(self, reason: &'static str, until: Option<Timestamp>) -> Self {
         Self { waits: Some((reason, until)), ..self }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Empty,
-    Complete,
-    Progressing,
-    Waiting,
-    Paused,
-    RollingBack,
-    RolledBack,
-    Stalled,
-}
-
-impl Phase {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Empty => "Empty",
-            Self::Complete => "Complete",
-            Self::Progressing => "Progressing",
-            Self::Waiting => "Waiting",
-            Self::Paused => "Paused",
-            Self::RollingBack => "RollingBack",
-            Self::RolledBack => "RolledBack",
-            Self::Stalled => "Stalled",
-        }
-    }
-
-    /// Whether nothing will move unless somebody changes something.
-    const fn is_stalled(self) -> bool {
-        matches!(self, Self::Stalled | Self::RolledBack)
     }
 }
 

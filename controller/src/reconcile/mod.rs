@@ -34,6 +34,7 @@ use self::index::{Index, News, Observed, Written};
 use self::write::{Batch, Writer};
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
+use crate::metrics::fleet::Shown;
 use crate::plan::model::{Settings, Snapshot, Text};
 use crate::plan::output::{DeviceWrite, GroupWrite, Plan};
 use crate::plan::{self};
@@ -92,6 +93,7 @@ struct Loop<'a> {
     context: &'a Context,
     index: Index,
     writer: Writer,
+    shown: Shown,
     /// When the statuses of groups and rollouts were last written.
     reported: HashMap<Text, Instant>,
     failures: u32,
@@ -110,6 +112,7 @@ impl<'a> Loop<'a> {
             context,
             index: Index::new(snapshot, context.metrics.clone()),
             writer: Writer::new(client, namespace, leadership.clone(), context.metrics.clone()),
+            shown: Shown::new(&context.metrics.fleet),
             reported: HashMap::new(),
             failures: 0,
         }
@@ -159,7 +162,8 @@ impl<'a> Loop<'a> {
         let plan = plan::plan(&self.index.snapshot, planned);
         self.context.metrics.passes.inc();
         self.context.metrics.pass_seconds.observe(began.elapsed().as_secs_f64());
-        self.context.metrics.devices(plan.current, plan.waits.iter().map(|(_, reason)| reason.class()));
+        let groups = self.index.snapshot.groups.iter().map(|(name, group)| (name, &group.status));
+        self.shown.pass(&plan, groups);
 
         let next = plan.next.map(|next| {
             let wait = Duration::try_from(next.duration_since(planned)).unwrap_or_default();
