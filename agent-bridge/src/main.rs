@@ -117,6 +117,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     if connections < args.max_connections {
         tracing::info!(wanted = args.max_connections, connections, limit, "limit of open files bounds the connections");
     }
+    metrics.connections_limit.set(i64::try_from(connections).unwrap_or(i64::MAX));
     let listener = Listener::bind(
         ListenerConfig {
             address: args.device_address,

@@ -14,6 +14,8 @@ use prometheus::{
 pub struct Metrics {
     /// Connections that are open.
     pub connections: IntGauge,
+    /// The most that there may be.
+    pub connections_limit: IntGauge,
     sessions: IntGaugeVec,
     /// Connections that were accepted.
     pub accepted: IntCounter,
@@ -285,6 +287,7 @@ impl Metrics {
         };
         let metrics = Self {
             connections: make.gauge("connections", "device connections that are open")?,
+            connections_limit: make.gauge("connections_limit", "the most device connections that may be open")?,
             sessions: make.register(IntGaugeVec::new(
                 Maker::options("sessions", "devices with a session here, by what is going on"),
                 &["state"],

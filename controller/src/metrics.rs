@@ -35,6 +35,18 @@ pub enum Kind {
 }
 
 impl Kind {
+    const ALL: [Self; 9] = [
+        Self::Device,
+        Self::Group,
+        Self::Rollout,
+        Self::Profile,
+        Self::Firmware,
+        Self::Content,
+        Self::Lease,
+        Self::ConfigMap,
+        Self::Secret,
+    ];
+
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Device => "Device",
@@ -69,6 +81,9 @@ pub enum Result {
 }
 
 impl Result {
+    const ALL: [Self; 7] =
+        [Self::Ok, Self::Conflict, Self::Gone, Self::Refused, Self::Unavailable, Self::Unanswered, Self::NotLeading];
+
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -119,7 +134,19 @@ impl Metrics {
         registry.register(Box::new(metrics.withdrawals.clone()))?;
         registry.register(Box::new(metrics.watch_errors.clone()))?;
         registry.register(Box::new(metrics.malformed.clone()))?;
+        metrics.begin_series();
         Ok(metrics)
+    }
+
+    /// Every series is there from the start: the first increase of one that begins with it is none to Prometheus.
+    fn begin_series(&self) {
+        for kind in Kind::ALL.map(Kind::as_str) {
+            self.watch_errors.with_label_values(&[kind]);
+            self.malformed.with_label_values(&[kind]);
+            for result in Result::ALL {
+                self.writes.with_label_values(&[kind, result.as_str()]);
+            }
+        }
     }
 
     pub fn wrote(&self, kind: Kind, result: Result) {

@@ -84,15 +84,19 @@ async fn metrics(State(health): State<Health>) -> impl IntoResponse {
     }
 }
 
-/// Registers `fettle_build_info{program, version} 1`.
+/// Registers `fettle_build_info{program, version} 1`, and the `process_*` that Prometheus' client libraries have in common:
+/// memory, CPU time, open files.
 ///
 /// # Errors
-/// Where the registry has it already.
+/// Where the registry has one of them already.
 pub fn build_info(registry: &Registry, program: &str, version: &str) -> prometheus::Result<()> {
     let options = Opts::new("fettle_build_info", "1, labelled with the program and its version");
     let gauge = IntGaugeVec::new(options, &["program", "version"])?;
     gauge.with_label_values(&[program, version]).set(1);
-    registry.register(Box::new(gauge))
+    registry.register(Box::new(gauge))?;
+    #[cfg(target_os = "linux")]
+    registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ pub(super) enum Protocol {
 }
 
 impl Protocol {
+    const ALL: [Self; 3] = [Self::Ftp, Self::Tftp, Self::Http];
+
     const fn label(self) -> &'static str {
         match self {
             Self::Ftp => "ftp",
@@ -52,6 +54,17 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
+    const ALL: [Self; 8] = [
+        Self::Complete,
+        Self::Aborted,
+        Self::TimedOut,
+        Self::Refused,
+        Self::NotFound,
+        Self::Full,
+        Self::TooLarge,
+        Self::Failed,
+    ];
+
     pub(super) fn of_log_error(error: &LogError) -> Self {
         match error {
             LogError::NotExpected => Self::Refused,
@@ -106,7 +119,22 @@ impl Metrics {
         registry.register(Box::new(bytes.clone()))?;
         registry.register(Box::new(active.clone()))?;
         registry.register(Box::new(logins_refused.clone()))?;
-        Ok(Self { transfers, bytes, active, logins_refused })
+        let metrics = Self { transfers, bytes, active, logins_refused };
+        metrics.begin_series();
+        Ok(metrics)
+    }
+
+    /// Every series is there from the start: the first increase of one that begins with it is none to Prometheus.
+    fn begin_series(&self) {
+        for protocol in Protocol::ALL.map(Protocol::label) {
+            for operation in [Operation::Download, Operation::Upload].map(operation_label) {
+                self.bytes.with_label_values(&[protocol, operation]);
+                self.active.with_label_values(&[protocol, operation]);
+                for outcome in Outcome::ALL {
+                    self.transfers.with_label_values(&[protocol, operation, outcome.label()]);
+                }
+            }
+        }
     }
 
     /// A request that began no transfer.

@@ -173,7 +173,7 @@ fn start(command: &mut Command) -> Child {
 }
 
 /// Where a server's program is: where `tools/servers` unpacks it, or in the path.
-fn program(name: &str) -> PathBuf {
+pub fn program(name: &str) -> PathBuf {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = set("FETTLE_CACHE")
         .or_else(|| Some(set("XDG_CACHE_HOME")?.join("fettle")))

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fettle_crds::DeviceGroupStatus;
-use prometheus::{IntGaugeVec, Opts, Registry};
+use prometheus::{IntGauge, IntGaugeVec, Opts, Registry};
 
 use crate::plan::model::Text;
 use crate::plan::output::Plan;
@@ -18,6 +18,7 @@ use crate::plan::reason::Class;
 #[derive(Clone)]
 pub struct Fleet {
     devices: IntGaugeVec,
+    offline: IntGauge,
     waiting: IntGaugeVec,
     group_devices: IntGaugeVec,
     group_phase: IntGaugeVec,
@@ -34,7 +35,12 @@ impl Fleet {
             registry.register(Box::new(gauges.clone()))?;
             prometheus::Result::Ok(gauges)
         };
+        let offline =
+            "Devices of groups that are offline, whether they are current or not; without those that are held";
+        let offline = IntGauge::new("fettle_controller_devices_offline", offline)?;
+        registry.register(Box::new(offline.clone()))?;
         Ok(Self {
+            offline,
             devices: gauges("devices", "Devices of groups, by state; those that a group cannot have, too", &["state"])?,
             waiting: gauges("devices_not_current", "Devices that are not current, by the reason of each", &["reason"])?,
             group_devices: gauges("group_devices", "Devices of a group, by state", &["group", "state"])?,
@@ -92,6 +98,7 @@ impl Shown {
                 Class::Offline => 4,
             }] += 1;
         }
+        self.fleet.offline.set(i64::try_from(plan.offline).unwrap_or(i64::MAX));
         for (state, count) in STATES.into_iter().zip(counts) {
             self.fleet.devices.with_label_values(&[state]).set(count);
         }
@@ -131,6 +138,7 @@ impl Shown {
 impl Drop for Shown {
     fn drop(&mut self) {
         self.fleet.devices.reset();
+        self.fleet.offline.set(0);
         self.fleet.waiting.reset();
         self.groups.iter().for_each(|group| self.forget(group));
     }
@@ -160,11 +168,12 @@ mod tests {
         let (written, other) = (status(Phase::Progressing, 3), status(Phase::Complete, 7));
         let mut shown = Shown::new(&fleet);
 
-        let plan = Plan { current: 10, waits: vec![(access.clone(), Reason::Soaking)], ..Plan::default() };
+        let plan = Plan { current: 10, offline: 2, waits: vec![(access.clone(), Reason::Soaking)], ..Plan::default() };
         shown.pass(&plan, [(&access, &written), (&core, &other)].into_iter());
         for series in [
             r#"fettle_controller_devices{state="current"} 10"#,
             r#"fettle_controller_devices{state="waiting"} 1"#,
+            "fettle_controller_devices_offline 2",
             r#"fettle_controller_devices_not_current{reason="Soaking"} 1"#,
             r#"fettle_controller_group_devices{group="access",state="current"} 3"#,
             r#"fettle_controller_group_phase{group="access",phase="Progressing"} 1"#,
@@ -183,6 +192,7 @@ mod tests {
         assert!(!text().contains(r#"group="core""#), "it is gone\n{}", text());
 
         drop(shown);
-        assert_eq!(text(), "", "what another leader says now must not stand beside this");
+        assert!(text().contains("fettle_controller_devices_offline 0"), "{}", text());
+        assert!(!text().contains('{'), "what another leader says now must not stand beside this\n{}", text());
     }
 }

@@ -24,6 +24,8 @@ pub struct Plan {
     pub waits: Vec<(Text, Reason)>,
     /// How many devices are current.
     pub current: usize,
+    /// How many devices of groups are offline, whether they are current or not; those that are held are left out.
+    pub offline: usize,
     /// When time alone changes the plan. In the past: at once, because this plan is only the first part.
     pub next: Option<Timestamp>,
 }

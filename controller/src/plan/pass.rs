@@ -213,6 +213,8 @@ impl<'a> Pass<'a> {
             (false, false, true) => spread::Presence::Away,
             (false, false, false) => spread::Presence::Available,
         };
+        let is_offline = seen.presence.is_offline() && !seen.device.held && seen.membership != Membership::None;
+        self.plan.offline += usize::from(is_offline);
         for index in seen.membership.all() {
             let scope = &mut self.scopes[*index];
             let usage = &mut scope.usage;

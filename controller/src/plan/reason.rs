@@ -346,3 +346,23 @@ pub enum Class {
     Failed,
     Offline,
 }
+
+#[cfg(test)]
+mod tests {
+    /// What the page says is what is written into statuses: the exhaustive matches of this file are the lists.
+    #[test]
+    fn every_reason_is_explained_to_those_who_operate() {
+        let page = include_str!("../../../docs/operations.md");
+        let names = include_str!("reason.rs").lines().filter_map(|line| {
+            let name = line.trim().strip_prefix("Self::")?.split_once(" => \"")?.1;
+            name.strip_suffix("\",")
+        });
+        let names: Vec<&str> = names.filter(|name| name.starts_with(char::is_uppercase)).collect();
+        assert!(names.len() > 40, "{names:?}");
+        let verdicts = ["CrcMismatch", "DownloadFailed", "NotTransferred", "ApplyFailed", "CameBackUnchanged"];
+        let verdicts = verdicts.into_iter().chain(["UnexpectedVersion", "TimedOut", "SourceUnavailable"]);
+        for name in names.into_iter().chain(verdicts) {
+            assert!(page.contains(&format!("| `{name}` |")), "docs/operations.md does not say what {name} means");
+        }
+    }
+}

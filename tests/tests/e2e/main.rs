@@ -11,6 +11,7 @@ mod external;
 mod failures;
 mod logs;
 mod main_path;
+mod monitoring;
 mod objects;
 mod outages;
 mod ownership;
