@@ -26,6 +26,7 @@ fn is_empty(plan: &Plan) -> bool {
         waits: _,
         current: _,
         next: _,
+        offline: _,
     } = plan;
     contents.is_empty()
         && rollouts.is_empty()
