@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use fettle_device::{Fault, FaultKind, Step};
+use fettle_tests::installation::Bridge;
 use fettle_tests::process::{Process, Spec};
 use fettle_tests::{manifest, ports};
 use serde_json::Value;
@@ -85,7 +86,7 @@ impl Prometheus {
     fn start(world: &World) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let namespace = &world.namespace.name;
-        let bridges = world.fettle.bridges().iter().map(|bridge| bridge.program());
+        let bridges = world.fettle.bridges().iter().map(Bridge::program);
         let targets: String = std::iter::once(world.fettle.controller())
             .chain(bridges)
             .enumerate()
@@ -119,7 +120,7 @@ impl Prometheus {
     /// What comes of a query: its samples.
     fn query(&self, expression: &str) -> Result<Vec<Value>> {
         let said = promtool(&["query", "instant", "--format=json", &self.url, expression])?;
-        Ok(serde_json::from_str(said.trim()).with_context(|| said.clone())?)
+        serde_json::from_str(said.trim()).with_context(|| said.clone())
     }
 
     /// Waits until a query has a sample.
@@ -178,7 +179,7 @@ async fn told_in_the_documentation(world: &World) -> Result<()> {
         .map(|(name, rest)| (name, rest.split(" |").next().unwrap_or_default()))
         .collect();
     let mut had: BTreeMap<String, String> = BTreeMap::new();
-    let bridges = world.fettle.bridges().iter().map(|bridge| bridge.program());
+    let bridges = world.fettle.bridges().iter().map(Bridge::program);
     for program in std::iter::once(world.fettle.controller()).chain(bridges) {
         let metrics = program.metrics().await?;
         let types = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
