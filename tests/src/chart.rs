@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::{Container, PodTemplateSpec, Secret, Volume};
+use k8s_openapi::api::core::v1::{Container, PodSpec, PodTemplateSpec, Secret, Volume};
 use kube::{Client, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -84,6 +84,17 @@ impl Rendered {
         let pod = spec.template.spec.as_mut().context("a StatefulSet without pod")?;
         pod.volumes.get_or_insert_default().extend(volumes);
         self.pod(name, &spec.template, folder)
+    }
+
+    /// The pods of its workloads, as they are rendered.
+    pub fn pod_specs(&self) -> Result<Vec<PodSpec>> {
+        let deployment: Deployment = self.only("Deployment")?;
+        let set: StatefulSet = self.only("StatefulSet")?;
+        let templates = [deployment.spec.map(|spec| spec.template), set.spec.map(|spec| spec.template)];
+        templates
+            .into_iter()
+            .map(|template| template.and_then(|it| it.spec).context("a workload without pod"))
+            .collect()
     }
 
     /// What a kubelet would make of a pod, with `folder` for its volumes.

@@ -1,16 +1,26 @@
 //! The chart, judged by helm, by the API server, and by the programs that it starts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
 use fettle_tests::chart::Rendered;
+use fettle_tests::dev::readme;
 use fettle_tests::{ControlPlane, TestNamespace, manifest, program};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{PodTemplateSpec, Secret};
 use serde_json::{Value, json};
+
+/// A cluster that has the Prometheus operator.
+const OPERATOR: [&str; 4] = [
+    "--api-versions",
+    "monitoring.coreos.com/v1/ServiceMonitor",
+    "--api-versions",
+    "monitoring.coreos.com/v1/PrometheusRule",
+];
 
 fn chart() -> String {
     manifest::chart().display().to_string()
@@ -26,15 +36,18 @@ async fn refused(control_plane: &ControlPlane, set: &str) -> String {
 async fn helm_finds_nothing_to_complain_about() -> Result<()> {
     let control_plane = ControlPlane::shared().await?;
     control_plane.helm(&["lint", "--strict", &chart()]).await?;
-    let every_option = "bridge.persistence.enabled=true,bridge.files.emptyDir.sizeLimit=1Gi,controller.replicas=2,\
-                        bridge.service.type=LoadBalancer,bridge.service.loadBalancerClass=a.b/c,bridge.extraEnv.A=b,\
-                        bridge.credentialKey.existingSecret=key,bridge.logStore.place=s3://a/b,\
-                        bridge.logStore.credentialsSecret=keys,bridge.advertiseIPv4=192.0.2.1,image.tag=v1,\
-                        bridge.http.tlsSecret=files-tls,bridge.http.name=files.example.net,bridge.ftp.tlsSecret=ftp-tls,\
-                        bridge.external.ftpURL=ftps://u@192.0.2.9/fw,bridge.external.secret=ftp,bridge.external.trustCA=true,\
-                        bridge.external.ftpAddress=192.0.2.9:21,bridge.external.ftpPath=fw,bridge.external.deviceUser=d,\
-                        bridge.external.tftpAddress=192.0.2.9,bridge.external.tftpPath=/";
-    control_plane.helm(&["lint", "--strict", &chart(), "--set", every_option]).await?;
+    let mut tried = 0;
+    for file in fs::read_dir(manifest::chart().join("ci"))? {
+        let file = file?.path().display().to_string();
+        control_plane.helm(&["lint", "--strict", &chart(), "--values", &file]).await?;
+        // as a cluster that knows the kinds of the Prometheus operator, and as one that does not
+        control_plane.helm(&["template", "fettle", &chart(), "--values", &file]).await?;
+        control_plane
+            .helm(&[&["template", "fettle", &chart(), "--values", &file], OPERATOR.as_slice()].concat())
+            .await?;
+        tried += 1;
+    }
+    assert!(tried >= 4, "only {tried} files in ci/");
     Ok(())
 }
 
@@ -102,6 +115,146 @@ async fn helm_installs_upgrades_and_removes_it() -> Result<()> {
     control_plane.helm(&["uninstall", "fettle", "--namespace", &namespace.name]).await?;
     let left = namespace.kubectl(&["get", "all,roles,rolebindings,serviceaccounts,secrets", "-o", "name"]).await?;
     assert!(!left.contains("fettle"), "{left}");
+    Ok(())
+}
+
+#[test]
+fn its_readme_says_what_its_values_say() -> Result<()> {
+    let readme = fs::read_to_string(manifest::chart().join("README.md"))?;
+    assert!(readme == readme::text()?, "charts/fettle/README.md is out of date: run make generate");
+    Ok(())
+}
+
+/// The manifests that helm makes of a chart, by kind and name.
+async fn rendered(control_plane: &ControlPlane, chart: &str, args: &[&str]) -> Result<BTreeMap<String, Value>> {
+    let text = control_plane.helm(&[&["template", "fettle", chart], args].concat()).await?;
+    let name = |manifest: &Value| format!("{} {}", manifest["kind"], manifest["metadata"]["name"]).replace('"', "");
+    Ok(manifest::parse(&text)?.into_iter().map(|manifest| (name(&manifest), manifest)).collect())
+}
+
+#[tokio::test]
+async fn what_a_monitoring_stack_reads_is_as_it_lies_in_its_files_and_left_out_where_nobody_knows_it() -> Result<()> {
+    let control_plane = ControlPlane::shared().await?;
+    let folder = tempfile::tempdir()?;
+    let copied = Command::new("cp").arg("-r").arg(manifest::chart()).arg(folder.path()).status()?;
+    assert!(copied.success());
+    let copy = folder.path().join("fettle");
+    let alerts = "groups:\n- name: fettle\n  rules:\n  - {alert: A, expr: up == 0, annotations: {summary: 'in {{ $labels.namespace }}'}}\n";
+    let dashboard = "{\"title\": \"Fettle\", \"expr\": \"sum by (le) ({{x}})\"}\n";
+    fs::create_dir_all(copy.join("monitoring"))?;
+    fs::write(copy.join("monitoring/alerts.yaml"), alerts)?;
+    fs::write(copy.join("monitoring/dashboard.json"), dashboard)?;
+    let copy = copy.display().to_string();
+
+    let all =
+        rendered(&control_plane, &copy, &[&OPERATOR[..], &["--set", "monitoring.dashboard.enabled=true"]].concat())
+            .await?;
+    let rule = &all["PrometheusRule fettle"]["spec"];
+    assert_eq!(rule, &manifest::parse(alerts)?[0]);
+    assert_eq!(all["ConfigMap fettle-dashboard"]["data"]["fettle.json"], dashboard);
+    // what it scrapes are the Services with that label, one for each kind of pod
+    let wanted = &all["ServiceMonitor fettle"]["spec"]["selector"]["matchLabels"];
+    let wanted = wanted.as_object().unwrap();
+    let scraped: Vec<&String> = all
+        .iter()
+        .filter(|(name, _)| name.starts_with("Service "))
+        .filter(|(_, it)| wanted.iter().all(|(label, value)| &it["metadata"]["labels"][label] == value))
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(scraped, ["Service fettle-bridge-pods", "Service fettle-controller"]);
+
+    let none = rendered(&control_plane, &copy, &[]).await?;
+    let off = "monitoring.serviceMonitor.enabled=false,monitoring.prometheusRule.enabled=false";
+    let switched_off = rendered(&control_plane, &copy, &[&OPERATOR[..], &["--set", off]].concat()).await?;
+    for some in [none, switched_off] {
+        let names: Vec<&String> =
+            some.keys().filter(|name| name.contains("Monitor") || name.contains("Rule ")).collect();
+        assert!(names.is_empty() && !some.contains_key("ConfigMap fettle-dashboard"), "{names:?}");
+    }
+    Ok(())
+}
+
+/// Two installations in one cluster: one of them brings what belongs to all, and neither knows of the other.
+#[tokio::test]
+async fn it_is_installed_twice_side_by_side() -> Result<()> {
+    let control_plane = ControlPlane::start().await?;
+    let (first, second) = (control_plane.namespace("first").await?, control_plane.namespace("second").await?);
+    let install = |namespace: &str, set: &str| {
+        let args = ["install", "fettle", &chart(), "--namespace", namespace, "--set", set].map(str::to_owned);
+        let control_plane = control_plane.clone();
+        async move { control_plane.helm(&args.each_ref().map(String::as_str)).await }
+    };
+    install(&first.name, "clusterScoped=true").await?;
+    let refused = install(&second.name, "clusterScoped=true").await.err().map(|error| error.to_string());
+    assert!(
+        refused.is_some_and(|error| error.contains("invalid ownership metadata")),
+        "the second took what is the first's"
+    );
+    install(&second.name, "clusterScoped=false").await?;
+
+    // everything else is in its own namespace
+    let chart = chart();
+    let all = rendered(&control_plane, &chart, &["--namespace", "there", "--set", "clusterScoped=false"]).await?;
+    let elsewhere: Vec<_> =
+        all.iter().filter(|(_, it)| it["metadata"]["namespace"] != "there").map(|(name, _)| name).collect();
+    assert!(elsewhere.is_empty(), "{elsewhere:?}");
+
+    // the first goes, and what the second needs stays
+    second
+        .apply_yaml(
+            "{apiVersion: fettle.dev/v1alpha1, kind: Device, metadata: {name: a}, spec: {mac: '02:00:5e:00:53:01'}}",
+        )
+        .await?;
+    control_plane.helm(&["uninstall", "fettle", "--namespace", &first.name]).await?;
+    second.kubectl(&["get", "device", "a"]).await?;
+    let workloads = second.kubectl(&["get", "deployments,statefulsets,roles", "-o", "name"]).await?;
+    assert!(
+        workloads.contains("deployment.apps/fettle-controller") && workloads.contains("fettle-bridge"),
+        "{workloads}"
+    );
+
+    // asked to, it takes the definitions away, too
+    let gone = rendered(&control_plane, &chart, &["--set", "crds.keep=false"]).await?;
+    let definitions: Vec<_> = gone.iter().filter(|(name, _)| name.starts_with("CustomResourceDefinition ")).collect();
+    assert!(definitions.len() == 5 && definitions.iter().all(|(_, it)| it["metadata"]["annotations"].is_null()));
+    Ok(())
+}
+
+/// What people may do who have a role of Kubernetes' own, to which ours are added.
+#[tokio::test]
+async fn who_may_edit_may_declare_and_say_something_of_a_rollout_and_writes_no_status() -> Result<()> {
+    let control_plane = ControlPlane::start().await?;
+    let namespace = control_plane.namespace("people").await?;
+    control_plane.helm(&["install", "fettle", &chart(), "--namespace", &namespace.name]).await?;
+    for role in ["view", "edit", "admin"] {
+        let label = format!("--selector=rbac.authorization.k8s.io/aggregate-to-{role}=true");
+        let found = namespace.kubectl(&["get", "clusterroles", &label, "-o", "name"]).await?;
+        assert!(found.contains(&format!("/fettle-{role}")), "{found}");
+        let (role, user) = (format!("--clusterrole=fettle-{role}"), format!("--user={role}"));
+        namespace.kubectl(&["create", "rolebinding", user.trim_start_matches("--user="), &role, &user]).await?;
+    }
+    for (who, verb, what, expected) in [
+        ("view", "watch", "devicerollouts.fettle.dev", true),
+        ("view", "patch", "devicegroups.fettle.dev", false),
+        ("edit", "create", "firmwares.fettle.dev", true),
+        ("edit", "patch", "devicerollouts.fettle.dev", true),
+        ("edit", "create", "devicerollouts.fettle.dev", false),
+        ("edit", "delete", "devicerollouts.fettle.dev", false),
+        ("edit", "patch", "devices.fettle.dev/status", false),
+        ("admin", "delete", "devicerollouts.fettle.dev", true),
+    ] {
+        let user = format!("--as={who}");
+        let (resource, sub) = what.split_once('/').unwrap_or((what, ""));
+        let sub = format!("--subresource={sub}");
+        let args = ["auth", "can-i", verb, resource, &user, &sub];
+        let may = || async { namespace.kubectl(&args).await.is_ok_and(|said| said.trim() == "yes") };
+        if !expected {
+            assert!(!may().await, "{who} may {verb} {what}");
+            continue;
+        }
+        let granted = || async { may().await.then_some(()) };
+        namespace.eventually(&format!("{who} may {verb} {what}"), Duration::from_secs(30), granted).await?;
+    }
     Ok(())
 }
 

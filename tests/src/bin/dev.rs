@@ -29,6 +29,8 @@ enum Command {
     ClusterDown(dev::cluster::Place),
     /// Make the container image of the programs beside this one, and give it to the node of `cluster`
     Images(dev::cluster::Images),
+    /// Write the chart's README anew, from its values
+    ChartReadme,
     /// Measure how fast fleets are upgraded, and what it takes
     Bench(dev::bench::Arguments),
     /// Build the foreign programs that tests and demo start, as far as they are not there yet
@@ -75,6 +77,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Cluster(place) => dev::cluster::up(place).await,
         Command::ClusterDown(place) => dev::cluster::down(place).await,
         Command::Images(arguments) => dev::cluster::images(arguments).await,
+        Command::ChartReadme => dev::readme::write(),
         Command::Bench(arguments) => dev::bench::bench(arguments).await,
         Command::Tools => dev::tools().await,
         Command::TestEnv { command } => dev::test_env(&command).await,

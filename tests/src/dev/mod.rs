@@ -4,6 +4,7 @@ pub mod bench;
 pub mod cluster;
 pub mod demo;
 mod progress;
+pub mod readme;
 mod running;
 mod screen;
 pub mod up;
