@@ -12,8 +12,9 @@ use crate::files::metrics::{Outcome, Protocol};
 use crate::files::server::Service;
 use crate::files::store::{Disk, Readable};
 
-/// What is handed to the kernel at once.
-const SEND_LEN: usize = 256 * 1024;
+/// What is handed to the kernel at once. Then it is another's turn, also where the network takes everything: what many
+/// devices get at the same time differs by a few of these.
+const SEND_LEN: usize = 64 * 1024;
 
 /// What is encrypted at once: as much as a record of TLS holds.
 const TLS_LEN: usize = 16 * 1024;
@@ -68,8 +69,7 @@ pub(super) async fn send(
             Err(NotHanded::Peer(outcome)) => break Err(outcome),
             Err(NotHanded::Content(error)) => break Err(unreadable(permission, &error)),
         }
-        // A fast reader never lets the socket block: others have their turn nevertheless.
-        tokio::task::consume_budget().await;
+        tokio::task::yield_now().await;
     };
     let outcome = match result {
         Ok(()) => {

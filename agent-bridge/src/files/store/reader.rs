@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -26,7 +27,7 @@ const MAX_HOT_TOTAL: usize = 8 * 1024 * 1024;
 /// What a file in memory is counted to take beside its bytes.
 const HOT_OVERHEAD: usize = 256;
 
-/// The most that [`Readable::with_bytes`] gives at once.
+/// The most that [`Readable::with_bytes`] gives at once, and what is read ahead for small blocks.
 const SCRATCH_LEN: usize = 64 * 1024;
 
 /// How much is brought in from the disk where a read would have waited for it.
@@ -36,7 +37,42 @@ const LOAD_LEN: u64 = 512 * 1024;
 pub(super) const MAX_LOADS: usize = 16;
 
 thread_local! {
-    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH_LEN]);
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::new());
+}
+
+/// What a thread reads into. It remembers what it holds: who sends small blocks finds most of them here, as long as few others
+/// read in between.
+struct Scratch {
+    bytes: Vec<u8>,
+    /// Of which content it holds what, if any.
+    sha256: [u8; 32],
+    held: Range<u64>,
+    /// Where the last one to read that content stopped.
+    stopped: u64,
+}
+
+impl Scratch {
+    fn new() -> Self {
+        Self { bytes: vec![0; SCRATCH_LEN], sha256: [0; 32], held: 0..0, stopped: 0 }
+    }
+
+    /// So many bytes of content from `offset` on, of which there are at least as many. What it holds was verified when it was
+    /// read, and needs no other look.
+    fn read(&mut self, content: &Content, file: &Sealed, offset: u64, len: usize, disk: Disk) -> io::Result<&[u8]> {
+        let (same, end) = (self.sha256 == content.sha256, offset + len as u64);
+        if !(same && self.held.start <= offset && end <= self.held.end) {
+            // Only for one who goes on where the last one stopped: for many at many places it would be read in vain.
+            let ahead = if same && self.stopped == offset { SCRATCH_LEN as u64 } else { len as u64 };
+            let ahead = usize::try_from(ahead.min(content.size.saturating_sub(offset))).unwrap_or(len);
+            self.held = 0..0;
+            let filled = fill(file.file(), &mut self.bytes[..ahead.max(len)], len, offset, disk)?;
+            file.check()?;
+            (self.sha256, self.held) = (content.sha256, offset..offset + filled as u64);
+        }
+        self.stopped = end;
+        let start = usize::try_from(offset - self.held.start).unwrap_or(usize::MAX);
+        Ok(&self.bytes[start..start + len])
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -187,10 +223,8 @@ impl Readable {
                 Ok(take(&bytes[start..start + len]))
             }
             Body::File(file) => SCRATCH.with_borrow_mut(|scratch| {
-                let buffer = &mut scratch[..len.min(SCRATCH_LEN)];
-                fill(file.file(), buffer, offset, disk)?;
-                file.check()?;
-                Ok(take(buffer))
+                let bytes = scratch.read(&self.content, file, offset, len.min(SCRATCH_LEN), disk)?;
+                Ok(take(bytes))
             }),
         }
     }
@@ -203,9 +237,10 @@ impl Readable {
         let end = self.content.size.min(offset.saturating_add(LOAD_LEN));
         tokio::task::spawn_blocking(move || {
             SCRATCH.with_borrow_mut(|scratch| {
+                scratch.held = 0..0;
                 let mut at = offset;
                 while at < end {
-                    match file.file().read_at(scratch, at)? {
+                    match file.file().read_at(&mut scratch.bytes, at)? {
                         0 => break,
                         len => at += len as u64,
                     }
@@ -218,25 +253,26 @@ impl Readable {
     }
 }
 
-fn fill(file: &File, buffer: &mut [u8], offset: u64, disk: Disk) -> io::Result<()> {
+/// Reads so many bytes, and more, up to the whole buffer, where that takes no waiting; returns how many.
+fn fill(file: &File, buffer: &mut [u8], len: usize, offset: u64, disk: Disk) -> io::Result<usize> {
     let mut filled = 0;
-    while filled < buffer.len() {
+    while filled < len {
         let rest = &mut buffer[filled..];
         let at = offset + filled as u64;
-        let len = match disk {
+        let read = match disk {
             Disk::Avoid => match rustix::io::preadv2(file, &mut [IoSliceMut::new(rest)], at, ReadWriteFlags::NOWAIT) {
-                Ok(len) => len,
+                Ok(read) => read,
                 // File systems that cannot tell are those without a disk of their own (tmpfs, overlays).
                 Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.read_at(rest, at)?,
                 Err(error) => return Err(error.into()),
             },
             Disk::Loaded => file.read_at(rest, at)?,
         };
-        if len == 0 {
+        if read == 0 {
             // The file is shorter than what was verified: somebody else changed it.
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        filled += len;
+        filled += read;
     }
-    Ok(())
+    Ok(filled)
 }

@@ -3,10 +3,11 @@
 use std::cell::RefCell;
 use std::io;
 use std::ops::RangeInclusive;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::MAX_SMALL_BLOCK_FILE;
 use super::link::Link;
@@ -161,6 +162,8 @@ impl Download<'_> {
         let mut sender = Sender::new(self.blocks, window, timer, self.patience, Instant::now());
         let mut step = sender.start(self.options.is_some(), Instant::now());
         let mut answer = [0; ANSWER_LEN];
+        // One for all packets: that it moves on costs less than a new one.
+        let mut late = pin!(sleep_until(sender.deadline()));
         loop {
             let done = match step {
                 sender::Step::Wait => Ok(()),
@@ -175,10 +178,16 @@ impl Download<'_> {
                 return self.outcome(outcome);
             }
             let acked = sender.acked();
-            step = match timeout_at(sender.deadline(), self.link.receive(&mut answer)).await {
-                Err(_) => sender.on_timeout(Instant::now()),
-                Ok(Err(error)) => return self.outcome(gone(error)),
-                Ok(Ok(len)) => match Packet::parse(&answer[..len]) {
+            late.as_mut().reset(sender.deadline());
+            let received = tokio::select! {
+                biased;
+                received = self.link.receive(&mut answer) => Some(received),
+                () = &mut late => None,
+            };
+            step = match received {
+                None => sender.on_timeout(Instant::now()),
+                Some(Err(error)) => return self.outcome(gone(error)),
+                Some(Ok(len)) => match Packet::parse(&answer[..len]) {
                     Ok(Packet::Ack { block }) => {
                         session.answered();
                         sender.on_ack(block, Instant::now())
