@@ -20,6 +20,7 @@ mod reader;
 mod seal;
 mod signature;
 mod source;
+mod turn;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{DirBuilder, Permissions};
@@ -51,6 +52,7 @@ pub(super) use reader::{Disk, Readable};
 pub use signature::{Signature, SignatureError};
 use source::Network;
 pub use source::{Auth, HttpSource, OciSource, S3Keys, S3Source, Source};
+use turn::Turn;
 
 /// How long sources over a network are waited for.
 #[derive(Debug, Clone, Copy)]
@@ -73,8 +75,15 @@ const FETCH_DEADLINE: Duration = Duration::from_secs(2 * 60 * 60);
 /// Signatures that were checked and are remembered: as many as a namespace has releases, by far.
 const MAX_VOUCHED: usize = 4096;
 
-/// Fetches that run at once. Each holds a blocking thread and up to about 2 MiB; more would only share the same line.
+/// Fetches that run at once. Each takes up to about 2 MiB; more would only share the same line.
 const MAX_FETCHES: usize = 4;
+
+/// Fetches that are under way, most of which wait for silent sources: each holds a blocking thread and a connection. As many
+/// releases as are looked after at once, and as many again for devices.
+const MAX_BEGUN: usize = 64;
+
+/// A source that is silent for this part of the time after which it has stalled lets others go first.
+const SILENCES_OF_A_STALL: u32 = 6;
 
 /// Chunks between the network and the disk.
 const CHUNKS_IN_FLIGHT: usize = 2;
@@ -130,6 +139,7 @@ struct Inner {
     hot: Mutex<Hot>,
     /// Held, by blocking threads alone, over a change of index and folder that must be seen as one.
     folder: Mutex<()>,
+    begun: Semaphore,
     fetching: Semaphore,
     loading: Semaphore,
     metrics: Metrics,
@@ -162,6 +172,7 @@ impl Store {
             vouched: Mutex::default(),
             hot: Mutex::default(),
             folder: Mutex::new(()),
+            begun: Semaphore::new(MAX_BEGUN),
             fetching: Semaphore::new(MAX_FETCHES),
             loading: Semaphore::new(reader::MAX_LOADS),
             metrics: Metrics::new().map_err(io::Error::other)?,
@@ -387,17 +398,18 @@ impl Inner {
 
     async fn fetch(self: Arc<Self>, source: &Source, expected: [u8; 32], need: Need) -> Result<Content, SourceError> {
         let origin = source.to_string();
-        let Ok(_turn) = self.fetching.acquire().await else {
+        let Ok(_begun) = self.begun.acquire().await else {
             return Err(SourceError::Io { origin, doing: "fetch", detail: "it is closed".into() });
         };
+        let mut turn = Turn::first(&self.fetching, self.network.stall / SILENCES_OF_A_STALL).await;
         let late = SourceError::Unreachable {
             origin: origin.clone(),
             detail: format!("it was not here after {} minutes; the next fetch goes on", FETCH_DEADLINE.as_secs() / 60),
         };
         let job = Job { source: source.clone(), origin, expected, need };
         let fetched = async {
-            match (self.network.remote(source, &expected).await?, source) {
-                (Some(remote), _) => download::download(&self, &remote, &job).await,
+            match (turn.wait_for(self.network.remote(source, &expected)).await?, source) {
+                (Some(remote), _) => download::download(&self, &remote, &job, &mut turn).await,
                 (None, Source::File { path }) => copy::copy(&self, path.clone(), job).await,
                 (None, Source::Http(_) | Source::Oci(_) | Source::S3(_)) => Err(ingest::abandoned(&job.origin)),
             }

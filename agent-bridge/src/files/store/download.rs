@@ -15,6 +15,7 @@ use super::index::Need;
 use super::ingest::{self, Ingest};
 use super::partial::Partial;
 use super::source::{Remote, Source};
+use super::turn::Turn;
 use super::{CHUNKS_IN_FLIGHT, Content, Inner, SourceError};
 
 /// How often in a row a source may break off without having sent anything.
@@ -57,11 +58,16 @@ enum Stopped {
 }
 
 /// Fetches content from a source over a network.
-pub(super) async fn download(inner: &Arc<Inner>, remote: &Remote, job: &Job) -> Result<Content, SourceError> {
+pub(super) async fn download(
+    inner: &Arc<Inner>,
+    remote: &Remote,
+    job: &Job,
+    turn: &mut Turn<'_>,
+) -> Result<Content, SourceError> {
     let parked = inner.parked().take(&job.expected, &job.source);
-    let (result, pieced) = attempt(inner, remote, job, parked).await;
+    let (result, pieced) = attempt(inner, remote, job, turn, parked).await;
     match result {
-        Err(SourceError::HashMismatch { .. }) if pieced => attempt(inner, remote, job, None).await.0,
+        Err(SourceError::HashMismatch { .. }) if pieced => attempt(inner, remote, job, turn, None).await.0,
         result => result,
     }
 }
@@ -70,17 +76,20 @@ async fn attempt(
     inner: &Arc<Inner>,
     remote: &Remote,
     job: &Job,
+    turn: &mut Turn<'_>,
     parked: Option<(Partial, String)>,
 ) -> (Result<Content, SourceError>, bool) {
     let (partial, version) = parked.unzip();
     let offset = partial.as_ref().map_or(0, |partial| partial.hashes.size);
-    let mut progress = Progress { offset, version: version.clone(), pieced: offset > 0 };
+    let progress = Progress { offset, version: version.clone(), pieced: offset > 0 };
     let (orders, received) = mpsc::channel(CHUNKS_IN_FLIGHT);
     let writer = {
         let (inner, job) = (Arc::clone(inner), job.clone());
         spawn_blocking(move || write_down(&inner, &job, partial, version, received))
     };
-    let stopped = pump(inner, remote, &mut progress, &orders, &job.origin).await.err();
+    let mut pump = Pump { inner, remote, progress, orders: &orders, origin: &job.origin, turn, answered: false };
+    let stopped = pump.run().await.err();
+    let pieced = pump.progress.pieced;
     if let Some(Stopped::Source(error)) = &stopped
         && error.aftermath() == Aftermath::Discard
     {
@@ -93,80 +102,83 @@ async fn attempt(
         Some(Stopped::Source(error)) => Err(error),
         Some(Stopped::Writer) | None => written,
     };
-    (result, progress.pieced)
+    (result, pieced)
 }
 
 /// Brings the bytes from the source to the writer, over as many connections as that takes.
-async fn pump(
-    inner: &Inner,
-    remote: &Remote,
-    progress: &mut Progress,
-    orders: &mpsc::Sender<Order>,
-    origin: &str,
-) -> Result<(), Stopped> {
-    let mut fruitless = 0;
-    // A source that has not answered at all is asked again by whoever wants the file, at longer intervals.
-    let mut answered = false;
-    loop {
-        let before = progress.offset;
-        let broke = match piece(inner, remote, progress, orders, origin, &mut answered).await {
-            Ok(()) => return send(orders, Order::Finish).await,
-            Err(Stopped::Source(error)) if answered && error.aftermath() == Aftermath::Resume => error,
-            Err(stopped) => return Err(stopped),
-        };
-        fruitless = if progress.offset > before { 1 } else { fruitless + 1 };
-        if fruitless > FRUITLESS {
-            return Err(Stopped::Source(broke));
+struct Pump<'a, 'turns> {
+    inner: &'a Inner,
+    remote: &'a Remote,
+    progress: Progress,
+    orders: &'a mpsc::Sender<Order>,
+    origin: &'a str,
+    turn: &'a mut Turn<'turns>,
+    /// A source that has not answered at all is asked again by whoever wants the file, at longer intervals.
+    answered: bool,
+}
+
+impl Pump<'_, '_> {
+    async fn run(&mut self) -> Result<(), Stopped> {
+        let mut fruitless = 0;
+        loop {
+            let before = self.progress.offset;
+            let broke = match self.piece().await {
+                Ok(()) => return self.send(Order::Finish).await,
+                Err(Stopped::Source(error)) if self.answered && error.aftermath() == Aftermath::Resume => error,
+                Err(stopped) => return Err(stopped),
+            };
+            let offset = self.progress.offset;
+            fruitless = if offset > before { 1 } else { fruitless + 1 };
+            if fruitless > FRUITLESS {
+                return Err(Stopped::Source(broke));
+            }
+            self.inner.metrics.resumed.inc();
+            tracing::info!(origin = self.origin, offset, error = %broke, "fetch broke off; asking for the rest");
+            self.turn.wait_for(tokio::time::sleep(self.inner.pause * 2_u32.pow(fruitless - 1))).await;
+            self.progress.pieced |= offset > 0;
         }
-        inner.metrics.resumed.inc();
-        tracing::info!(origin, offset = progress.offset, error = %broke, "fetch broke off; asking for the rest");
-        tokio::time::sleep(inner.pause * 2_u32.pow(fruitless - 1)).await;
-        progress.pieced |= progress.offset > 0;
     }
-}
 
-/// One connection's worth.
-async fn piece(
-    inner: &Inner,
-    remote: &Remote,
-    progress: &mut Progress,
-    orders: &mpsc::Sender<Order>,
-    origin: &str,
-    answered: &mut bool,
-) -> Result<(), Stopped> {
-    let opened = remote.open(progress.offset, progress.version.as_deref()).await.map_err(Stopped::Source)?;
-    *answered = true;
-    if opened.offset != progress.offset {
-        send(orders, Order::Restart).await?;
-        progress.offset = 0;
-        progress.pieced = false;
+    /// One connection's worth.
+    async fn piece(&mut self) -> Result<(), Stopped> {
+        let opening = self.remote.open(self.progress.offset, self.progress.version.as_deref());
+        let opened = self.turn.wait_for(opening).await.map_err(Stopped::Source)?;
+        self.answered = true;
+        if opened.offset != self.progress.offset {
+            self.send(Order::Restart).await?;
+            self.progress.offset = 0;
+            self.progress.pieced = false;
+        }
+        if opened.version != self.progress.version {
+            self.progress.version = opened.version;
+            self.send(Order::Version(self.progress.version.clone())).await?;
+        }
+        let mut body = opened.body;
+        let stall = self.inner.network.stall;
+        loop {
+            let next =
+                self.turn.wait_for(tokio::time::timeout(stall, body.next())).await.map_err(|_| {
+                    Stopped::Source(SourceError::Stalled { origin: self.origin.to_owned(), after: stall })
+                })?;
+            let Some(chunk) = next else { break };
+            let chunk = chunk.map_err(Stopped::Source)?;
+            let len = chunk.len() as u64;
+            self.turn.again().await;
+            self.send(Order::Write(chunk)).await?;
+            self.progress.offset += len;
+        }
+        match opened.total {
+            Some(total) if total != self.progress.offset => Err(Stopped::Source(SourceError::Unreachable {
+                origin: self.origin.to_owned(),
+                detail: format!("it was to be {total} bytes, and ended after {}", self.progress.offset),
+            })),
+            _ => Ok(()),
+        }
     }
-    if opened.version != progress.version {
-        progress.version = opened.version;
-        send(orders, Order::Version(progress.version.clone())).await?;
-    }
-    let mut body = opened.body;
-    loop {
-        let next = tokio::time::timeout(inner.network.stall, body.next()).await.map_err(|_| {
-            Stopped::Source(SourceError::Stalled { origin: origin.to_owned(), after: inner.network.stall })
-        })?;
-        let Some(chunk) = next else { break };
-        let chunk = chunk.map_err(Stopped::Source)?;
-        let len = chunk.len() as u64;
-        send(orders, Order::Write(chunk)).await?;
-        progress.offset += len;
-    }
-    match opened.total {
-        Some(total) if total != progress.offset => Err(Stopped::Source(SourceError::Unreachable {
-            origin: origin.to_owned(),
-            detail: format!("it was to be {total} bytes, and ended after {}", progress.offset),
-        })),
-        _ => Ok(()),
-    }
-}
 
-async fn send(orders: &mpsc::Sender<Order>, order: Order) -> Result<(), Stopped> {
-    orders.send(order).await.map_err(|_| Stopped::Writer)
+    async fn send(&self, order: Order) -> Result<(), Stopped> {
+        self.orders.send(order).await.map_err(|_| Stopped::Writer)
+    }
 }
 
 /// The other side: blocks, and ends with the channel.

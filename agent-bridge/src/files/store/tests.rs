@@ -259,6 +259,29 @@ async fn a_web_server_that_falls_silent_has_stalled() {
 }
 
 #[tokio::test]
+async fn sources_that_say_nothing_do_not_keep_others_waiting() {
+    let silent = Http::new(|_, _| Vec::new()).await;
+    let half = Http::new(|_, _| b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nim".to_vec()).await;
+    // Long before any of them has stalled.
+    let setup = Setup::new().patient(Patience { stall: Duration::from_secs(6), ..QUICK }, 1 << 20);
+    let good = setup.file("good", b"good");
+    let (good, silent) = (&good, [silent.source("/"), half.source("/")]);
+    let dead = (0..8_u8).map(|number| setup.store.fetch(&silent[usize::from(number % 2)], [number; 32], Need::Device));
+    let mut dead = std::pin::pin!(futures::future::join_all(dead));
+    tokio::select! {
+        biased;
+        _ = &mut dead => panic!("the silent ones had stalled before it was another's turn"),
+        fetched = async {
+            // They were first.
+            while setup.store.inner.fetching.available_permits() > 0 {
+                tokio::task::yield_now().await;
+            }
+            setup.store.fetch(good, sha256(b"good"), Need::Device).await
+        } => assert_eq!(fetched.unwrap().size, 4),
+    }
+}
+
+#[tokio::test]
 async fn another_source_of_the_same_content_is_tried_where_one_fails() {
     let setup = Setup::new();
     let (bad, good) = (setup.file("bad", b"other"), setup.file("good", b"image"));
@@ -390,4 +413,28 @@ async fn memory_for_files_is_bounded_also_while_transfers_hold_them() {
     let content = store.put(vec![9; 2 << 20]).await.unwrap();
     let readable = store.open_content(&ContentId::of(&content.sha256)).await.unwrap().unwrap();
     assert!(readable.is_in_memory(), "what nobody reads makes room");
+}
+
+#[tokio::test]
+async fn who_reads_small_blocks_gets_its_own_bytes_whoever_reads_in_between() {
+    const LEN: usize = 3 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("cache"), dir.path(), 1 << 30, 1 << 30).unwrap();
+    let files = [251, 241].map(|period| (0..LEN).map(|at| (at % period) as u8).collect::<Vec<u8>>());
+    let mut readers = Vec::new();
+    for file in [0, 1, 0] {
+        let content = store.put(files[file].clone()).await.unwrap();
+        let readable = store.open_content(&ContentId::of(&content.sha256)).await.unwrap().unwrap();
+        assert!(!readable.is_in_memory());
+        readers.push((readable, &files[file], 0));
+    }
+    for turn in 0..10_000 {
+        // Now one for a while, now each in turn.
+        let (readable, file, at) = &mut readers[(turn / (1 + turn / 100 % 9)) % 3];
+        let end = (*at + 1428).min(LEN);
+        let read = readable.with_bytes(*at as u64, 1428, Disk::Loaded, <[u8]>::to_vec).unwrap();
+        assert!(read == file[*at..end], "turn {turn}, at {at}");
+        // At the end an empty block, and from the beginning again.
+        *at = if *at == LEN { 0 } else { end };
+    }
 }
