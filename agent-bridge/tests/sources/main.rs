@@ -6,6 +6,8 @@
 
 #[path = "../files_support/foreign.rs"]
 mod foreign;
+#[path = "../files_support/s3_server.rs"]
+mod s3_server;
 #[path = "../files_support/small_disk.rs"]
 mod small_disk;
 

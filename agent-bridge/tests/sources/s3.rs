@@ -3,13 +3,11 @@
 use std::net::SocketAddr;
 
 use fettle_bridge::files::store::{S3Keys, S3Source, Source};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use s3s::auth::SimpleAuth;
-use s3s::service::S3ServiceBuilder;
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::cutter::Cutter;
+use crate::s3_server;
 use crate::setup::Setup;
 
 /// A server with the image in the bucket `images`, for one who has the keys.
@@ -17,23 +15,9 @@ async fn server(setup: &Setup) -> (SocketAddr, AbortOnDropHandle<()>) {
     let root = setup.dir.path().join("s3");
     std::fs::create_dir_all(root.join("images/release 5")).unwrap();
     std::fs::write(root.join("images/release 5/image+1.bin"), &setup.image).unwrap();
-    let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).unwrap());
-    builder.set_auth(SimpleAuth::from_single("AKIAFETTLE", "s3cr3t"));
-    let service = builder.build().into_shared();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let task = tokio::spawn(async move {
-        let mut connections = tokio::task::JoinSet::new();
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            let service = service.clone();
-            connections.spawn(async move {
-                let http = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-                let _ = http.serve_connection(TokioIo::new(stream), service).await;
-            });
-        }
-    });
-    (address, AbortOnDropHandle::new(task))
+    (address, s3_server::serve(&root, listener))
 }
 
 fn source(address: SocketAddr, key: &str, secret: &str) -> S3Source {

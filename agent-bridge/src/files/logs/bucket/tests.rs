@@ -1,13 +1,13 @@
 //! Against an S3 server that checks signatures (s3s, over a folder).
 
+#[path = "../../../../tests/files_support/s3_server.rs"]
+mod s3_server;
+
 use std::net::SocketAddr;
 
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use jiff::SignedDuration;
 use object_store::memory::InMemory;
 use prometheus::Registry;
-use s3s::auth::SimpleAuth;
-use s3s::service::S3ServiceBuilder;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -78,24 +78,11 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
     assert!(tokio::time::timeout(PATIENCE, reached).await.is_ok(), "never: {what}");
 }
 
-/// A server over the folder `s3` of `dir`, with the bucket `logs`, for one who has the keys.
+/// A server over the folder `s3` of `dir`, with the bucket `logs`.
 fn serve(dir: &TempDir, listener: TcpListener) -> AbortOnDropHandle<()> {
     let root = dir.path().join("s3");
     std::fs::create_dir_all(root.join("logs")).unwrap();
-    let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).unwrap());
-    builder.set_auth(SimpleAuth::from_single("AKIAFETTLE", "s3cr3t"));
-    let service = builder.build().into_shared();
-    AbortOnDropHandle::new(tokio::spawn(async move {
-        let mut connections = tokio::task::JoinSet::new();
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            let service = service.clone();
-            connections.spawn(async move {
-                let http = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-                let _ = http.serve_connection(TokioIo::new(stream), service).await;
-            });
-        }
-    }))
+    s3_server::serve(&root, listener)
 }
 
 fn bucket(address: SocketAddr, secret: &str) -> Bucket {
