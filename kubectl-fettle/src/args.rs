@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::cluster::ClusterArgs;
 use crate::output::Colour;
-use crate::{devices, get, logs, plan, say, status};
+use crate::{complete, devices, get, lint, logs, plan, say, status};
 
 /// Look at fleets of network devices, and steer their rollouts.
 ///
@@ -41,4 +41,9 @@ pub enum Command {
     Undo(say::UndoArgs),
     Retry(say::RetryArgs),
     Logs(logs::LogsArgs),
+    Lint(lint::LintArgs),
+    Completion(complete::CompletionArgs),
+    /// What kubectl asks, to complete words
+    #[command(name = "__complete", hide = true)]
+    Complete(complete::CompleteArgs),
 }

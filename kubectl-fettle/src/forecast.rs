@@ -90,6 +90,16 @@ impl Forecast {
     }
 }
 
+/// What the controller makes of some objects at once: the objects then, and the plan that has nothing left to do.
+///
+/// # Errors
+/// [`Objects::index`]
+pub fn settled(objects: Objects, now: Timestamp) -> Result<(Objects, Plan), prometheus::Error> {
+    let mut course = Course::new(objects, now)?;
+    let (_, plan) = course.settle(now);
+    Ok((course.objects, plan))
+}
+
 /// The objects as they become.
 struct Course {
     objects: Objects,

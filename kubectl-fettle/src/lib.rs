@@ -5,10 +5,12 @@
 
 pub mod args;
 pub mod cluster;
+pub mod complete;
 pub mod devices;
 pub mod failure;
 pub mod forecast;
 pub mod get;
+pub mod lint;
 mod live;
 pub mod logs;
 pub mod manifest;
@@ -19,6 +21,7 @@ pub mod paint;
 pub mod person;
 pub mod plan;
 pub mod say;
+pub mod schema;
 pub mod status;
 pub mod time;
 pub mod tree;
@@ -34,6 +37,13 @@ use failure::Failure;
 /// Why it could not be done, with the exit code.
 pub async fn run(args: Args) -> Result<(), Failure> {
     let look = output::look(args.color);
+    // What needs no cluster must not ask for one.
+    match &args.command {
+        Command::Lint(lint) => return lint::run(lint, look),
+        Command::Completion(completion) => return completion.run(),
+        Command::Complete(complete) => return complete.run().await,
+        _ => {}
+    }
     let cluster = Cluster::connect(&args.cluster).await?;
     match &args.command {
         Command::Get(get) => get::run(get, &cluster, look).await,
@@ -48,5 +58,6 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         Command::Undo(undo) => undo.run(&cluster).await,
         Command::Retry(retry) => retry.run(&cluster).await,
         Command::Logs(logs) => logs::run(logs, &cluster).await,
+        Command::Lint(_) | Command::Completion(_) | Command::Complete(_) => Ok(()),
     }
 }

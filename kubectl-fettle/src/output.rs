@@ -48,7 +48,7 @@ pub fn size() -> Option<(usize, usize)> {
 /// Prints lines.
 ///
 /// # Errors
-/// [`write`]
+/// [`write()`]
 pub fn lines(look: Look, lines: impl IntoIterator<Item = Line>) -> Result<(), Failure> {
     write(&look.text(lines))
 }
@@ -56,7 +56,7 @@ pub fn lines(look: Look, lines: impl IntoIterator<Item = Line>) -> Result<(), Fa
 /// Prints data.
 ///
 /// # Errors
-/// [`write`]
+/// [`write()`]
 pub fn data(format: Format, data: &impl Serialize) -> Result<(), Failure> {
     let text = match format {
         Format::Json => serde_json::to_string_pretty(data).map(|text| text + "\n").map_err(|error| error.to_string()),

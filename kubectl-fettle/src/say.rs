@@ -158,7 +158,7 @@ pub struct RetryArgs {
 
 impl PauseArgs {
     /// # Errors
-    /// [`to_rollout`]
+    /// What is said does not fit, or the API server refuses it.
     pub async fn run(&self, cluster: &Cluster) -> Result<(), Failure> {
         to_rollout(cluster, &self.group, Wish::Pause, &self.say).await
     }
@@ -166,7 +166,7 @@ impl PauseArgs {
 
 impl ResumeArgs {
     /// # Errors
-    /// [`to_rollout`]
+    /// What is said does not fit, or the API server refuses it.
     pub async fn run(&self, cluster: &Cluster) -> Result<(), Failure> {
         to_rollout(cluster, &self.group, Wish::Resume { accept_failures: self.accept_failures }, &self.say).await
     }
@@ -174,7 +174,7 @@ impl ResumeArgs {
 
 impl PromoteArgs {
     /// # Errors
-    /// [`to_rollout`]
+    /// What is said does not fit, or the API server refuses it.
     pub async fn run(&self, cluster: &Cluster) -> Result<(), Failure> {
         let how = if self.full { Promote::Full } else { Promote::Step };
         to_rollout(cluster, &self.group, Wish::Promote(how), &self.say).await
@@ -183,7 +183,7 @@ impl PromoteArgs {
 
 impl AbortArgs {
     /// # Errors
-    /// [`to_rollout`]
+    /// What is said does not fit, or the API server refuses it.
     pub async fn run(&self, cluster: &Cluster) -> Result<(), Failure> {
         let abort = if self.rollback { Abort::Rollback } else { Abort::Stop };
         to_rollout(cluster, &self.group, Wish::Abort(abort), &self.say).await
@@ -192,7 +192,7 @@ impl AbortArgs {
 
 impl UndoArgs {
     /// # Errors
-    /// [`to_rollout`]
+    /// What is said does not fit, or the API server refuses it.
     pub async fn run(&self, cluster: &Cluster) -> Result<(), Failure> {
         to_rollout(cluster, &self.group, Wish::Undo, &self.say).await
     }
@@ -200,7 +200,7 @@ impl UndoArgs {
 
 impl ApproveArgs {
     /// # Errors
-    /// [`to_rollout`]; a device cannot be approved.
+    /// It does not fit, or cannot be said; a device cannot be approved.
     pub async fn run(&self, cluster: &Cluster) -> Result<(), Failure> {
         match &self.subject {
             Subject::Group(group) => to_rollout(cluster, group, Wish::Approve { step: self.step }, &self.say).await,
@@ -222,7 +222,7 @@ impl ApproveArgs {
 
 impl RetryArgs {
     /// # Errors
-    /// [`to_rollout`]; the device has not failed.
+    /// It does not fit, or cannot be said; the device has not failed.
     pub async fn run(&self, cluster: &Cluster) -> Result<(), Failure> {
         let name = match &self.subject {
             Subject::Group(group) => {

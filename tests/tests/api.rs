@@ -2,6 +2,8 @@
 
 use anyhow::{Context, Result};
 use fettle_tests::{ControlPlane, TestNamespace};
+use kubectl_fettle::manifest;
+use kubectl_fettle::schema::Schemas;
 use serde_json::Value;
 
 const SHA: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
@@ -251,8 +253,21 @@ async fn a_bad_manifest_is_refused_with_a_sentence_that_names_the_field() -> Res
     for (yaml, field) in bad {
         let said = refusal(&namespace, &yaml).await?;
         assert!(said.contains(field), "should name {field}:\n{yaml}\nsays: {said}");
+        let found = lint(&yaml)?;
+        assert!(found.contains(field), "the plugin should name {field}:\n{yaml}\nsays: {found}");
     }
     Ok(())
+}
+
+/// What `kubectl fettle lint` says of a manifest by itself.
+fn lint(yaml: &str) -> Result<String> {
+    let mut said = String::new();
+    for document in manifest::split("manifest", yaml)? {
+        for fault in Schemas::ours().check(document.kind(), &document.value) {
+            said.push_str(&format!("{}: {}\n", fault.path, fault.message));
+        }
+    }
+    Ok(said)
 }
 
 #[tokio::test]
@@ -334,6 +349,7 @@ async fn a_good_manifest_is_taken_and_gets_its_defaults() -> Result<()> {
     ];
     for yaml in good {
         namespace.apply_yaml(&yaml).await?;
+        assert_eq!(lint(&yaml)?, "", "{yaml}");
     }
     let images = |name: &'static str| {
         let namespace = &namespace;
