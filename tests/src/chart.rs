@@ -22,6 +22,9 @@ use crate::tools::{self, Tool};
 /// The release's name in tests; in `make up`, too.
 const RELEASE: &str = "fettle";
 
+/// How many bridges an installation may have.
+pub const BRIDGES: usize = 3;
+
 /// The manifests of one rendering. Rendered again, the credential key would be another.
 #[derive(Clone, Debug)]
 pub struct Rendered {
@@ -47,6 +50,8 @@ impl Rendered {
             .args(["template", RELEASE, "--namespace", namespace])
             // what belongs to the whole cluster the harness applies once, for all installations
             .args(["--set", "clusterScoped=false"])
+            // roles name the replicas: as many as an installation here may have
+            .args(["--set", &format!("bridge.replicas={BRIDGES}")])
             .arg(manifest::chart())
             .output()
             .await

@@ -388,7 +388,7 @@ impl Setup {
             format!("--service-account-key-file={}", token_public_key.display()),
             format!("--service-account-signing-key-file={}", token_key.display()),
             "--service-account-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
-            "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
+            "--service-cluster-ip-range=10.0.0.0/16".to_owned(),
             "--authorization-mode=RBAC".to_owned(),
             "--allow-privileged=true".to_owned(),
             // loopback is no address for the Service `kubernetes`

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use fettle_crds::Device;
 use kube::api::ListParams;
 
-use crate::chart::{Pod, Rendered};
+use crate::chart::{BRIDGES, Pod, Rendered};
 use crate::control_plane::LOGS;
 use crate::namespace::TestNamespace;
 use crate::ports;
@@ -240,8 +240,8 @@ impl Builder<'_> {
     /// Renders the chart, applies its identities and roles, and starts the programs; returns when all are ready.
     pub async fn start(self) -> Result<Installation> {
         let Builder { namespace, env, bridges, address, passive_ports, ports, folder } = self;
-        if bridges == 0 {
-            bail!("an installation has at least one bridge");
+        if bridges == 0 || bridges > BRIDGES {
+            bail!("an installation has between one and {BRIDGES} bridges");
         }
         let folder = folder.unwrap_or_else(|| namespace.control_plane().folder().join(&namespace.name));
         let files = folder.join("files");

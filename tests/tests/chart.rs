@@ -331,6 +331,18 @@ async fn each_component_may_do_its_own_work_and_nothing_else() -> Result<()> {
         let granted = || async { may().await.then_some(()) };
         namespace.eventually(&format!("{who} may {verb} {what}"), Duration::from_secs(30), granted).await?;
     }
+    // each its own Lease
+    for (who, lease, expected) in [
+        (controller, "fettle-controller", true),
+        (controller, "fettle-bridge-0", false),
+        (bridge, "fettle-bridge-0", true),
+        (bridge, "fettle-controller", false),
+    ] {
+        let user = format!("--as=system:serviceaccount:{}:{who}", namespace.name);
+        let lease = format!("leases.coordination.k8s.io/{lease}");
+        let may = namespace.kubectl(&["auth", "can-i", "update", &lease, &user]).await;
+        assert_eq!(may.is_ok_and(|said| said.trim() == "yes"), expected, "{who} {lease}");
+    }
     // Roles, and so nothing outside its namespace
     let user = format!("--as=system:serviceaccount:{}:{controller}", namespace.name);
     let elsewhere =
