@@ -16,6 +16,8 @@ mod crowd;
 #[path = "../../tests/files_support/foreign.rs"]
 mod foreign;
 mod ours;
+#[path = "../../tests/files_support/setting.rs"]
+mod setting;
 mod single;
 
 use std::path::PathBuf;

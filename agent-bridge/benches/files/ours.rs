@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -10,14 +10,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
+use fettle_bridge::files::FileServers;
 use fettle_bridge::files::credentials::{Credentials, DeviceId, Minted, Permission};
 use fettle_bridge::files::ledger::Transfers;
-use fettle_bridge::files::logs::{LogSettings, LogStore, Retention};
+use fettle_bridge::files::logs::LogStore;
 use fettle_bridge::files::store::{Need, Source, Store};
-use fettle_bridge::files::{Deadlines, FileServerConfig, FileServers, Limits, TftpPorts};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
+
+use super::setting;
 
 /// Parent and child mint and check with it.
 const KEY: [u8; 32] = [7; 32];
@@ -36,31 +38,12 @@ pub fn serve(folder: &Path, files: &[String]) {
             let sha256 = HEXLOWER.decode(sha256.as_bytes()).unwrap().try_into().unwrap();
             store.fetch(&Source::File { path: name.to_owned() }, sha256, Need::Device).await.unwrap();
         }
-        let config = FileServerConfig {
-            ftp: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            tftp: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            http: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            http_tls: None,
-            ftp_tls: None,
-            ftp_passive_ports: 0..=0,
-            advertise: Ipv4Addr::LOCALHOST,
-            tftp_ports: TftpPorts::PerTransfer,
-            limits: Limits::default(),
-            deadlines: Deadlines::default(),
-        };
         let registry = prometheus::Registry::new();
-        let settings = LogSettings {
-            dir: work.path().join("logs"),
-            place: String::new(),
-            retention: Retention::default(),
-            bucket: None,
-            upload_size: 1 << 20,
-            arrived: tokio::sync::mpsc::channel(1).0,
-        };
+        let (settings, _arrived) = setting::log_settings(work.path().join("logs"), 1 << 30, 1 << 20);
         let logs = Arc::new(LogStore::open(settings, &registry).unwrap());
         let stop = CancellationToken::new();
         let servers = FileServers::start(
-            config,
+            setting::config(),
             store,
             Credentials::new(&KEY),
             Arc::new(Transfers::new()),

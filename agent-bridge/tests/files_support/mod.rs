@@ -7,18 +7,19 @@ pub mod certificates;
 pub mod foreign;
 pub mod network;
 pub mod programs;
+pub mod setting;
 pub mod small_disk;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fettle_bridge::files::credentials::{Credentials, DeviceId, Minted, Permission};
 use fettle_bridge::files::ledger::Transfers;
-use fettle_bridge::files::logs::{Arrived, LogSettings, LogStore, Retention};
+use fettle_bridge::files::logs::{Arrived, LogStore};
 use fettle_bridge::files::store::{Content, Store};
-use fettle_bridge::files::{Deadlines, FileServerConfig, FileServers, Limits, TftpPorts};
+use fettle_bridge::files::{FileServerConfig, FileServers};
 use jiff::Timestamp;
 use prometheus::Registry;
 use prometheus::proto::{LabelPair, MetricFamily};
@@ -75,33 +76,14 @@ impl Servers {
 
     /// With cache and logs in this folder.
     pub fn start_in(dir: TempDir, configure: impl FnOnce(&mut FileServerConfig), total: u64, each: u64) -> Self {
-        let mut config = FileServerConfig {
-            ftp: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            tftp: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            http: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            http_tls: None,
-            ftp_tls: None,
-            ftp_passive_ports: 0..=0,
-            advertise: Ipv4Addr::LOCALHOST,
-            tftp_ports: TftpPorts::PerTransfer,
-            limits: Limits::default(),
-            deadlines: Deadlines::default(),
-        };
+        let mut config = setting::config();
         configure(&mut config);
         let (cache, logs) = (dir.path().join("cache"), dir.path().join("logs"));
         let store = Store::open(&cache, dir.path(), 1 << 30, 1 << 30).unwrap();
         let credentials = Credentials::random();
         let transfers = Arc::new(Transfers::new());
         let registry = Registry::new();
-        let (sender, arrived) = mpsc::channel(64);
-        let settings = LogSettings {
-            dir: logs,
-            place: "file://b-0/logs".into(),
-            retention: Retention { bytes: total, ..Retention::default() },
-            bucket: None,
-            upload_size: each,
-            arrived: sender,
-        };
+        let (settings, arrived) = setting::log_settings(logs, total, each);
         let logs = Arc::new(LogStore::open(settings, &registry).unwrap());
         let stop = CancellationToken::new();
         let running = FileServers::start(
