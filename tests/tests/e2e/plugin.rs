@@ -164,7 +164,7 @@ async fn a_person_takes_a_rollout_through_its_steps_and_back_again_with_an_edito
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_device_that_nobody_declared_is_approved_by_name() -> Result<()> {
+async fn a_device_that_nobody_declared_is_approved_by_name_and_brings_its_log() -> Result<()> {
     let mut world = World::start("plugin-approves").await?;
     let editor = Person::with(&world, "editor", &["view", "edit"]).await?;
     world.switch_on(vec![strict(1)]).await?;
@@ -175,5 +175,9 @@ async fn a_device_that_nobody_declared_is_approved_by_name() -> Result<()> {
     editor.gets(&format!("approve device/{pending}")).await?;
     assert!(editor.gets(&format!("approve device/{pending}")).await?.contains("approved already"));
     world.connected(pending).await?;
+    assert!(editor.fails(&format!("logs {pending}"), 6).await?.contains("has brought no log"));
+    let location = editor.gets(&format!("logs {pending} --request --timeout 80s")).await?;
+    assert!(location.starts_with("file://") && location.contains(pending), "{location}");
+    assert_eq!(editor.gets(&format!("logs {pending}")).await?, location);
     Ok(())
 }
