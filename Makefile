@@ -76,8 +76,8 @@ bench-files: prerequisites ## figures: the file servers beside vsftpd, nginx, tf
 	@echo "building the bridge, optimised (minutes the first time)"
 	@cargo bench --quiet --package fettle-bridge --bench files -- $(ARGS)
 
-generate: prerequisites ## writes the definitions of the API and the chart's README anew, from the types and the values
-	@cargo run --quiet --package fettle-crds --bin crdgen -- crds/yaml charts/fettle/files/crds
+generate: prerequisites ## writes the definitions and the reference of the API, and the chart's README, anew, from the types and the values
+	@cargo run --quiet --package fettle-crds --bin crdgen -- docs/api.md crds/yaml charts/fettle/files/crds
 	@cargo run --quiet --package fettle-tests --bin dev -- chart-readme
 
 tools: programs ## builds what tests and demo start besides: kube-apiserver, etcd, kubectl, helm
