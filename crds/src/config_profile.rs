@@ -84,7 +84,7 @@ pub struct ConfigProfileStatus {
     /// The generation that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`: the text was read, or the template, and that can be rendered.
+    /// `Ready`: the text was read, or the template, and that can be rendered; else `Stalled` (kstatus).
     #[serde(default)]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

@@ -200,9 +200,10 @@ fn stage(
     // As it stands when the step begins; of the last one, as it stands now: whoever joins later is caught up.
     let size = match (before.and_then(|before| usize::try_from(before.size).ok()), step) {
         _ if number == of => census.devices,
-        (Some(fixed), _) => fixed,
-        (None, Some(step)) => step.devices.of_rounded_up(census.devices),
-        (None, None) => census.devices,
+        // Begun before it had devices, it begins with them.
+        (Some(fixed @ 1..), _) => fixed,
+        (Some(0) | None, Some(step)) => step.devices.of_rounded_up(census.devices),
+        (Some(0) | None, None) => census.devices,
     };
     let somebody_is_current =
         census.granted_current > 0 || (census.granted == 0 && census.current > 0) || accepted_failures;

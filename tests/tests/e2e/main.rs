@@ -9,6 +9,7 @@ mod documented_device;
 mod enrolment;
 mod external;
 mod failures;
+mod gitops;
 mod logs;
 mod main_path;
 mod monitoring;

@@ -1,0 +1,3 @@
+-- It ends where it is.
+obj.spec.abort = "Stop"
+return obj

@@ -1,0 +1,3 @@
+-- Nobody begins; what runs, finishes.
+obj.spec.paused = true
+return obj

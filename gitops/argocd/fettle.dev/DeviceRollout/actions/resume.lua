@@ -1,0 +1,3 @@
+-- It goes on where it was.
+obj.spec.paused = false
+return obj
