@@ -8,7 +8,8 @@ FROM rust:1.95.0-bookworm AS build
 ENV RUSTUP_TOOLCHAIN=1.95.0
 WORKDIR /src
 COPY . .
-RUN cargo build --locked --release --package fettle-controller --package fettle-bridge --bins
+RUN cargo build --locked --release --package fettle-controller --package fettle-bridge --bins && \
+    strip --strip-debug target/release/fettle-controller target/release/fettle-bridge
 
 # The C library of the same Debian, certificates of the public authorities, a user; no shell, no packages.
 FROM gcr.io/distroless/cc-debian12:nonroot

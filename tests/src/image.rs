@@ -39,6 +39,8 @@ pub struct Image {
 enum Content {
     /// Of this machine, to be run.
     Program(PathBuf),
+    /// Likewise, and without what only debuggers read, which is four fifths of ours.
+    Stripped(PathBuf),
     /// Of this machine, to be read.
     File(PathBuf),
     Text(String),
@@ -83,7 +85,7 @@ impl Image {
     /// Adds a program, and what it loads.
     pub fn program(mut self, path: &Path) -> Result<Self> {
         let name = path.file_name().with_context(|| format!("{} is no program", path.display()))?;
-        self.files.insert(Path::new(PROGRAMS).join(name), Content::Program(path.to_owned()));
+        self.files.insert(Path::new(PROGRAMS).join(name), Content::Stripped(path.to_owned()));
         for library in libraries(path)? {
             self.files.insert(library.clone(), Content::Program(library));
         }
@@ -150,6 +152,7 @@ impl Image {
                     tar.append_data(&mut header, folder, std::io::empty())?;
                 }
             }
+            let stripped;
             let (source, mode) = match content {
                 Content::WritableFolder => {
                     let mut header = header(tar::EntryType::Directory, 0o1777, 0);
@@ -162,6 +165,10 @@ impl Image {
                     continue;
                 }
                 Content::Program(source) => (source, 0o755),
+                Content::Stripped(source) => {
+                    stripped = strip(source)?;
+                    (&stripped.path().to_owned(), 0o755)
+                }
                 Content::File(source) => (source, 0o644),
             };
             let source = File::open(source).with_context(|| format!("cannot read {}", source.display()))?;
@@ -207,6 +214,16 @@ impl std::io::Write for Hashing<'_> {
     fn flush(&mut self) -> std::io::Result<()> {
         self.file.flush()
     }
+}
+
+/// A copy without debug information; the names of functions stay, for backtraces.
+fn strip(program: &Path) -> Result<tempfile::NamedTempFile> {
+    let copy = tempfile::NamedTempFile::new()?;
+    let output = Command::new("strip").args(["--strip-debug", "-o"]).args([copy.path(), program]).output();
+    let output = output.context("strip is missing, which makes images small: apt-get install -y binutils (as root)")?;
+    let complained = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "strip {}: {}", program.display(), complained.trim());
+    Ok(copy)
 }
 
 /// As images name it.
