@@ -12,7 +12,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use fettle_protocol::datum::ExecutionResult;
 use fettle_protocol::message::{ErrorDetail, Location};
-use fettle_protocol::{DeviceMessage, Dialect, Mac, ServerMessage, datagram};
+use fettle_protocol::proof::{LogKey, Nonce};
+use fettle_protocol::{DeviceMessage, Dialect, Mac, ServerMessage, datagram, proof};
 use jiff::Timestamp;
 use prometheus::Registry;
 use tokio::net::UdpSocket;
@@ -53,6 +54,8 @@ pub struct Asked {
     pub mac: Mac,
     /// As it reads messages.
     pub dialect: Dialect,
+    /// By what it knows us, where it takes nothing without a proof.
+    pub key: Option<LogKey>,
     /// How long its answer counts.
     pub until: Timestamp,
 }
@@ -92,8 +95,15 @@ impl Datagrams {
     /// Sends 10 to the device at `to`. What cannot be sent now is lost, as datagrams are: whoever asks asks again.
     pub fn ask(&self, to: IpAddr, asked: Asked, location: Location) {
         let (mac, dialect) = (asked.mac, asked.dialect);
-        let frame = ServerMessage::UploadLog(location).to_frame();
-        let datagram = match datagram::write(dialect, &frame) {
+        // The key goes over TCP, and never here.
+        let frame = ServerMessage::UploadLog(Location { log_key: None, ..location }).to_frame();
+        let datagram = match &asked.key {
+            Some(key) => {
+                proof::write(dialect, &frame, Nonce::new(Timestamp::now().as_millisecond(), rand::random()), key)
+            }
+            None => datagram::write(dialect, &frame),
+        };
+        let datagram = match datagram {
             Ok(datagram) => datagram,
             Err(error) => return tracing::error!(%error, "message cannot be encoded"),
         };

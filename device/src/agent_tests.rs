@@ -29,6 +29,7 @@ fn download() -> Download {
         password: "w".to_owned(),
         port: None,
         url: None,
+        log_key: None,
     };
     Download { location, crc: 7, config: None, attempt: None, size: None, sha256: None, signature: None }
 }

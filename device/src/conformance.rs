@@ -44,20 +44,23 @@ impl From<FrameError> for Violation {
 /// The data of each message in the order of the table, and the extensions that may follow them.
 fn table(message: u8) -> Option<(&'static [u8], &'static [u8])> {
     use number::{
-        ATTEMPT, CONFIG_VERSION, CRC, FILE_NAME, FILE_SIZE, PASSWORD, PATH, RETRY_AFTER, SERVER_ADDRESS, SERVER_PORT,
-        SHA256, SIGNATURE, TRANSFER, UPGRADE_MODE, UPGRADE_TIME, URL, USER_NAME,
+        ATTEMPT, CONFIG_VERSION, CRC, FILE_NAME, FILE_SIZE, LOG_KEY, NONCE, PASSWORD, PATH, PROOF, RETRY_AFTER,
+        SERVER_ADDRESS, SERVER_PORT, SHA256, SIGNATURE, TRANSFER, UPGRADE_MODE, UPGRADE_TIME, URL, USER_NAME,
     };
     const DOWNLOAD: &[u8] = &[TRANSFER, SERVER_ADDRESS, PATH, FILE_NAME, USER_NAME, PASSWORD, CRC];
     match message {
         kind::INTERRUPT => Some((&[], &[RETRY_AFTER])),
         kind::RESTART => Some((&[], &[])),
-        kind::DOWNLOAD_VERSION => Some((DOWNLOAD, &[ATTEMPT, FILE_SIZE, SHA256, SIGNATURE, SERVER_PORT, URL])),
-        kind::DOWNLOAD_PROFILE => Some((DOWNLOAD, &[CONFIG_VERSION, ATTEMPT, FILE_SIZE, SHA256, SERVER_PORT, URL])),
+        kind::DOWNLOAD_VERSION => Some((DOWNLOAD, &[ATTEMPT, FILE_SIZE, SHA256, SIGNATURE, SERVER_PORT, URL, LOG_KEY])),
+        kind::DOWNLOAD_PROFILE => {
+            Some((DOWNLOAD, &[CONFIG_VERSION, ATTEMPT, FILE_SIZE, SHA256, SERVER_PORT, URL, LOG_KEY]))
+        }
         // Datum 12 is there where the mode is 1; what the mode is, the decoder checks.
         kind::UPGRADE_PROFILE => Some((&[UPGRADE_MODE], &[UPGRADE_TIME])),
-        kind::UPLOAD_LOG => {
-            Some((&[TRANSFER, SERVER_ADDRESS, PATH, FILE_NAME, USER_NAME, PASSWORD], &[SERVER_PORT, URL]))
-        }
+        kind::UPLOAD_LOG => Some((
+            &[TRANSFER, SERVER_ADDRESS, PATH, FILE_NAME, USER_NAME, PASSWORD],
+            &[SERVER_PORT, URL, LOG_KEY, NONCE, PROOF],
+        )),
         _ => None,
     }
 }
@@ -151,6 +154,7 @@ mod tests {
             password: String::new(),
             port: None,
             url: None,
+            log_key: None,
         }
     }
 

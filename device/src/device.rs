@@ -118,6 +118,7 @@ impl<H: Hardware> Device<H> {
             flash_at: spec.timings.flash_at,
             crc: spec.crc,
             image_key: spec.image_key,
+            log_key: Arc::default(),
             transfers: surroundings.transfers.clone(),
         };
         let bridges =

@@ -2,16 +2,18 @@
 //! (`docs/protocol.md`, "Without a connection").
 //!
 //! It lives as long as the device has power, whatever its connection is at, and does one upload at a time. A request that
-//! comes again is the one that is being done, or has been: it is answered, and not done anew.
+//! comes again is the one that is being done, or has been: it is answered, and not done anew. Where the device announces that it
+//! wants a proof of who asks, nothing without one is so much as answered.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use fettle_protocol::datum::ExecutionResult;
+use fettle_protocol::datum::{Capabilities, ExecutionResult};
 use fettle_protocol::message::{ErrorDetail, kind};
-use fettle_protocol::{DeviceMessage, ServerMessage, datagram};
+use fettle_protocol::proof::{self, Nonce};
+use fettle_protocol::{DeviceMessage, Frame, ServerMessage, datagram};
 use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 
@@ -55,6 +57,7 @@ impl<H: Hardware> Ear<H> {
         let mut buffer = [0; datagram::MAX_LEN + 1];
         let mut upload: Option<Upload> = None;
         let mut answered: Option<(Key, ExecutionResult)> = None;
+        let mut last: Option<Nonce> = None;
         loop {
             let done = async {
                 match &mut upload {
@@ -77,27 +80,56 @@ impl<H: Hardware> Ear<H> {
                 received = socket.recv_from(&mut buffer) => {
                     // An error is what became of an answer: nobody listens there any more.
                     let Ok((len, from)) = received else { continue };
-                    self.hear(&socket, &buffer[..len], from, &mut upload, answered.as_ref()).await;
+                    let datagram = &buffer[..len];
+                    let Ok(frame) = datagram::read(self.spec.dialect, datagram, kind::UPLOAD_LOG) else { continue };
+                    if !self.is_on() || !self.believes(datagram, &frame, &mut last) {
+                        continue;
+                    }
+                    self.hear(&socket, &frame, from, &mut upload, answered.as_ref()).await;
                 }
             }
+        }
+    }
+
+    /// Whether it has power, and is not in a restart.
+    fn is_on(&self) -> bool {
+        match self.bench.notebook.read(crate::record::Record::condition) {
+            Condition::Calling | Condition::Connected => true,
+            Condition::Restarting | Condition::Off | Condition::Vanished | Condition::Bricked => false,
+        }
+    }
+
+    /// Whether the request comes from who has given it the key, and has not come before; a device that announces no
+    /// `LogRequestAuth` asks for no proof.
+    fn believes(&self, datagram: &[u8], frame: &Frame, last: &mut Option<Nonce>) -> bool {
+        if !self.spec.announces(Capabilities::LOG_REQUEST_AUTH) {
+            return true;
+        }
+        let refused = |error: String| {
+            self.bench.notebook.note(Event::RequestRefused { error });
+            false
+        };
+        let Some(key) = self.bench.log_key() else { return refused("no command has brought a key yet".to_owned()) };
+        match proof::check(datagram, frame, &key) {
+            Ok(nonce) if last.is_none_or(|last| last < nonce) => {
+                *last = Some(nonce);
+                true
+            }
+            Ok(_) => refused("it has come before, or one after it".to_owned()),
+            Err(error) => refused(error.to_string()),
         }
     }
 
     async fn hear(
         &self,
         socket: &UdpSocket,
-        datagram: &[u8],
+        frame: &Frame,
         from: SocketAddr,
         upload: &mut Option<Upload>,
         answered: Option<&(Key, ExecutionResult)>,
     ) {
         let notebook = &self.bench.notebook;
-        match notebook.read(crate::record::Record::condition) {
-            Condition::Calling | Condition::Connected => {}
-            Condition::Restarting | Condition::Off | Condition::Vanished | Condition::Bricked => return,
-        }
-        let Ok(frame) = datagram::read(self.spec.dialect, datagram, kind::UPLOAD_LOG) else { return };
-        let (message, violations) = conformance::read(&frame, self.spec.vocabulary);
+        let (message, violations) = conformance::read(frame, self.spec.vocabulary);
         let Some(message @ ServerMessage::UploadLog(_)) = message else { return };
         let received = Received::from(&message);
         let ServerMessage::UploadLog(location) = message else { return };

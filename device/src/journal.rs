@@ -46,6 +46,7 @@ pub struct Counters {
     pub applies_failed: u64,
     pub logs_uploaded: u64,
     pub uploads_failed: u64,
+    pub requests_refused: u64,
     pub violations: u64,
     pub faults: u64,
 }
@@ -74,6 +75,7 @@ impl Counters {
             Event::ApplyFailed { .. } => self.applies_failed += 1,
             Event::LogUploaded { .. } => self.logs_uploaded += 1,
             Event::UploadFailed { .. } => self.uploads_failed += 1,
+            Event::RequestRefused { .. } => self.requests_refused += 1,
             Event::Violation(_) => self.violations += 1,
             Event::Fault { .. } => self.faults += 1,
         }

@@ -3,12 +3,13 @@
 
 use std::error::Error;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use fettle_protocol::crc::CrcKind;
 use fettle_protocol::message::{Download, Location};
+use fettle_protocol::proof::LogKey;
 use tokio::sync::{Mutex, Semaphore};
 
 use crate::agent::Fetched;
@@ -77,13 +78,15 @@ pub(crate) struct Bench<H> {
     pub(crate) crc: CrcKind,
     /// Who vouches for images.
     pub(crate) image_key: Option<ImageKey>,
+    /// The newest key by which requests for logs over UDP are proven.
+    pub(crate) log_key: Arc<std::sync::Mutex<Option<LogKey>>>,
     /// How many transfers run at once, in the whole process.
     pub(crate) transfers: Arc<Semaphore>,
 }
 
 impl<H> Clone for Bench<H> {
     fn clone(&self) -> Self {
-        let Self { hardware, notebook, route, flash_at, crc, image_key, transfers } = self;
+        let Self { hardware, notebook, route, flash_at, crc, image_key, log_key, transfers } = self;
         Self {
             hardware: hardware.clone(),
             notebook: notebook.clone(),
@@ -91,6 +94,7 @@ impl<H> Clone for Bench<H> {
             flash_at: *flash_at,
             crc: *crc,
             image_key: *image_key,
+            log_key: log_key.clone(),
             transfers: transfers.clone(),
         }
     }
@@ -125,6 +129,18 @@ pub(crate) fn chain(error: &dyn Error) -> String {
 }
 
 impl<H: Hardware> Bench<H> {
+    /// Keeps the key that a command has brought, where it has.
+    pub(crate) fn learn_key(&self, location: &Location) {
+        if let Some(key) = location.log_key {
+            *self.log_key.lock().unwrap_or_else(PoisonError::into_inner) = Some(key);
+        }
+    }
+
+    /// The key that the last command has brought.
+    pub(crate) fn log_key(&self) -> Option<LogKey> {
+        *self.log_key.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn fetch(
         &self,
         file: FileKind,
@@ -165,7 +181,7 @@ impl<H: Hardware> Bench<H> {
             Fetched::Failed(error)
         };
         let check = match (file, self.image_key) {
-            (FileKind::Image, Some(key)) => match key.check(download.signature) {
+            (FileKind::Image, Some(key)) => match key.check(download.signature.as_deref()) {
                 Ok(check) => Some(check),
                 Err(error) => return failed(&error),
             },

@@ -115,6 +115,7 @@ impl Record {
             | Event::ApplyFailed { .. }
             | Event::LogUploaded { .. }
             | Event::UploadFailed { .. }
+            | Event::RequestRefused { .. }
             | Event::Violation(_)
             | Event::Fault { .. } => {}
         }

@@ -242,6 +242,7 @@ impl<H: Hardware> Device<H> {
 
     async fn fetch(&mut self, link: &mut Link, file: FileKind, download: Download) -> Option<Ending> {
         self.failures = 0;
+        self.bench.learn_key(&download.location);
         let strike = self.strike(match file {
             FileKind::Image => Step::Download3,
             FileKind::Profile => Step::Download4,
@@ -289,6 +290,7 @@ impl<H: Hardware> Device<H> {
 
     async fn upload(&mut self, link: &mut Link, location: Location) -> (Vec<Effect>, Option<Ending>) {
         self.failures = 0;
+        self.bench.learn_key(&location);
         let strike = self.strike(Step::Upload10);
         let mut cut = None;
         match strike.kind {

@@ -220,7 +220,8 @@ pub struct DeviceSpec {
     pub time_zone: jiff::tz::TimeZone,
     /// The address that all its connections come from.
     pub local_address: Option<Ipv4Addr>,
-    /// Whether it also listens to datagrams, at its local address and the port of its first bridge.
+    /// Whether it also listens to datagrams, at its local address and the port of its first bridge. One that does not announces no
+    /// `LogRequestAuth`.
     pub udp: bool,
     /// Where it calls, one after the other until one answers; empty: where the whole fleet does.
     pub bridges: Vec<SocketAddr>,
@@ -272,10 +273,15 @@ impl DeviceSpec {
 
     /// The capabilities of its vocabulary that it does not announce.
     pub(crate) fn withheld(&self) -> Capabilities {
-        match self.image_key {
-            Some(_) => self.withheld,
-            None => self.withheld.with(Capabilities::SIGNATURE),
-        }
+        let of = |withheld: bool, one| if withheld { one } else { Capabilities::default() };
+        self.withheld
+            .with(of(self.image_key.is_none(), Capabilities::SIGNATURE))
+            .with(of(!self.udp, Capabilities::LOG_REQUEST_AUTH))
+    }
+
+    /// Whether it announces this.
+    pub(crate) fn announces(&self, capability: Capabilities) -> bool {
+        self.vocabulary.capabilities().without(self.withheld()).has(capability)
     }
 
     pub(crate) fn serial(&self) -> Option<String> {

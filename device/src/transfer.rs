@@ -149,6 +149,7 @@ mod tests {
             password: String::new(),
             port: None,
             url: None,
+            log_key: None,
         };
         for (style, with, without) in [
             (PathStyle::Relative, "a/f.bin", "f.bin"),
@@ -174,6 +175,7 @@ mod tests {
             password: String::new(),
             port,
             url: None,
+            log_key: None,
         };
         let server = |spec: &DeviceSpec, transfer, port| Route::of(spec).server(&location(transfer, port)).port();
         assert_eq!(server(&spec, Transfer::Ftp, None), 21);

@@ -35,6 +35,9 @@ pub mod number {
     pub const RETRY_AFTER: u8 = 77;
     pub const PERCENT: u8 = 78;
     pub const TEXT: u8 = 79;
+    pub const NONCE: u8 = 80;
+    pub const PROOF: u8 = 81;
+    pub const LOG_KEY: u8 = 82;
 }
 
 /// Whether the value of a datum is a number, whose bytes have an order. Addresses, and what has no known meaning, are bytes
@@ -161,9 +164,11 @@ impl Capabilities {
     pub const SIGNATURE: Self = Self(1 << 8);
     /// Takes datum 77 (when to call again) in message 2.
     pub const RETRY_AFTER: Self = Self(1 << 9);
+    /// Takes datum 82 (a key) in messages 3, 4 and 10, and over UDP no message 10 that is not proven by it.
+    pub const LOG_REQUEST_AUTH: Self = Self(1 << 11);
 
     /// Every known capability with the name by which it stands in `Device.status.reported.capabilities`.
-    pub const NAMES: [(Self, &'static str); 10] = [
+    pub const NAMES: [(Self, &'static str); 11] = [
         (Self::PROGRESS, "Progress"),
         (Self::RESTART_COMPLETE, "RestartComplete"),
         (Self::KEEP_ALIVE, "KeepAlive"),
@@ -174,6 +179,7 @@ impl Capabilities {
         (Self::HTTP, "Http"),
         (Self::SIGNATURE, "Signature"),
         (Self::RETRY_AFTER, "RetryAfter"),
+        (Self::LOG_REQUEST_AUTH, "LogRequestAuth"),
     ];
 
     /// Whether all bits of `other` are set.

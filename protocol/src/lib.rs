@@ -11,6 +11,7 @@
 //! - [`datagram`]: the two messages that go over UDP.
 //! - [`datum`]: the numbered data that messages carry.
 //! - [`message`]: the messages themselves, as types, by direction.
+//! - [`proof`]: of who asks for a log over UDP.
 //! - [`crc`]: what is in datum 14, of each kind.
 //! - [`session`]: what the server does about one device, as a state machine.
 
@@ -22,6 +23,7 @@ pub mod dialect;
 pub mod frame;
 mod mac;
 pub mod message;
+pub mod proof;
 pub mod session;
 
 pub use decoder::Decoder;

@@ -13,6 +13,7 @@ use crate::datum::{self, Capabilities, DownloadResult, ExecutionResult, Transfer
 use crate::dialect::Dialect;
 use crate::frame::{EncodeError, Frame};
 use crate::mac::Mac;
+use crate::proof::LogKey;
 
 /// MSG_TYPE numbers. 1–11 are the base protocol, 32 and up are extensions.
 pub mod kind {
@@ -121,11 +122,13 @@ pub struct Location {
     pub port: Option<u16>,
     /// Datum 72, for HTTP and for nothing else: the whole way to the file.
     pub url: Option<String>,
+    /// Datum 82: the key by which requests for logs over UDP are proven. Never sent over UDP.
+    pub log_key: Option<LogKey>,
 }
 
 impl fmt::Debug for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { transfer, server, path: _, file, user: _, password: _, port, url: _ } = self;
+        let Self { transfer, server, path: _, file, user: _, password: _, port, url: _, log_key: _ } = self;
         f.debug_struct("Location")
             .field("transfer", transfer)
             .field("server", server)
@@ -151,7 +154,7 @@ pub struct Download {
     /// Datum 69.
     pub sha256: Option<[u8; 32]>,
     /// Datum 70, in message 3 alone: Ed25519 (RFC 8032, without prehash or context) over all bytes of the file.
-    pub signature: Option<[u8; 64]>,
+    pub signature: Option<Box<[u8; 64]>>,
 }
 
 /// Data 11 and 12: when a downloaded profile is put into force.
@@ -305,7 +308,7 @@ impl ServerMessage {
         Ok(match frame.message {
             kind::INTERRUPT => Self::Interrupt(data.parsed(number::RETRY_AFTER, datum::u32_value)?),
             kind::DOWNLOAD_VERSION => Self::DownloadVersion(Download {
-                signature: data.parsed(number::SIGNATURE, |value| value.try_into().ok())?,
+                signature: data.parsed(number::SIGNATURE, |value| <[u8; 64]>::try_from(value).ok().map(Box::new))?,
                 ..data.download(None)?
             }),
             kind::DOWNLOAD_PROFILE => {
@@ -333,7 +336,7 @@ impl ServerMessage {
                 Builder::new(kind::INTERRUPT).maybe(*again, |b, seconds| b.int(number::RETRY_AFTER, seconds))
             }
             Self::DownloadVersion(download) => {
-                Builder::new(kind::DOWNLOAD_VERSION).download(download, None, download.signature.as_ref())
+                Builder::new(kind::DOWNLOAD_VERSION).download(download, None, download.signature.as_deref())
             }
             Self::DownloadProfile(download) => {
                 Builder::new(kind::DOWNLOAD_PROFILE).download(download, download.config.as_deref(), None)

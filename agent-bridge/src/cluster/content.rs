@@ -12,6 +12,7 @@ use fettle_crds::{Crc, Device, Target, WireTransfer};
 use fettle_protocol::crc::CrcKind;
 use fettle_protocol::datum::{Capabilities, Transfer};
 use fettle_protocol::message::{Download, Location};
+use fettle_protocol::proof::LogKey;
 use fettle_protocol::session::{Command, File, SourceError, Step, Transferred};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
@@ -194,6 +195,7 @@ impl Contents {
                     }
                     None => self.location(&permission, transfer, can),
                 };
+                let location = Location { log_key: self.log_key(device), ..location };
                 Ok((File::Upload(location), permission))
             }
             Step::Version | Step::Profile => {
@@ -222,6 +224,7 @@ impl Contents {
                     }
                     None => self.location(&permission, target.transfer, can),
                 };
+                let location = Location { log_key: self.log_key(device), ..location };
                 let facts = can.has(Capabilities::FILE_FACTS);
                 let config = target.config.as_ref().filter(|_| command.step == Step::Profile);
                 let download = Download {
@@ -233,7 +236,7 @@ impl Contents {
                     attempt: can.has(Capabilities::ATTEMPT).then_some(target.attempt),
                     size: facts.then_some(content.size),
                     sha256: facts.then_some(content.sha256),
-                    signature: signature.filter(|_| can.has(Capabilities::SIGNATURE)),
+                    signature: signature.filter(|_| can.has(Capabilities::SIGNATURE)).map(Box::new),
                 };
                 Ok((File::Download(download), permission))
             }
@@ -341,6 +344,12 @@ impl Contents {
         Err(SourceError(format!("Secret {name} does not exist: somebody deleted it")))
     }
 
+    /// What a device that takes it knows us by where it has no connection.
+    pub fn log_key(&self, device: &Device) -> Option<LogKey> {
+        let uid = device.metadata.uid.as_deref()?;
+        capabilities(device).has(Capabilities::LOG_REQUEST_AUTH).then(|| self.credentials.log_key(uid))
+    }
+
     /// The operator's server, where it serves what goes this way. HTTP is always ours.
     fn elsewhere(&self, transfer: WireTransfer, can: Capabilities) -> Option<(&External, &Told, Over)> {
         let over = match transfer {
@@ -367,6 +376,7 @@ impl Contents {
                 user: String::new(),
                 password: String::new(),
                 port: None,
+                log_key: None,
             },
             WireTransfer::Http | WireTransfer::Ftp => Location {
                 transfer: Transfer::Ftp,
@@ -377,6 +387,7 @@ impl Contents {
                 password: minted.password,
                 port: with_port.then_some(self.advertised.ftp_port),
                 url: None,
+                log_key: None,
             },
             WireTransfer::Tftp => Location {
                 transfer: Transfer::Tftp,
@@ -387,6 +398,7 @@ impl Contents {
                 password: String::new(),
                 port: with_port.then_some(self.advertised.tftp_port),
                 url: None,
+                log_key: None,
             },
         }
     }
@@ -415,6 +427,7 @@ fn location_elsewhere(told: &Told, over: Over, name: String, can: Capabilities) 
         password: told.login.password.clone(),
         port: can.has(Capabilities::SERVER_PORT).then_some(told.address.port()),
         url: None,
+        log_key: None,
     }
 }
 

@@ -12,6 +12,7 @@ use std::fmt;
 use std::time::Duration;
 
 use data_encoding::BASE32_NOPAD;
+use fettle_protocol::proof::LogKey;
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
@@ -36,6 +37,7 @@ const PASSWORD_FIELDS_LEN: usize = PASSWORD_LEN - PASSWORD_TAG_LEN;
 /// What the HMAC is over, so that a tag of one kind never passes for another.
 const PATH_DOMAIN: &[u8] = b"fettle path 1\0";
 const LOGIN_DOMAIN: &[u8] = b"fettle login 1\0";
+const LOG_REQUEST_DOMAIN: &[u8] = b"fettle log request 1\0";
 
 /// Which device a credential is for: the front of the SHA-256 of its `Device`'s uid. Prints as the FTP user name does,
 /// and is no secret.
@@ -247,6 +249,12 @@ impl Credentials {
     /// With a key that ends with this process, and so does every credential.
     pub fn random() -> Self {
         Self::new(&rand::random())
+    }
+
+    /// The key by which the device with this uid knows who asks for its log over UDP (datum 82): the same for as long as ours is,
+    /// of every replica.
+    pub fn log_key(&self, uid: &str) -> LogKey {
+        LogKey::new(self.tag(LOG_REQUEST_DOMAIN, &[uid.as_bytes()]))
     }
 
     pub fn mint(&self, permission: &Permission) -> Minted {

@@ -42,9 +42,11 @@ impl Hub {
             tracing::warn!(device, %address, "not asked for its log: another Device has this address, or had it last");
             return datagrams.not_sent(NotSent::AddressTaken);
         }
-        let reported = self.index.whole(&entry.name).and_then(|device| device.status.as_ref()?.reported.as_ref());
+        let device = self.index.whole(&entry.name);
+        let key = device.and_then(|device| self.parts.contents.log_key(device));
+        let reported = device.and_then(|device| device.status.as_ref()?.reported.as_ref());
         let dialect = reported.map(|reported| Dialect::from_names(reported.dialect.iter().map(String::as_str)));
-        datagrams.ask(address, Asked { mac, dialect: dialect.unwrap_or_default(), until }, location);
+        datagrams.ask(address, Asked { mac, dialect: dialect.unwrap_or_default(), key, until }, location);
     }
 
     /// A device that nobody holds, and of which a person wants the log, gets a session of the first bridge.

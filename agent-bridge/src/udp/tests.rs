@@ -31,7 +31,7 @@ impl Rig {
     }
 
     fn ask(&self, dialect: Dialect, until: Timestamp) {
-        self.datagrams.ask("127.0.0.2".parse().unwrap(), Asked { mac: mac(), dialect, until }, location());
+        self.datagrams.ask("127.0.0.2".parse().unwrap(), Asked { mac: mac(), dialect, key: None, until }, location());
     }
 
     async fn received(&self) -> (Vec<u8>, SocketAddr) {
@@ -84,6 +84,7 @@ fn location() -> Location {
         password: "w".into(),
         port: None,
         url: None,
+        log_key: None,
     }
 }
 
@@ -109,6 +110,24 @@ async fn a_device_is_asked_at_the_port_that_it_calls_in_its_own_dialect_and_answ
         assert_eq!(rig.reply().await, expected);
         rig.replies_with(&eleven(dialect)).await;
         rig.dropped("NotAsked", 1).await;
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_wants_a_proof_gets_one_that_grows_and_never_the_key() {
+    let rig = Rig::start().await;
+    let key = LogKey::new([7; 32]);
+    let mut last = None;
+    for _ in 0..3 {
+        let asked = Asked { mac: mac(), dialect: Dialect::CANONICAL, key: Some(key), until: later() };
+        rig.datagrams.ask("127.0.0.2".parse().unwrap(), asked, Location { log_key: Some(key), ..location() });
+        let (bytes, _) = rig.received().await;
+        let frame = datagram::read(Dialect::CANONICAL, &bytes, fettle_protocol::message::kind::UPLOAD_LOG).unwrap();
+        assert_eq!(ServerMessage::from_frame(&frame), Ok(ServerMessage::UploadLog(location())), "without the key");
+        let nonce = proof::check(&bytes, &frame, &key).unwrap();
+        assert!(last.is_none_or(|last| last < nonce));
+        last = Some(nonce);
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 

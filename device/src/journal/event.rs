@@ -212,6 +212,10 @@ pub enum Event {
     UploadFailed {
         error: String,
     },
+    /// A request over UDP that is not proven, or has come before.
+    RequestRefused {
+        error: String,
+    },
     /// The server did what it must never do.
     Violation(Violation),
     /// A fault struck.
@@ -233,6 +237,7 @@ impl Event {
             | Self::Received(_)
             | Self::DownloadFailed { .. }
             | Self::UploadFailed { .. }
+            | Self::RequestRefused { .. }
             | Self::GivenUp => true,
             Self::PoweredOn
             | Self::PoweredOff
@@ -324,6 +329,7 @@ impl fmt::Display for Event {
             Self::ApplyFailed { error } => write!(f, "cannot apply the configuration: {error}"),
             Self::LogUploaded { bytes } => write!(f, "log uploaded: {bytes} bytes"),
             Self::UploadFailed { error } => write!(f, "cannot upload the log: {error}"),
+            Self::RequestRefused { error } => write!(f, "request over UDP refused: {error}"),
             Self::Violation(violation) => write!(f, "VIOLATION: {violation}"),
             Self::Fault { at, kind } => write!(f, "fault at {at}: {kind:?}"),
         }

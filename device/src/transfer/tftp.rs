@@ -220,6 +220,7 @@ mod tests {
             password: String::new(),
             port: None,
             url: None,
+            log_key: None,
         }
     }
 

@@ -26,7 +26,8 @@ async fn it_is_told_ports_and_facts_and_tells_configuration_and_restart() {
     let (mut talk, information) = scene.bridge.greet().await;
     assert_eq!(information.config.as_deref(), Some("16+1f3a09c2"));
     assert_eq!(information.serial.as_deref(), Some("SIM-02-00-5E-00-53-0E"));
-    let without_key = Vocabulary::Extended.capabilities().without(Capabilities::SIGNATURE);
+    let without_key =
+        Vocabulary::Extended.capabilities().without(Capabilities::SIGNATURE.with(Capabilities::LOG_REQUEST_AUTH));
     assert_eq!(information.capabilities, without_key);
     assert!(information.capabilities.has(Capabilities::SERVER_PORT));
 
@@ -84,7 +85,8 @@ async fn with_a_key_it_takes_no_image_without_a_right_signature() {
         (Some(signing.sign(&other).to_bytes()), "is wrong"),
         (Some(SigningKey::from_bytes(&[8; 32]).sign(&content).to_bytes()), "is wrong"),
     ] {
-        let download = Download { signature, ..scene.files.put(Transfer::Ftp, "image.bin", &content) };
+        let download =
+            Download { signature: signature.map(Box::new), ..scene.files.put(Transfer::Ftp, "image.bin", &content) };
         talk.say(ServerMessage::DownloadVersion(download)).await;
         let DeviceMessage::VersionDownloaded(DownloadResult::Failed(2), detail) = talk.hear().await else {
             panic!("taken, or refused otherwise: {}", scene.device.journal());
@@ -92,7 +94,8 @@ async fn with_a_key_it_takes_no_image_without_a_right_signature() {
         assert!(detail.text.as_ref().is_some_and(|text| text.contains(why)), "{detail:?}");
     }
     let signature = Some(signing.sign(&content).to_bytes());
-    let download = Download { signature, ..scene.files.put(Transfer::Ftp, "image.bin", &content) };
+    let download =
+        Download { signature: signature.map(Box::new), ..scene.files.put(Transfer::Ftp, "image.bin", &content) };
     assert_eq!(talk.order_image(download).await, 0);
     // A profile has none.
     assert_eq!(talk.order_profile(scene.files.put(Transfer::Ftp, "profile.cfg", PROFILE)).await, 0);

@@ -58,6 +58,7 @@ impl Server {
             password: String::new(),
             port: None,
             url: Some(format!("http://{}/a1/profile.cfg", self.0.local_addr().unwrap())),
+            log_key: None,
         }
     }
 

@@ -217,6 +217,7 @@ impl Files {
             password: password.to_owned(),
             port: None,
             url: None,
+            log_key: None,
         }
     }
 }

@@ -5,6 +5,7 @@
 use super::{Download, ErrorDetail, Location, MessageError, UpgradeAt};
 use crate::datum::{self, DownloadResult, ExecutionResult, Transfer, number};
 use crate::frame::Frame;
+use crate::proof::LogKey;
 
 /// The data of one frame, looked up by number.
 pub(super) struct Data<'a> {
@@ -91,6 +92,7 @@ impl<'a> Data<'a> {
                 Transfer::Ftp | Transfer::Tftp => None,
                 Transfer::Http => Some(self.text(number::URL)?),
             },
+            log_key: self.parsed(number::LOG_KEY, |value| value.try_into().ok().map(LogKey::new))?,
         })
     }
 
@@ -191,13 +193,14 @@ impl Builder {
             .text(number::PASSWORD, &location.password)
     }
 
-    /// What says more closely where the server is than data 5–7 do.
+    /// What says more closely where the server is than data 5–7 do, and by what it is known over UDP.
     pub(super) fn reached_at(self, location: &Location) -> Self {
         let with_port = self.maybe(location.port, |b, port| b.int(number::SERVER_PORT, u32::from(port)));
-        match location.transfer {
+        let with_url = match location.transfer {
             Transfer::Ftp | Transfer::Tftp => with_port,
             Transfer::Http => with_port.text(number::URL, location.url.as_deref().unwrap_or_default()),
-        }
+        };
+        with_url.maybe(location.log_key, |b, key| b.bytes(number::LOG_KEY, key.bytes()))
     }
 
     pub(super) fn download(self, download: &Download, config: Option<&str>, signature: Option<&[u8; 64]>) -> Self {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use fettle_protocol::datum::{Capabilities, DownloadResult, ExecutionResult, Transfer};
 use fettle_protocol::message::{DeviceInformation, Download, ErrorDetail, Location, UpgradeAt};
+use fettle_protocol::proof::LogKey;
 use fettle_protocol::{DeviceMessage, Dialect, Frame, Mac, ServerMessage, frame};
 
 use crate::annotated;
@@ -85,6 +86,7 @@ pub(crate) fn ftp(path: &str, file: &str, user: &str, password: &str) -> Locatio
         password: password.into(),
         port: None,
         url: None,
+        log_key: None,
     }
 }
 
@@ -209,7 +211,7 @@ pub(crate) fn values() -> BTreeMap<String, Message> {
             "03-extended-signature",
             ServerMessage::DownloadVersion(Download {
                 sha256: Some(SHA256_OF_CHECK_STRING),
-                signature: Some(SIGNATURE_OF_CHECK_STRING),
+                signature: Some(Box::new(SIGNATURE_OF_CHECK_STRING)),
                 ..download(Location { port: Some(2121), ..ftp("v7k2m9x4", "s5700.bin", "d14.7", "q8w3e6r1") })
             }),
         ),
@@ -229,6 +231,13 @@ pub(crate) fn values() -> BTreeMap<String, Message> {
         ("10-ftp", ServerMessage::UploadLog(log.clone())),
         ("10-tftp", ServerMessage::UploadLog(tftp("l5j2h8z4x7c1v9", "02-00-5e-00-53-0e.log"))),
         ("10-extended", ServerMessage::UploadLog(Location { port: Some(65535), ..log })),
+        (
+            "10-extended-log-key",
+            ServerMessage::UploadLog(Location {
+                log_key: Some(LogKey::new(std::array::from_fn(|index| index as u8))),
+                ..ftp("l5j2h8", "device.log", "d14.l", "z4x7c1v9")
+            }),
+        ),
         (
             "10-extended-http",
             ServerMessage::UploadLog(http("l5j2h8z4", "device.log", "http://192.0.2.1:8080/l5j2h8z4/device.log")),

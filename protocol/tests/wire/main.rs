@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod annotated;
+mod datagrams;
 mod dialects;
 mod goldens;
 #[path = "../../fuzz/src/lib.rs"]

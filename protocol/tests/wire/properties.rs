@@ -3,6 +3,7 @@
 use fettle_protocol::datum::{Capabilities, DownloadResult, ExecutionResult, Transfer};
 use fettle_protocol::frame::{self, HEADER_LEN};
 use fettle_protocol::message::{DeviceInformation, Download, ErrorDetail, Location, UpgradeAt};
+use fettle_protocol::proof::LogKey;
 use fettle_protocol::{Decoder, DeviceMessage, Dialect, Frame, Mac, ServerMessage};
 use proptest::option;
 use proptest::prelude::*;
@@ -75,8 +76,9 @@ fn location() -> impl Strategy<Value = Location> {
         any::<[u8; 4]>(),
         [text(), text(), text(), text()],
         option::of(1..=u16::MAX),
+        option::of(any::<[u8; 32]>().prop_map(LogKey::new)),
     )
-        .prop_map(|((transfer, url), server, [path, file, user, password], port)| Location {
+        .prop_map(|((transfer, url), server, [path, file, user, password], port, log_key)| Location {
             transfer,
             server,
             path,
@@ -85,6 +87,7 @@ fn location() -> impl Strategy<Value = Location> {
             password,
             port,
             url,
+            log_key,
         })
 }
 
@@ -115,7 +118,7 @@ fn server_message() -> impl Strategy<Value = ServerMessage> {
     prop_oneof![
         any::<Option<u32>>().prop_map(ServerMessage::Interrupt),
         (download(), option::of(any::<[u8; 32]>())).prop_map(|(download, half)| {
-            let signature = half.map(|half| std::array::from_fn(|index| half[index % 32]));
+            let signature = half.map(|half| Box::new(std::array::from_fn(|index| half[index % 32])));
             ServerMessage::DownloadVersion(Download { signature, ..download })
         }),
         (download(), option::of(text()))

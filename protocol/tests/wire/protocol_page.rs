@@ -109,6 +109,13 @@ fn every_example_is_the_message_that_it_is_said_to_be() {
 }
 
 #[test]
+fn the_datagram_on_the_page_is_its_golden() {
+    let page = page();
+    let datagrams: Vec<_> = blocks(&page, "datagram").into_iter().map(annotated::bytes).collect();
+    assert_eq!(datagrams, [crate::datagrams::golden("10-proven")]);
+}
+
+#[test]
 fn the_table_of_dialects_has_the_names_of_the_code_and_the_lengths_that_a_mac_address_has() {
     let page = page();
     let (_, section) = page.split_once("\n## Other readings\n").unwrap();
@@ -192,7 +199,8 @@ fn the_tables_of_data_give_the_length_of_each() {
     assert_eq!(rows.iter().map(|(datum, _)| *datum).collect::<Vec<_>>(), (1..=14).collect::<Vec<_>>());
     rows.extend(numbered_rows(&page, "Extensions").into_iter().filter(|(number, _)| *number >= 64));
     let mut seen = std::collections::BTreeSet::new();
-    for (datum, value) in golden_frames(|_| true).iter().flat_map(|frame| &frame.data) {
+    let frames = golden_frames(|_| true).into_iter().chain(crate::datagrams::frames()).collect::<Vec<_>>();
+    for (datum, value) in frames.iter().flat_map(|frame| &frame.data) {
         let (_, cells) = rows.iter().find(|(number, _)| number == datum).unwrap_or_else(|| panic!("datum {datum}"));
         assert!(cells[2] == "text" || cells[2] == value.len().to_string(), "{} bytes: {cells:?}", value.len());
         seen.insert(*datum);

@@ -417,6 +417,7 @@ fn what_opens_a_file_is_not_shown_for_debugging() {
         password: "secret-password".into(),
         port: Some(69),
         url: None,
+        log_key: None,
     };
     let download =
         Download { location, crc: 1, config: None, attempt: None, size: None, sha256: None, signature: None };

@@ -196,7 +196,8 @@ impl Judge<'_> {
             | Event::ConfigApplied { .. }
             | Event::ApplyFailed { .. }
             | Event::LogUploaded { .. }
-            | Event::UploadFailed { .. } => {}
+            | Event::UploadFailed { .. }
+            | Event::RequestRefused { .. } => {}
         }
     }
 

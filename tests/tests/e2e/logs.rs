@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use fettle_crds::{Device, DeviceStatus, LOG_AT, LastLog, LogResult, TryResult, Verdict};
-use fettle_device::{DeviceHandle, DeviceSpec, Fault, FaultKind, Moment, Step};
+use fettle_device::{DeviceHandle, DeviceSpec, Fault, FaultKind, Moment, Step, Vocabulary};
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
@@ -71,6 +71,8 @@ async fn a_device_whose_tcp_is_stuck_brings_its_log_when_it_is_asked_over_udp() 
         // Devices share this machine, and a bridge asks nobody whose address another has.
         local_address: Some(Ipv4Addr::new(127, 0, 1, 1)),
         udp: true,
+        // It wants a proof of who asks.
+        vocabulary: Vocabulary::Extended,
         faults: vec![
             Fault::once(Step::Download3, FaultKind::HalfOpen),
             Fault::once(Step::Upload10, FaultKind::DropConnection(Moment::Before)),
@@ -88,6 +90,9 @@ async fn a_device_whose_tcp_is_stuck_brings_its_log_when_it_is_asked_over_udp() 
     assert_eq!((log.target, status.session), (1, None), "nobody holds it");
     world.is_there(&log)?;
     assert_eq!(asked(&device), 2, "the first datagram was lost:\n{}", device.journal());
+
+    let reported = status.reported.clone().context("nothing reported")?;
+    assert!(reported.capabilities.iter().any(|capability| capability == "LogRequestAuth"), "{reported:?}");
 
     // A person can ask it, too.
     world.ask_for_log("sw-1", "now").await?;

@@ -340,6 +340,7 @@ fn file(command: Command) -> File {
         password: String::new(),
         port: None,
         url: None,
+        log_key: None,
     };
     match command.step {
         Step::Version | Step::Profile => File::Download(Download {
