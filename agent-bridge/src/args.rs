@@ -66,7 +66,7 @@ pub struct Args {
     pub metrics_address: SocketAddr,
     /// IPv4 address at which devices reach the file servers of this very replica [default: that of the Service that is this
     /// replica's own].
-    #[arg(long, env = "FETTLE_ADVERTISE_IPV4", required_unless_present = "advertise_service")]
+    #[arg(long, env = "FETTLE_ADVERTISE_IPV4", required_unless_present_any = ["advertise_service", "print_log"])]
     pub advertise_ipv4: Option<Ipv4Addr>,
     /// Service that leads to this very replica, as NAMESPACE/NAME: devices are told its address, once it has one.
     #[arg(long, env = "FETTLE_ADVERTISE_SERVICE")]
@@ -86,6 +86,10 @@ pub struct Args {
     /// Folder for the cache of verified files and the logs that devices upload.
     #[arg(long, env = "FETTLE_DATA_DIR", default_value = "/var/lib/fettle")]
     pub data_dir: PathBuf,
+    /// Print a log that a device brought, and do nothing else: `kubectl exec fettle-bridge-0 -- fettle-bridge --print-log
+    /// /var/lib/fettle/logs/…`. `status.lastLog` of a Device says the path.
+    #[arg(long, value_name = "PATH")]
+    pub print_log: Option<PathBuf>,
     /// Folder that `source.file.path` of a Firmware is relative to [default: files in the data folder].
     #[arg(long, env = "FETTLE_FILES_DIR")]
     pub files_dir: Option<PathBuf>,

@@ -2,6 +2,8 @@
 
 #![allow(clippy::print_stderr, reason = "before logs are set up there is only standard error")]
 
+mod print_log;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::pin;
@@ -44,6 +46,8 @@ use prometheus::Registry;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::print_log::print_log;
+
 /// What connections have told and the hub has not taken in: with more, they wait.
 const TOLD: usize = 4096;
 /// Logs that have arrived and the hub has not taken in: with more, uploads wait for their last answer. And answers over UDP:
@@ -56,6 +60,15 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 async fn main() -> ExitCode {
     install_crypto();
     let args = Args::parse();
+    if let Some(path) = &args.print_log {
+        return match print_log(path, &args.data_dir) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("fettle-bridge: {}: {error}", path.display());
+                ExitCode::FAILURE
+            }
+        };
+    }
     if let Err(error) = args.logs.init() {
         eprintln!("fettle-bridge: {}", chain(&error));
         return ExitCode::from(2);

@@ -64,7 +64,7 @@ pub async fn run(args: &LogsArgs, cluster: &Cluster) -> Result<(), Failure> {
 pub fn how_to_read(location: &str, namespace: &str) -> String {
     let of_bridge = location.strip_prefix("file://").and_then(|rest| rest.split_once('/'));
     match of_bridge {
-        Some((bridge, path)) => format!("kubectl exec -n {namespace} {bridge} -- cat /{path}"),
+        Some((bridge, path)) => format!("kubectl exec -n {namespace} {bridge} -- fettle-bridge --print-log /{path}"),
         None if location.starts_with("s3://") => format!("aws s3 cp {location} -"),
         None => location.to_owned(),
     }
@@ -113,7 +113,7 @@ mod tests {
         let of_bridge = how_to_read("file://fettle-bridge-0/var/lib/fettle/logs/sw-1/20261121T021109Z-118.log", "net");
         assert_eq!(
             of_bridge,
-            "kubectl exec -n net fettle-bridge-0 -- cat /var/lib/fettle/logs/sw-1/20261121T021109Z-118.log"
+            "kubectl exec -n net fettle-bridge-0 -- fettle-bridge --print-log /var/lib/fettle/logs/sw-1/20261121T021109Z-118.log"
         );
         assert_eq!(how_to_read("s3://logs/eu/sw-1/1.log", "net"), "aws s3 cp s3://logs/eu/sw-1/1.log -");
     }
