@@ -100,6 +100,10 @@ async fn a_person_takes_a_rollout_through_its_steps_and_back_again_with_an_edito
     world.firmware(NEW).await?;
     let devices = (1..=3).map(|number| (format!("sw-{number}"), "{role: access}", strict(number))).collect();
     let devices = world.fleet(devices).await?;
+    // What is foretold rests on who is connected.
+    for device in ["sw-1", "sw-2", "sw-3"] {
+        world.connected(device).await?;
+    }
     let refused = editor.fails("status access", 6).await?;
     assert!(refused.contains("there is no DeviceGroup access"), "{refused}");
     // What is foretold is what then happens.
