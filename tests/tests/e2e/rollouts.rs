@@ -128,9 +128,9 @@ async fn two_hundred_devices_go_back_when_a_release_that_worked_at_first_fails_l
         assert_eq!(booted(device), expected, "{}", device.journal());
         touched += i64::from(began);
     }
-    // At the moment of the failure no more were on their way than may be away at once.
-    let moment = i64::from(FAILS);
-    assert!((moment - 20..moment + 20).contains(&touched), "{touched} devices were touched");
+    // When the one that fails is granted, at most 20 before it are on their way; how many the other slots take
+    // through before its failure is known is a matter of speed, but never all.
+    assert!((i64::from(FAILS) - 20..200).contains(&touched), "{touched} devices were touched");
     let most = most_restarting_at_once(&devices);
     assert!(most <= 20, "{most} devices were down at once");
     let counts = status.counts;
