@@ -80,7 +80,7 @@ generate: prerequisites ## writes the definitions and the reference of the API, 
 	@cargo run --quiet --package fettle-crds --bin crdgen -- docs/api.md crds/yaml charts/fettle/files/crds
 	@cargo run --quiet --package fettle-tests --bin dev -- chart-readme
 
-tools: programs ## builds what tests and demo start besides: kube-apiserver, etcd, kubectl, helm
+tools: programs ## builds what tests and demo start besides: kube-apiserver, etcd, kubectl, helm, Flux
 	@$(TARGET)/debug/dev tools
 
 .PHONY: programs prerequisites

@@ -18,7 +18,7 @@ use crate::chart::{BRIDGES, Pod, Rendered};
 use crate::control_plane::LOGS;
 use crate::namespace::TestNamespace;
 use crate::ports;
-use crate::program::Program;
+use crate::program::{self, Program};
 
 /// FTP transfers at a time, for each bridge. As many as the chart has; blocks for many installations in one test
 /// program have to fit into the range of ports.
@@ -331,7 +331,7 @@ impl Settings {
         env.extend(self.env.clone());
         let log = self.folder.join(LOGS).join(format!("{}.log", pod.name));
         namespace.watch_log(log.clone());
-        Program::new(&pod.name, &pod.program, pod.args, env, metrics, log)
+        Ok(Program::new(&pod.name, program::find(&pod.program)?, pod.args, env, metrics, log))
     }
 }
 

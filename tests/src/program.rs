@@ -1,4 +1,4 @@
-//! One of Fettle's own programs as a process: started, killed, started again at the same addresses, and asked how it is.
+//! One of Fettle's own programs, or another's controller, as a process: started, killed, started again at the same addresses, and asked how it is.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -32,23 +32,18 @@ pub struct Program {
 }
 
 impl Program {
-    pub(crate) fn new(
+    /// `metrics` is where it answers `/readyz`, and most programs `/metrics` too.
+    pub fn new(
         name: &str,
-        program: &str,
+        program: PathBuf,
         args: Vec<String>,
         env: BTreeMap<String, String>,
         metrics: SocketAddr,
         log: PathBuf,
-    ) -> Result<Self> {
-        let spec = Spec {
-            name: name.to_owned(),
-            program: find(program)?,
-            args,
-            env: env.into_iter().collect(),
-            log,
-            sweep: None,
-        };
-        Ok(Program { name: name.to_owned(), spec, metrics, process: Mutex::new(None) })
+    ) -> Self {
+        let env = env.into_iter().collect();
+        let spec = Spec { name: name.to_owned(), program, args, env, log, sweep: None };
+        Program { name: name.to_owned(), spec, metrics, process: Mutex::new(None) }
     }
 
     /// Starts it and returns when it is ready.

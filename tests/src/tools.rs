@@ -26,6 +26,8 @@ pub enum Tool {
     KubeControllerManager,
     Kubectl,
     Helm,
+    /// Flux' own, which applies what a Git repository declares.
+    KustomizeController,
     /// From here on, what only a node needs.
     Kubelet,
     KubeScheduler,
@@ -35,12 +37,13 @@ pub enum Tool {
 
 impl Tool {
     /// All of them, in the order in which a cold build makes them: what fails, fails early.
-    pub const ALL: [Tool; 9] = [
+    pub const ALL: [Tool; 10] = [
         Tool::Etcd,
         Tool::Kubectl,
         Tool::KubeApiServer,
         Tool::KubeControllerManager,
         Tool::Helm,
+        Tool::KustomizeController,
         Tool::Kubelet,
         Tool::KubeScheduler,
         Tool::KubeProxy,
@@ -55,6 +58,7 @@ impl Tool {
             Tool::KubeControllerManager => "kube-controller-manager",
             Tool::Kubectl => "kubectl",
             Tool::Helm => "helm",
+            Tool::KustomizeController => "kustomize-controller",
             Tool::Kubelet => "kubelet",
             Tool::KubeScheduler => "kube-scheduler",
             Tool::KubeProxy => "kube-proxy",
@@ -65,7 +69,12 @@ impl Tool {
     /// Whether it can be built here: what a node runs is for Linux alone.
     pub fn is_for_this_system(self) -> bool {
         match self {
-            Tool::Etcd | Tool::KubeApiServer | Tool::KubeControllerManager | Tool::Kubectl | Tool::Helm => true,
+            Tool::Etcd
+            | Tool::KubeApiServer
+            | Tool::KubeControllerManager
+            | Tool::Kubectl
+            | Tool::Helm
+            | Tool::KustomizeController => true,
             Tool::Kubelet | Tool::KubeScheduler | Tool::KubeProxy | Tool::CoreDns => cfg!(target_os = "linux"),
         }
     }
@@ -81,6 +90,7 @@ impl Tool {
             | Tool::KubeScheduler
             | Tool::KubeProxy => "kubernetes",
             Tool::Helm => "helm",
+            Tool::KustomizeController => "flux",
             Tool::CoreDns => "coredns",
         }
     }
@@ -93,6 +103,9 @@ impl Tool {
             Tool::KubeControllerManager => ("k8s.io/kubernetes/cmd/kube-controller-manager", "k8s.io/kubernetes"),
             Tool::Kubectl => ("k8s.io/kubernetes/cmd/kubectl", "k8s.io/kubernetes"),
             Tool::Helm => ("helm.sh/helm/v4/cmd/helm", "helm.sh/helm/v4"),
+            Tool::KustomizeController => {
+                ("github.com/fluxcd/kustomize-controller", "github.com/fluxcd/kustomize-controller")
+            }
             Tool::Kubelet => ("k8s.io/kubernetes/cmd/kubelet", "k8s.io/kubernetes"),
             Tool::KubeScheduler => ("k8s.io/kubernetes/cmd/kube-scheduler", "k8s.io/kubernetes"),
             Tool::KubeProxy => ("k8s.io/kubernetes/cmd/kube-proxy", "k8s.io/kubernetes"),
@@ -101,10 +114,26 @@ impl Tool {
         }
     }
 
+    /// A file of that Go module which whoever runs the program needs besides: the definitions of its API.
+    fn definitions(self) -> Option<&'static str> {
+        match self {
+            Tool::KustomizeController => Some("config/crd/bases/kustomize.toolkit.fluxcd.io_kustomizations.yaml"),
+            Tool::Etcd
+            | Tool::KubeApiServer
+            | Tool::KubeControllerManager
+            | Tool::Kubectl
+            | Tool::Helm
+            | Tool::Kubelet
+            | Tool::KubeScheduler
+            | Tool::KubeProxy
+            | Tool::CoreDns => None,
+        }
+    }
+
     /// The linker's flags. Kubernetes reports the version that the linker writes into it, `v0.0.0` otherwise.
     fn linker_flags(self, version: &str) -> String {
         match self {
-            Tool::Etcd | Tool::Helm | Tool::CoreDns => "-s -w".to_owned(),
+            Tool::Etcd | Tool::Helm | Tool::KustomizeController | Tool::CoreDns => "-s -w".to_owned(),
             Tool::KubeApiServer
             | Tool::KubeControllerManager
             | Tool::Kubectl
@@ -127,6 +156,7 @@ impl Tool {
             Tool::KubeApiServer => "about 3 minutes",
             Tool::KubeControllerManager => "about a minute",
             Tool::Helm => "about a minute and a half",
+            Tool::KustomizeController => "about 4 minutes",
             Tool::Kubelet => "about a minute and a half",
             Tool::KubeScheduler | Tool::KubeProxy => "about half a minute",
             Tool::CoreDns => "about a minute",
@@ -146,7 +176,7 @@ impl fmt::Display for Tool {
 pub fn find(tool: Tool) -> Result<PathBuf> {
     if let Some(assets) = env::var_os("KUBEBUILDER_ASSETS") {
         let path = Path::new(&assets).join(tool.name());
-        if path.is_file() {
+        if path.is_file() && (tool.definitions().is_none() || definitions_beside(&path).is_file()) {
             return Ok(path);
         }
     }
@@ -162,6 +192,11 @@ pub fn find(tool: Tool) -> Result<PathBuf> {
         recipe.build(&program)?;
     }
     Ok(program)
+}
+
+/// The definitions of the API that `program`, which [`find`] found, serves.
+pub fn definitions_beside(program: &Path) -> PathBuf {
+    program.with_extension("crds.yaml")
 }
 
 /// The folder of what a node runs on and that is not built here: containerd, runc, CNI plugins, nft. Blocks while they are
@@ -247,16 +282,12 @@ impl Recipe {
         let log_path = self.folder.join(format!("{tool}.build.log"));
         let log = File::create(&log_path)?;
         let (package, _) = tool.package();
-        let built = Command::new("go")
+        let built = self
+            .go()
             .args(["build", "-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags"])
             .arg(tool.linker_flags(&self.version))
             .arg("-o")
             .args([unfinished.as_path(), Path::new(package)])
-            .current_dir(&self.module)
-            // a developer's own Go settings must not change what is built
-            .env("GOFLAGS", "")
-            .env("GOWORK", "off")
-            .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .status()?;
@@ -265,9 +296,35 @@ impl Recipe {
             let tail = crate::process::tail(&log, 15);
             bail!("building {tool} failed; the whole log is {}:\n{tail}", log_path.display());
         }
+        if let Some(definitions) = tool.definitions() {
+            self.copy_definitions(definitions, &definitions_beside(program))?;
+        }
         fs::rename(&unfinished, program)?;
         say!("built {tool} in {} s", started.elapsed().as_secs());
         Ok(())
+    }
+
+    /// Go, in the folder of the module. A developer's own settings must not change what is built.
+    fn go(&self) -> Command {
+        let mut go = Command::new("go");
+        go.current_dir(&self.module).env("GOFLAGS", "").env("GOWORK", "off").stdin(Stdio::null());
+        go
+    }
+
+    /// From where Go has just put the module's source, whose content `go.sum` pins.
+    fn copy_definitions(&self, file: &str, to: &Path) -> Result<()> {
+        let (_, owner) = self.tool.package();
+        let listed = self.go().args(["list", "-mod=readonly", "-m", "-f", "{{.Dir}}", owner]).output()?;
+        let folder = String::from_utf8_lossy(&listed.stdout).trim().to_owned();
+        ensure!(
+            listed.status.success() && !folder.is_empty(),
+            "Go does not say where {owner} is: {}",
+            String::from_utf8_lossy(&listed.stderr)
+        );
+        let from = Path::new(&folder).join(file);
+        let definitions = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
+        // written, and not copied: Go's own copy is read-only
+        fs::write(to, definitions).with_context(|| format!("cannot write {}", to.display()))
     }
 
     fn check_go(&self) -> Result<()> {
