@@ -156,7 +156,8 @@ pub struct DeviceRolloutStatus {
     #[serde(default)]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
-    /// In a word: `Complete`, `Progressing`, `Waiting`, `Paused`, `RollingBack`, `RolledBack`, `Stalled`, `Superseded`.
+    /// In a word: `Complete`, `Progressing`, `Waiting`, `Paused`, `RollingBack`, `RolledBack`, `Stalled`, `Empty`,
+    /// `Superseded`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub phase: Option<String>,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+    CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -300,13 +300,22 @@ pub fn message(text: impl Into<String>) -> String {
     text
 }
 
+/// No object has this generation, so nothing that has it was looked at.
+const NOT_LOOKED_AT: i64 = -1;
+
 /// Takes out of a definition what schemars puts in and Kubernetes does not want: `nullable` on every optional field, as a
 /// rule with `has()` would take a field that is `null` for one that is there; and formats of unsigned numbers, which the
 /// API server warns of.
+///
+/// Puts in the status of an object that nobody has looked at yet. Without any, tools for GitOps (kstatus) would take it for one
+/// that has no conditions, and hence for done: whoever waits right after applying would go on at once.
 pub(crate) fn tidy(crd: &mut CustomResourceDefinition) {
     for version in &mut crd.spec.versions {
         if let Some(root) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
             tidy_in(root);
+            if let Some(status) = root.properties.as_mut().and_then(|properties| properties.get_mut("status")) {
+                status.default = Some(JSON(serde_json::json!({"observedGeneration": NOT_LOOKED_AT})));
+            }
         }
     }
 }
@@ -317,9 +326,24 @@ fn tidy_in(schema: &mut JSONSchemaProps) {
     schema.properties.iter_mut().flat_map(|properties| properties.values_mut()).for_each(tidy_in);
     if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
         tidy_in(items);
+        say_defaults(items);
     }
     if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
         tidy_in(values);
+    }
+}
+
+/// Says defaults instead of having them put in, as in the items of a list: applied again without it, a list would differ from
+/// what is there, as who applies it owns it as a whole. Whoever reads an item puts the default in.
+fn say_defaults(schema: &mut JSONSchemaProps) {
+    for property in schema.properties.iter_mut().flat_map(|properties| properties.values_mut()) {
+        if let Some(JSON(serde_json::Value::String(default))) = property.default.take()
+            && !default.is_empty()
+        {
+            let described = property.description.take().unwrap_or_default();
+            property.description = Some(format!("{described} Where it is left out: `{default}`.").trim().to_owned());
+        }
+        say_defaults(property);
     }
 }
 

@@ -23,7 +23,7 @@ pub struct LabelSelector {
 /// One requirement on one label.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(
-    validation = ("self.operator in ['In', 'NotIn'] ? size(self.values) > 0 : size(self.values) == 0", "values must be given for In and NotIn, and must not be given for Exists and DoesNotExist")
+    validation = ("(has(self.values) && size(self.values) > 0) == (self.operator in ['In', 'NotIn'])", "values must be given for In and NotIn, and must not be given for Exists and DoesNotExist")
 )]
 pub struct Requirement {
     /// The label.

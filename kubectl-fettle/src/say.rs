@@ -13,8 +13,9 @@ use crate::output;
 use crate::person::{Answer, Promote, Wish, without_way_back};
 use crate::view::{FleetView, State};
 
-/// Who writes, as managedFields name it.
-pub const MANAGER: &str = "kubectl-fettle";
+/// Who writes, as managedFields name it. What a manager whose name begins with `kubectl` changed in an object that Flux
+/// applies, Flux takes back; what a person says by an annotation has to stay until it is heard.
+pub const MANAGER: &str = "fettle-kubectl";
 /// The controller writes a rollout's status once a second at most: this often nobody has bad luck.
 const TRIES: usize = 8;
 /// With this a person wants a device to be tried again.

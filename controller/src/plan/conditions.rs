@@ -12,16 +12,12 @@ pub(super) struct Conditions<'a> {
     generation: i64,
     now: Timestamp,
     done: Vec<Condition>,
+    unset: Vec<&'static str>,
 }
 
 impl<'a> Conditions<'a> {
     pub(super) fn new(before: &'a [Condition], generation: i64, now: Timestamp) -> Self {
-        Self { before, generation, now, done: Vec::new() }
-    }
-
-    /// Whether something was said of this type before.
-    pub(super) fn had(&self, type_: &str) -> bool {
-        self.before.iter().any(|condition| condition.type_ == type_)
+        Self { before, generation, now, done: Vec::new(), unset: Vec::new() }
     }
 
     pub(super) fn set(&mut self, type_: &str, holds: bool, reason: &str, message: &str) {
@@ -37,9 +33,15 @@ impl<'a> Conditions<'a> {
         });
     }
 
+    /// It is not for us to say any more.
+    pub(super) fn unset(&mut self, type_: &'static str) {
+        self.unset.push(type_);
+    }
+
     /// Those of others stay.
     pub(super) fn done(mut self) -> Vec<Condition> {
-        let others = self.before.iter().filter(|before| self.done.iter().all(|done| done.type_ != before.type_));
+        let is_other = |type_: &str| self.done.iter().all(|done| done.type_ != type_) && !self.unset.contains(&type_);
+        let others = self.before.iter().filter(|before| is_other(&before.type_));
         let others: Vec<Condition> = others.cloned().collect();
         self.done.extend(others);
         self.done

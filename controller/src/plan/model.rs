@@ -127,8 +127,6 @@ pub struct Facts {
     pub applied: Option<Applied>,
     pub upgrade: Option<Upgrade>,
     pub drops: Option<Drops>,
-    /// Its newest log found no room.
-    pub log_refused: bool,
 }
 
 /// A connection, as the bridge wrote it.
@@ -237,6 +235,8 @@ pub struct Group {
     pub name: Text,
     pub uid: Text,
     pub generation: i64,
+    /// When somebody last changed what is wanted of it.
+    pub changed_at: Timestamp,
     pub selector: LabelSelector,
     pub firmware: Option<Text>,
     pub policy: FirmwarePolicy,

@@ -238,6 +238,7 @@ impl<'a> Pass<'a> {
     fn steer(&mut self) {
         let now = self.now;
         for scope in &mut self.scopes {
+            self.wake.at(scope.awaited_until());
             if let Ok(times) = &scope.group.times {
                 let (clock, changes_at) = Clock::read(&times.calendar, now, scope.expected());
                 self.wake.at(changes_at);

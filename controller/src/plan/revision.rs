@@ -51,6 +51,14 @@ impl InvalidReason {
             Self::InvalidSchedule => "InvalidSchedule",
         }
     }
+
+    /// Whether another object, once it is there, can mend it.
+    pub const fn is_missing(self) -> bool {
+        match self {
+            Self::FirmwareNotFound | Self::ConfigProfileNotFound => true,
+            Self::ConfigProfileNotReady | Self::InvalidSchedule => false,
+        }
+    }
 }
 
 /// Why a group cannot be acted on, with names.

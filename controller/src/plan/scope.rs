@@ -25,6 +25,10 @@ use super::schedule::{self, Next, Schedule};
 use super::steps::{self, Rest};
 use super::tally::Tally;
 
+/// Within this a tree of manifests is applied, of which the group is one. Tools for GitOps (kstatus) take a group that stalls for
+/// failed at once, so a group that came before its Firmware must not.
+const AWAITED: SignedDuration = SignedDuration::from_secs(10);
+
 /// A group with all that belongs to it.
 pub struct Scope<'a> {
     pub group: &'a Group,
@@ -154,6 +158,15 @@ impl<'a> Scope<'a> {
             waits_until: None,
             waits_for_ever: false,
             tally: Tally::default(),
+        }
+    }
+
+    /// Until when the group waits for an object that it names to appear, where one is missing: what is applied together comes one
+    /// after the other.
+    pub fn awaited_until(&self) -> Option<Timestamp> {
+        match self.wanted {
+            Wanted::Invalid(invalid) if invalid.reason.is_missing() => Some(self.group.changed_at + AWAITED),
+            Wanted::Invalid(_) | Wanted::Revision(_) => None,
         }
     }
 

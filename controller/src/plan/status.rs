@@ -81,6 +81,9 @@ impl GroupView<'_, '_> {
             |reason: &str, message: String, notice| Verdict::new(Phase::Stalled, reason, message).told(notice);
         let revision = match wanted {
             Wanted::Revision(revision) => revision,
+            Wanted::Invalid(invalid) if self.scope.awaited_until().is_some_and(|until| self.now < until) => {
+                return Verdict::new(Phase::Waiting, invalid.reason.as_str(), invalid.message.clone());
+            }
             Wanted::Invalid(invalid) => {
                 return stalled(invalid.reason.as_str(), invalid.message.clone(), NoticeKind::GroupInvalid);
             }
@@ -296,7 +299,6 @@ impl GroupView<'_, '_> {
         let budget = self.scope.budget;
         let (holds, reason) = if budget.is_exceeded() { (false, "Exceeded") } else { (true, "Holds") };
         conditions.set("BudgetHolds", holds, reason, &format!("{} failed, {} may", budget.failed, budget.allowed));
-        self.log_store(&mut conditions);
         let newest = rollouts.newest();
         let step = self.step();
         let status = DeviceGroupStatus {
@@ -316,22 +318,6 @@ impl GroupView<'_, '_> {
         };
         let notices = notices(before, &status, verdict);
         (status != *before).then(|| GroupWrite { group: group.name.clone(), status, notices })
-    }
-
-    /// Whether there was room for the logs. Nothing is said where there always was.
-    fn log_store(&self, conditions: &mut Conditions<'_>) {
-        const TYPE: &str = "LogStoreFull";
-        let tally = &self.scope.tally;
-        if tally.logs_refused > 0 {
-            let (count, devices) = (tally.logs_refused, list(tally.without_log.iter()));
-            let message = format!(
-                "no room was found for the newest log of {count} devices ({devices}): status.logRefused of each says where; with \
-                 room, the annotation fettle.dev/log-at asks them for it again"
-            );
-            conditions.set(TYPE, true, "NoRoom", &message);
-        } else if conditions.had(TYPE) {
-            conditions.set(TYPE, false, "HasRoom", "");
-        }
     }
 
     /// Whether the clock lets anybody begin, in a word and in a sentence.
@@ -435,29 +421,44 @@ impl GroupView<'_, '_> {
     }
 }
 
-/// The status of a rollout that another has taken the place of. One that is complete stays what it is.
+/// The status of a rollout that another has taken the place of. One that was complete stays what it is.
+///
+/// Nothing more will come of it, so tools for GitOps (kstatus) are to take it for done. Yet its revision did not arrive, and
+/// whoever waits for it to be `Ready` must not be told that it did: it has no such condition any more.
 pub fn superseded(rollout: &Rollout, now: Timestamp) -> Option<(Text, DeviceRolloutStatus)> {
     const PHASE: &str = "Superseded";
     let before = &rollout.status;
-    if matches!(before.phase.as_deref(), Some(PHASE | "Complete")) {
-        return None;
-    }
-    let message = match before.completed_at {
-        None => "another revision came before it was complete",
-        Some(_) => "another revision came when it was complete no longer",
-    };
     let mut conditions = Conditions::new(&before.conditions, rollout.generation, now);
-    conditions.set("Ready", false, PHASE, message);
-    conditions.set("Reconciling", false, PHASE, "");
-    conditions.set("Stalled", false, PHASE, "");
-    let status = DeviceRolloutStatus {
-        observed_generation: Some(rollout.generation),
-        conditions: conditions.done(),
-        phase: Some(PHASE.to_owned()),
-        message: Some(message.to_owned()),
-        ..before.clone()
+    let status = if before.phase.as_deref() == Some(Phase::Complete.as_str()) {
+        for type_ in ["Ready", "Reconciling", "Stalled"] {
+            let was = before.conditions.iter().find(|condition| condition.type_ == type_);
+            let (reason, message) = was.map_or((Phase::Complete.as_str(), ""), |was| (&was.reason, &was.message));
+            conditions.set(type_, type_ == "Ready", reason, message);
+        }
+        DeviceRolloutStatus {
+            observed_generation: Some(rollout.generation),
+            conditions: conditions.done(),
+            ..before.clone()
+        }
+    } else {
+        let message = match before.completed_at {
+            None => "another revision came before it was complete",
+            Some(_) => "another revision came when it was complete no longer",
+        };
+        conditions.set("Reconciling", false, PHASE, message);
+        conditions.set("Stalled", false, PHASE, "");
+        conditions.unset("Ready");
+        DeviceRolloutStatus {
+            observed_generation: Some(rollout.generation),
+            conditions: conditions.done(),
+            phase: Some(PHASE.to_owned()),
+            message: Some(message.to_owned()),
+            waiting: None,
+            estimated_end: None,
+            ..before.clone()
+        }
     };
-    Some((rollout.name.clone(), status))
+    (status != *before).then(|| (rollout.name.clone(), status))
 }
 
 /// What people are told of a change of status.

@@ -131,7 +131,6 @@ impl Interner {
                 message: upgrade.message.as_deref().map(|message| self.text(message)),
             }),
             drops: status.drops,
-            log_refused: status.log_refused.is_some(),
         }
     }
 
@@ -262,6 +261,7 @@ pub fn group(group: api::DeviceGroup) -> Option<Group> {
         name,
         uid: uid(&metadata)?,
         generation: metadata.generation.unwrap_or_default(),
+        changed_at: changed_at(&metadata),
         selector,
         policy: firmware.as_ref().map_or_else(Default::default, |desired| desired.policy),
         firmware: firmware.map(|desired| desired.name.into()),
@@ -395,6 +395,14 @@ pub fn firmware(firmware: api::Firmware) -> Option<Firmware> {
     };
     let verified = status.images.into_iter().map(|image| image.sha256.into()).collect();
     Some(Firmware { name, version: spec.version.into(), images, readiness, verified })
+}
+
+/// When somebody last wrote something else than a status.
+fn changed_at(metadata: &ObjectMeta) -> Timestamp {
+    let writers = metadata.managed_fields.iter().flatten().filter(|writer| writer.subresource.is_none());
+    let written = writers.filter_map(|writer| writer.time.as_ref());
+    let all = written.chain(metadata.creation_timestamp.as_ref()).map(|time| time.0);
+    all.max().unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 /// A bridge, by its Lease. The Lease's holder is `<bridge>/<incarnation>`.

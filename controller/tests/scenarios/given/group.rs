@@ -40,6 +40,8 @@ pub struct Group {
     history_of: Option<String>,
     /// Nothing has been written of it yet.
     is_new: bool,
+    /// Somebody changed it that long ago.
+    changed: Span,
     policy: FirmwarePolicy,
     steps: Vec<Step>,
     spread: Vec<Spread>,
@@ -97,6 +99,7 @@ impl Default for Group {
             history: 0,
             history_of: None,
             is_new: false,
+            changed: Span(SignedDuration::from_hours(1)),
             policy: FirmwarePolicy::UpgradeOnly,
             steps: Vec::new(),
             spread: Vec::new(),
@@ -135,6 +138,7 @@ impl Group {
             uid: format!("uid-of-{name}").into(),
             name,
             generation: 1,
+            changed_at: now - self.changed.0,
             selector: LabelSelector { match_labels: self.labels.clone(), match_expressions: Vec::new() },
             firmware: self.firmware.as_deref().map(Into::into),
             config: self.config.as_deref().map(Into::into),

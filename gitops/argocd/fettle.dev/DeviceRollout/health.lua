@@ -18,6 +18,9 @@ for _, condition in ipairs(status.conditions or {}) do
     return health
   end
 end
+if status.phase == "Empty" then
+  health.status = "Healthy"
+end
 local waits = status.waiting ~= nil and status.waiting["for"] or ""
 if status.phase == "Paused" or waits == "Approval" or waits == "Step" then
   health.status = "Suspended"
