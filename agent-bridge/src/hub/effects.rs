@@ -346,7 +346,6 @@ const fn answered(event: &Event) -> Option<Stage> {
         | Event::Prepared(..)
         | Event::Checked(..)
         | Event::Logged(_)
-        | Event::LogRefused(_)
         | Event::Replied(..)
         | Event::Tick => None,
     }

@@ -38,6 +38,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "images",
         "an optimised build of everything takes minutes; tests/image.rs makes an image of the programs that there are",
     ),
+    ("flux", "no Flux is there; tests/e2e/flux.rs lets Flux' own controller do what this says"),
     ("plugin", "an optimised build of it takes minutes; these pages run the plugin that the other tests use"),
     (
         "registry",

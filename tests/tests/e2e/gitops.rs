@@ -1,15 +1,23 @@
 //! What tools for GitOps make of live objects, phase by phase: kstatus by its published rules (Flux, `helm --wait`,
 //! `kubectl wait`), and Argo CD by the Lua in `gitops/argocd`, run by a real Lua.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
+use fettle_crds::Device;
 use fettle_device::{Fault, FaultKind, Step};
-use fettle_tests::manifest;
+use fettle_tests::{ControlPlane, manifest};
+use futures::StreamExt as _;
+use kube::Api;
+use kube::runtime::{WatchStreamExt as _, watcher};
 use mlua::{Lua, LuaSerdeExt};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
-use crate::world::{NEW, PATIENCE, World, strict};
+use crate::world::{NEW, PATIENCE, World, device_does, strict};
 
 /// What kstatus makes of an object.
 ///
@@ -31,6 +39,19 @@ fn kstatus(object: &Value) -> &'static str {
         (.., Some("False" | "Unknown")) => "InProgress",
         (..) => "Current",
     }
+}
+
+/// What was judged live: the namespace, and kind and phase. Of kinds without phases, what their `Ready` says instead.
+static VISITED: Mutex<BTreeSet<(String, String)>> = Mutex::new(BTreeSet::new());
+
+/// The phases that the API says a kind has.
+fn phases(kind: &str, file: &str) -> Result<BTreeSet<String>> {
+    let path = manifest::chart().join("files/crds").join(file);
+    let crd: Value = serde_yaml::from_str(&std::fs::read_to_string(path)?)?;
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"];
+    let described = schema["phase"]["description"].as_str().context("a phase")?;
+    // each stands in backticks
+    Ok(described.split('`').skip(1).step_by(2).map(|phase| format!("{kind} {phase}")).collect())
 }
 
 fn argocd(file: &str) -> PathBuf {
@@ -76,14 +97,14 @@ fn the_patch_for_argo_cd_has_the_scripts_that_are_tested() -> Result<()> {
 }
 
 impl World {
-    async fn live(&self, kind: &str, name: &str) -> Result<Value> {
+    pub async fn live(&self, kind: &str, name: &str) -> Result<Value> {
         let object = self.namespace.kubectl(&["get", kind, name, "-o", "json"]).await?;
         Ok(serde_json::from_str(&object)?)
     }
 
     /// Waits until an object is in a phase, or has a reason for being Ready or not, and both judges take it for that. The
     /// first thing that is said of any object is that it is not ready, so that nobody who waits is early.
-    async fn judged(&self, object: &str, at: &str, by_kstatus: &str, by_argocd: &str) -> Result<Value> {
+    pub async fn judged(&self, object: &str, at: &str, by_kstatus: &str, by_argocd: &str) -> Result<Value> {
         let (kind, name) = object.split_once('/').context("KIND/NAME")?;
         let judged = async || {
             let object = self.live(kind, name).await.ok()?;
@@ -96,7 +117,13 @@ impl World {
         let what = format!("{object} is at {at}, {by_kstatus} to kstatus, and {by_argocd} to Argo CD");
         let live = self.namespace.eventually(&what, PATIENCE, judged).await;
         match live {
-            Ok(live) => Ok(live),
+            Ok(live) => {
+                let phase = live["status"]["phase"].as_str().unwrap_or(at);
+                let at = format!("{} {phase}", live["kind"].as_str().context("a kind")?);
+                let visited = (self.namespace.name.clone(), at);
+                VISITED.lock().unwrap_or_else(PoisonError::into_inner).insert(visited);
+                Ok(live)
+            }
             Err(error) => {
                 let live = self.live(kind, name).await?;
                 Err(error.context(format!("{}, {:?}: {live:#}", kstatus(&live), health(&live))))
@@ -117,8 +144,57 @@ impl World {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_phase_of_a_rollout_is_what_tools_for_gitops_take_it_for() -> Result<()> {
+async fn every_phase_of_every_kind_is_what_tools_for_gitops_take_it_for() -> Result<()> {
+    let worlds = tokio::try_join!(a_rollout_with_people_in_it(), a_rollout_that_rests_and_moves(), what_never_works())?;
+    let worlds = [worlds.0, worlds.1, worlds.2];
+    let visited = VISITED.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let visited: BTreeSet<String> =
+        visited.into_iter().filter(|(world, _)| worlds.contains(world)).map(|(_, at)| at).collect();
+    let mut all = phases("DeviceGroup", "devicegroups.yaml")?;
+    all.extend(phases("DeviceRollout", "devicerollouts.yaml")?);
+    assert!(all.len() > 16, "{all:?}");
+    // A ConfigProfile cannot be read, or rendered; whatever is wrong with a Firmware is told in the same way.
+    let of_others = [
+        "ConfigProfile NotFound",
+        "ConfigProfile Read",
+        "ConfigProfile TemplateError",
+        "Device Accepted",
+        "Device DuplicateMac",
+        "Device NotApproved",
+        "Firmware Fetching",
+        "Firmware NotFound",
+        "Firmware Verified",
+    ];
+    all.extend(of_others.map(str::to_owned));
+    assert_eq!(visited, all);
+    Ok(())
+}
+
+/// Judges every state of the Devices of a namespace that the API server ever showed, until it is told to end. How far a device is with an upgrade is
+/// nothing that Git declares: it is Current throughout, once it is accepted.
+async fn devices_are_current(devices: Api<Device>, end: CancellationToken) -> Result<BTreeSet<String>> {
+    let mut seen = BTreeSet::new();
+    let mut states = pin!(watcher(devices, watcher::Config::default()).applied_objects());
+    loop {
+        let device = tokio::select! {
+            device = states.next() => device.context("the watch ended")?,
+            () = end.cancelled() => return Ok(seen),
+        };
+        // a watch that broke begins anew by itself
+        let Ok(device) = device else { continue };
+        let mut live = serde_json::to_value(&device)?;
+        live["kind"] = json!("Device");
+        let is_accepted = live["status"]["conditions"].as_array().is_some_and(|conditions| !conditions.is_empty());
+        let expected = if is_accepted { ("Current", "Healthy") } else { ("InProgress", "Progressing") };
+        ensure!((kstatus(&live), &*health(&live)?) == expected, "not {expected:?}: {live:#}");
+        seen.extend(live["status"]["upgrade"]["phase"].as_str().map(str::to_owned));
+    }
+}
+
+async fn a_rollout_with_people_in_it() -> Result<String> {
     let mut world = World::start("gitops").await?;
+    let end = CancellationToken::new();
+    let watched = tokio::spawn(devices_are_current(world.namespace.api(), end.clone()));
     let group = |more: &str| {
         format!("rollout: {{maxUnavailable: 100%, retries: 0, steps: [{{devices: 1, approval: Required}}]{more}}}")
     };
@@ -157,17 +233,71 @@ async fn every_phase_of_a_rollout_is_what_tools_for_gitops_take_it_for() -> Resu
     world.action("access-2", "approve").await?;
     world.judged("dg/access", "Complete", "Current", "Healthy").await?;
     world.judged("drol/access-2", "Complete", "Current", "Healthy").await?;
-    let former = world.live("drol", "access-1").await?;
-    assert_eq!(health(&former)?, "Healthy", "{former:#}");
+    let former = world.judged("drol/access-1", "Superseded", "Current", "Healthy").await?;
+    let conditions = former["status"]["conditions"].as_array().context("conditions")?;
+    assert!(conditions.iter().all(|is| is["type"] != "Ready"), "its revision did not arrive: {former:#}");
     let offered = lua("DeviceRollout/actions/discovery.lua", &former)?;
     for (action, is) in offered.as_object().context("actions")? {
         assert_eq!(is["disabled"], true, "{action} of a rollout that is history");
     }
-    Ok(())
+
+    // Nobody is left of the group.
+    world.namespace.kubectl(&["label", "device", "--all", "role-"]).await?;
+    world.judged("dg/access", "Empty", "Current", "Healthy").await?;
+    world.judged("drol/access-2", "Empty", "Current", "Healthy").await?;
+    end.cancel();
+    let seen = watched.await??;
+    assert!(["Restarting", "Done"].iter().all(|phase| seen.contains(*phase)), "{seen:?}");
+    Ok(world.namespace.name.clone())
+}
+
+async fn a_rollout_that_rests_and_moves() -> Result<String> {
+    let mut world = World::start("gitops-moves").await?;
+    world.firmware(NEW).await?;
+    let mut stuck = strict(1);
+    stuck.faults = vec![Fault::always(Step::Restart6, FaultKind::Freeze)];
+    let device = world.device("sw-1", stuck).await?;
+    world.connected("sw-1").await?;
+    let frozen = "freezes: [{from: 2020-01-01, to: 2099-12-31, reason: year end}]";
+    world.group(&["firmware: {name: access-5.2.1}", frozen]).await?;
+    world.judged("dg/access", "Frozen", "InProgress", "Progressing").await?;
+    world.judged("drol/access-1", "Frozen", "InProgress", "Progressing").await?;
+    world.group(&["firmware: {name: access-5.2.1}"]).await?;
+    world.judged("dg/access", "Progressing", "InProgress", "Progressing").await?;
+    world.judged("drol/access-1", "Progressing", "InProgress", "Progressing").await?;
+    // It was told to flash: nobody can call it back before it has come back.
+    device_does(&device, "is told to restart", |record| record.journal().counters().received(6) > 0).await?;
+    world.action("access-1", "abort-rollback").await?;
+    world.judged("dg/access", "RollingBack", "InProgress", "Progressing").await?;
+    world.judged("drol/access-1", "RollingBack", "InProgress", "Progressing").await?;
+    Ok(world.namespace.name.clone())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_can_never_work_as_it_is_declared_is_a_failure_at_once() -> Result<()> {
+async fn what_nobody_has_looked_at_yet_is_not_done() -> Result<()> {
+    // nothing of Fettle runs here
+    let namespace = ControlPlane::shared().await?.namespace("gitops-new").await?;
+    let sha = "0".repeat(64);
+    let kinds = [
+        ("ConfigProfile", "{version: \"1\", text: a}".to_owned()),
+        ("Device", "{mac: \"02:00:5e:00:53:77\"}".to_owned()),
+        ("DeviceGroup", "{selector: {matchLabels: {role: access}}, config: {name: new}}".to_owned()),
+        (
+            "Firmware",
+            format!("{{version: \"1\", images: [{{models: [S5700], source: {{file: {{path: a}}}}, sha256: {sha}}}]}}"),
+        ),
+    ];
+    for (kind, spec) in kinds {
+        let manifest =
+            format!("apiVersion: fettle.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: new}}\nspec: {spec}\n");
+        namespace.apply_yaml(&manifest).await?;
+        let live: Value = serde_json::from_str(&namespace.kubectl(&["get", kind, "new", "-o", "json"]).await?)?;
+        assert_eq!((kstatus(&live), &*health(&live)?), ("InProgress", "Progressing"), "{live:#}");
+    }
+    Ok(())
+}
+
+async fn what_never_works() -> Result<String> {
     let world = World::start("gitops-bad").await?;
     world.apply(&format!(
         "apiVersion: fettle.dev/v1alpha1\nkind: Firmware\nmetadata: {{name: access-9}}\nspec:\n  version: \"9\"\n  images:\n  - {{models: [S5700], source: {{file: {{path: not-there.bin}}}}, sha256: {}}}\n",
@@ -181,5 +311,20 @@ async fn what_can_never_work_as_it_is_declared_is_a_failure_at_once() -> Result<
     world.judged("dg/access", "FirmwareNotFound", "Failed", "Degraded").await?;
     world.apply("apiVersion: fettle.dev/v1alpha1\nkind: Device\nmetadata: {name: stranger}\nspec: {mac: \"02:00:5e:00:53:77\", approved: false}\n").await?;
     world.judged("dev/stranger", "NotApproved", "InProgress", "Suspended").await?;
-    Ok(())
+    for twin in ["twin-1", "twin-2"] {
+        world.declare(twin, strict(3).mac, "{role: access}").await?;
+    }
+    world.judged("dev/twin-1", "DuplicateMac", "InProgress", "Degraded").await?;
+    world.apply("apiVersion: fettle.dev/v1alpha1\nkind: ConfigProfile\nmetadata: {name: lost}\nspec: {version: \"1\", configMap: {name: nowhere, key: a}}\n").await?;
+    world.judged("cp/lost", "NotFound", "Failed", "Degraded").await?;
+    // A server that takes a call, and never says anything: it is waited for.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    world.apply(&format!(
+        "apiVersion: fettle.dev/v1alpha1\nkind: Firmware\nmetadata: {{name: slow}}\nspec:\n  version: \"8\"\n  images:\n  - {{models: [S5700], source: {{http: {{url: \"http://{}/a.bin\"}}}}, sha256: {}}}\n",
+        silent.local_addr()?,
+        "0".repeat(64)
+    ))
+    .await?;
+    world.judged("fw/slow", "Fetching", "InProgress", "Progressing").await?;
+    Ok(world.namespace.name.clone())
 }

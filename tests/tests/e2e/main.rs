@@ -3,12 +3,14 @@
 #[path = "../../../agent-bridge/tests/files_support/foreign.rs"]
 mod foreign;
 
+mod applied;
 mod bridges;
 mod clock;
 mod documented_device;
 mod enrolment;
 mod external;
 mod failures;
+mod flux;
 mod gitops;
 mod logs;
 mod main_path;

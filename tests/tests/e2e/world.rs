@@ -89,10 +89,7 @@ impl World {
 
     /// Declares a device.
     pub async fn declare(&self, name: &str, mac: Mac, labels: &str) -> Result<()> {
-        self.apply(&format!(
-            "apiVersion: fettle.dev/v1alpha1\nkind: Device\nmetadata: {{name: {name}, labels: {labels}}}\nspec: {{mac: \"{mac}\"}}\n"
-        ))
-        .await
+        self.apply(&declaration(name, mac, labels)).await
     }
 
     /// Declares devices, many at a time, and switches them on. Each has a name, its labels, and what it is.
@@ -118,14 +115,18 @@ impl World {
 
     /// Declares a release whose devices report something else than its version.
     pub async fn firmware_reporting(&self, version: &str, reports: &str) -> Result<()> {
+        self.apply(&self.release(version, reports)?).await
+    }
+
+    /// Makes an image, and the manifest of its release.
+    pub fn release(&self, version: &str, reports: &str) -> Result<String> {
         let bytes = image::build(MODEL, reports, 64 * 1024);
         let file = format!("{MODEL}-{version}.bin");
         std::fs::write(self.fettle.files_dir().join(&file), &bytes)?;
         let sha256 = HEXLOWER.encode(&Sha256::digest(&bytes));
-        self.apply(&format!(
+        Ok(format!(
             "apiVersion: fettle.dev/v1alpha1\nkind: Firmware\nmetadata: {{name: access-{version}}}\nspec:\n  version: \"{version}\"\n  images:\n  - {{models: [{MODEL}], source: {{file: {{path: {file}}}}}, sha256: {sha256}, reports: \"{reports}\"}}\n"
         ))
-        .await
     }
 
     /// Declares a configuration.
@@ -250,6 +251,13 @@ impl World {
         };
         self.namespace.wait_for(name, &format!("is Ready={ready} with reason {reason}"), PATIENCE, is).await
     }
+}
+
+/// The manifest of a device.
+pub fn declaration(name: &str, mac: Mac, labels: &str) -> String {
+    format!(
+        "apiVersion: fettle.dev/v1alpha1\nkind: Device\nmetadata: {{name: {name}, labels: {labels}}}\nspec: {{mac: \"{mac}\"}}\n"
+    )
 }
 
 /// The status of a condition; empty where it is not there.
