@@ -26,9 +26,20 @@ const FLEET: &[&str] = &[
     "README.md",
 ];
 
+/// From nothing, and then on what that has brought.
+const FIRST: &[&str] = &["docs/first-fleet.md", "docs/enrolment.md", "docs/rollouts.md"];
+
 /// On a control plane without anything of ours, and then with the chart that the first of them installs.
-const CHART: &[&str] =
-    &["charts/fettle/README.md", "docs/install.md", "docs/sources.md", "gitops/README.md", "docs/logs.md"];
+const CHART: &[&str] = &[
+    "charts/fettle/README.md",
+    "docs/install.md",
+    "docs/sources.md",
+    "gitops/README.md",
+    "docs/logs.md",
+    "docs/enrolment.md",
+    // the last: it takes away what is installed
+    "docs/upgrading.md",
+];
 
 /// What is not run from the page, and what sees to it.
 const ELSEWHERE: &[(&str, &str)] = &[
@@ -62,7 +73,7 @@ fn on_chart(block: &Block) -> bool {
 #[test]
 fn every_page_with_commands_is_run_and_nothing_is_left_out_for_a_reason_that_is_not_listed() -> Result<()> {
     let pages = page::all()?;
-    let run: BTreeSet<&str> = [FLEET, CHART].concat().into_iter().collect();
+    let run: BTreeSet<&str> = [FIRST, FLEET, CHART].concat().into_iter().collect();
     for page in pages.iter().filter(|page| page.blocks.iter().any(is_run)) {
         ensure!(run.contains(page.path.as_str()), "nothing runs the commands of {}", page.path);
     }
@@ -88,6 +99,13 @@ fn every_page_with_commands_is_run_and_nothing_is_left_out_for_a_reason_that_is_
 }
 
 #[tokio::test]
+async fn the_pages_for_the_first_ten_minutes_say_what_works() -> Result<()> {
+    let pages = page::all()?;
+    let here = |block: &Block| is_run(block) && !on_chart(block);
+    Place::new(None)?.run(&named(&pages, FIRST)?, here).await
+}
+
+#[tokio::test]
 async fn the_pages_on_a_fleet_say_what_works() -> Result<()> {
     let pages = page::all()?;
     let here = |block: &Block| is_run(block) && !on_chart(block);
@@ -98,7 +116,7 @@ async fn the_pages_on_a_fleet_say_what_works() -> Result<()> {
 async fn the_pages_on_the_chart_say_what_works() -> Result<()> {
     let pages = page::all()?;
     let control_plane = ControlPlane::start().await?;
-    let of_a_fleet: Vec<&str> = FLEET.to_vec();
+    let of_a_fleet = [FIRST, FLEET].concat();
     let here = |block: &Block| {
         let page = block.at.split(':').next().unwrap_or_default();
         is_run(block) && (on_chart(block) || !of_a_fleet.contains(&page))

@@ -15,9 +15,13 @@ page() {
 background() {
     set -m
     ( eval "$1" ) >>"$SCRATCH/background.log" 2>&1 &
-    local job=$!
-    ( tail --pid=$$ -f /dev/null; kill -- -$job ) >/dev/null 2>&1 &
+    watched $!
     set +m
+}
+
+# watched PID: its group does not outlive this script, however that ends
+watched() {
+    ( tail --pid=$$ -f /dev/null; kill -- "-$1" ) >/dev/null 2>&1 &
 }
 
 # until_shown TEXT COMMANDS: what people end with Ctrl-C
@@ -27,9 +31,11 @@ until_shown() {
     set -m
     ( eval "$2" ) >"$shown" 2>&1 &
     local job=$!
+    watched $job
     set +m
+    local end=$((SECONDS + 120))
     until grep -qF -- "$1" "$shown"; do
-        kill -0 $job 2>/dev/null || { cat "$shown"; echo "it ended without a word of: $1"; return 1; }
+        kill -0 $job 2>/dev/null && [ $SECONDS -lt $end ] || { cat "$shown"; echo "nothing was said of: $1"; return 1; }
         sleep 0.1
     done
     cat "$shown"

@@ -113,29 +113,28 @@ impl Place {
             tokio::time::sleep(Duration::from_millis(50)).await;
         };
         ensure!(status.success(), "{}", last_block(&shell));
-        for page in pages {
-            page.blocks.iter().filter(|block| here(block)).try_for_each(|block| self.compare(block))?;
+        let mut different = Vec::new();
+        for block in pages.iter().flat_map(|page| &page.blocks).filter(|block| here(block)) {
+            different.extend(self.differences(block)?);
         }
+        ensure!(different.is_empty(), "{}", different.join("\n"));
         Ok(())
     }
 
-    fn compare(&self, block: &Block) -> Result<()> {
+    /// What a console on a page shows and a person would not see.
+    fn differences(&self, block: &Block) -> Result<Vec<String>> {
+        let mut different = Vec::new();
         if block.language != Language::Console || matches!(block.mark, Mark::Elsewhere(_)) {
-            return Ok(());
+            return Ok(different);
         }
         for (index, (command, told)) in block.session().iter().enumerate() {
             let printed = fs::read_to_string(self.folder.path().join(printed(block, index)))?;
             let has: Vec<Vec<String>> = printed.lines().map(words).collect();
-            for line in told.iter().filter(|line| !words(line).is_empty()) {
-                let words = words(line);
-                ensure!(
-                    has.iter().any(|has| is_among(&words, has)),
-                    "{}: `{command}` is to print\n{line}\nand prints\n{printed}",
-                    block.at
-                );
+            for line in told.iter().filter(|line| !has.iter().any(|has| is_among(&words(line), has))) {
+                different.push(format!("{}: `{command}` is to print\n{line}\nand prints\n{printed}", block.at));
             }
         }
-        Ok(())
+        Ok(different)
     }
 }
 
