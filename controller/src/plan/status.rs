@@ -10,7 +10,7 @@ use super::conditions::Conditions;
 use super::course::{Clock, Course, Halt, Turn};
 use super::model::{Readiness, Rollout, Text};
 use super::output::{GroupWrite, Notice, NoticeKind};
-use super::phase::Phase;
+use super::phase::{Phase, SUPERSEDED};
 use super::progress::Way;
 use super::reason::Reason;
 use super::revision::Wanted;
@@ -426,7 +426,6 @@ impl GroupView<'_, '_> {
 /// Nothing more will come of it, so tools for GitOps (kstatus) are to take it for done. Yet its revision did not arrive, and
 /// whoever waits for it to be `Ready` must not be told that it did: it has no such condition any more.
 pub fn superseded(rollout: &Rollout, now: Timestamp) -> Option<(Text, DeviceRolloutStatus)> {
-    const PHASE: &str = "Superseded";
     let before = &rollout.status;
     let mut conditions = Conditions::new(&before.conditions, rollout.generation, now);
     let status = if before.phase.as_deref() == Some(Phase::Complete.as_str()) {
@@ -445,13 +444,13 @@ pub fn superseded(rollout: &Rollout, now: Timestamp) -> Option<(Text, DeviceRoll
             None => "another revision came before it was complete",
             Some(_) => "another revision came when it was complete no longer",
         };
-        conditions.set("Reconciling", false, PHASE, message);
-        conditions.set("Stalled", false, PHASE, "");
+        conditions.set("Reconciling", false, SUPERSEDED, message);
+        conditions.set("Stalled", false, SUPERSEDED, "");
         conditions.unset("Ready");
         DeviceRolloutStatus {
             observed_generation: Some(rollout.generation),
             conditions: conditions.done(),
-            phase: Some(PHASE.to_owned()),
+            phase: Some(SUPERSEDED.to_owned()),
             message: Some(message.to_owned()),
             waiting: None,
             estimated_end: None,

@@ -21,7 +21,7 @@ mod write;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use fettle_crds::DeviceRolloutStatus;
+use fettle_crds::{DeviceGroupStatus, DeviceRolloutStatus};
 use fettle_runtime::Events;
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
@@ -206,13 +206,17 @@ impl<'a> Loop<'a> {
         let mut next_status: Option<Instant> = None;
         let mut later = |at: Instant| next_status = Some(next_status.map_or(at, |next: Instant| next.min(at)));
         let mut is_due = |name: &Text| self.may_report(name).map_err(&mut later).is_ok();
-        let groups: Vec<GroupWrite> = groups.into_iter().filter(|write| is_due(&write.group)).collect();
+        let (groups, waiting): (Vec<GroupWrite>, Vec<GroupWrite>) =
+            groups.into_iter().partition(|write| is_due(&write.group));
         let rollouts = rollout_statuses.into_iter().filter(|(rollout, _)| is_due(rollout)).collect();
         // Neither stands on the other's success, and what only tells must not hold up what grants.
         let (decided, told) = tokio::join!(self.writer.devices(devices), self.report(groups, rollouts));
+        // A configuration that was changed is done only after the groups that it concerns are no longer: who waits for all of
+        // them (kstatus) would find each of them done in between.
+        let is_untold = told.failed || waiting.iter().any(|write| self.leaves_ready(write));
         batch.append(decided);
         batch.append(told);
-        for (profile, status) in profiles {
+        for (profile, status) in profiles.into_iter().filter(|_| !is_untold) {
             batch.append(self.writer.profile_status(&profile, &status).await);
         }
         for (device, version) in deletions.devices {
@@ -225,6 +229,15 @@ impl<'a> Loop<'a> {
             batch.append(self.writer.delete_content(&content).await);
         }
         (batch, next_status)
+    }
+
+    /// Whether a group is ready, as it is written, and not any more, as it is to be written.
+    fn leaves_ready(&self, write: &GroupWrite) -> bool {
+        let is_ready = |status: &DeviceGroupStatus| {
+            status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+        };
+        let written = self.index.snapshot.groups.get(&write.group);
+        written.is_some_and(|group| is_ready(&group.status)) && !is_ready(&write.status)
     }
 
     /// Writes the statuses of groups and rollouts.
