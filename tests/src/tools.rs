@@ -66,17 +66,22 @@ impl Tool {
         }
     }
 
-    /// Whether it can be built here: what a node runs is for Linux alone.
-    pub fn is_for_this_system(self) -> bool {
+    /// Whether only a node needs it.
+    pub fn is_of_a_node(self) -> bool {
         match self {
             Tool::Etcd
             | Tool::KubeApiServer
             | Tool::KubeControllerManager
             | Tool::Kubectl
             | Tool::Helm
-            | Tool::KustomizeController => true,
-            Tool::Kubelet | Tool::KubeScheduler | Tool::KubeProxy | Tool::CoreDns => cfg!(target_os = "linux"),
+            | Tool::KustomizeController => false,
+            Tool::Kubelet | Tool::KubeScheduler | Tool::KubeProxy | Tool::CoreDns => true,
         }
+    }
+
+    /// Whether it can be built here: what a node runs is for Linux alone.
+    pub fn is_for_this_system(self) -> bool {
+        !self.is_of_a_node() || cfg!(target_os = "linux")
     }
 
     /// The folder under `tools/` whose `go.mod` pins it.

@@ -35,6 +35,11 @@ pub async fn tools() -> Result<ExitCode> {
 /// Runs `command` with one control plane for all the test programs in it; gives its exit status.
 pub async fn test_env(command: &[String]) -> Result<ExitCode> {
     let [program, args @ ..] = command else { return Ok(ExitCode::SUCCESS) };
+    // Before the tests, as a compiler beside them would make them slow.
+    let has_node = crate::node::obstacle().is_none();
+    for tool in Tool::ALL.into_iter().filter(|tool| has_node || !tool.is_of_a_node()) {
+        tokio::task::spawn_blocking(move || tools::find(tool)).await??;
+    }
     let mut command = tokio::process::Command::new(program);
     command.args(args).kill_on_drop(true);
     // A cluster that the caller gave serves all programs already.
