@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use fettle_tests::dev::demo::make_images;
-use fettle_tests::manifest;
+use fettle_tests::{ControlPlane, manifest};
 use serde_json::Value;
 
 use crate::world::{PATIENCE, World};
@@ -111,6 +112,30 @@ async fn applying_the_examples_twice_by_the_client_changes_nothing() -> Result<(
 #[tokio::test(flavor = "multi_thread")]
 async fn applying_the_examples_twice_by_the_server_changes_nothing() -> Result<()> {
     applying_the_examples_twice_changes_nothing("twice-server", &["--server-side"], "serverside-applied").await
+}
+
+#[tokio::test]
+async fn what_kustomize_renames_is_found_under_its_new_name() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let copied =
+        Command::new("cp").arg("-R").arg(examples().join("kustomize")).arg(folder.path().join("fleet")).status()?;
+    ensure!(copied.success(), "the examples were not copied");
+    std::fs::create_dir(folder.path().join("lab"))?;
+    std::fs::write(folder.path().join("lab/kustomization.yaml"), "namePrefix: lab-\nresources: [../fleet]\n")?;
+    let lab = folder.path().join("lab").display().to_string();
+    let built = manifest::parse(&ControlPlane::shared().await?.kubectl(&["kustomize", &lab]).await?)?;
+    let named = |kind: &str, name: &str| built.iter().any(|it| it["kind"] == kind && it["metadata"]["name"] == name);
+    let of_kind = |kind: &'static str| built.iter().filter(move |manifest| manifest["kind"] == kind);
+    assert_eq!(of_kind("DeviceGroup").count(), 2);
+    for group in of_kind("DeviceGroup") {
+        let name = |key: &str| group["spec"][key]["name"].as_str().unwrap_or_default().to_owned();
+        assert!(named("Firmware", &name("firmware")) && named("ConfigProfile", &name("config")), "{group:#}");
+    }
+    for profile in of_kind("ConfigProfile") {
+        let name = profile["spec"]["configMap"]["name"].as_str().context("a ConfigMap")?;
+        assert!(name.starts_with("lab-") && named("ConfigMap", name), "{profile:#}");
+    }
+    Ok(())
 }
 
 /// The paths of a schema, as kustomize writes them, at which an object names another.

@@ -11,6 +11,9 @@ use tokio::sync::OnceCell;
 const SOURCES: &str = include_str!("sources.yaml");
 const ROLE: &str = include_str!("role.yaml");
 
+/// How often a start is tried, each time on other ports.
+const STARTS: usize = 3;
+
 /// A control plane of their own for the tests with Flux: its definitions are for the whole cluster, and on somebody's cluster
 /// there may be another Flux, which would act as well.
 pub async fn control_plane() -> Result<ControlPlane> {
@@ -42,22 +45,31 @@ pub async fn start(namespace: &TestNamespace) -> Result<Program> {
     std::fs::create_dir_all(&temporary)?;
     let kubeconfig = folder.join("kubeconfig");
     namespace.kubeconfig_for_service_account("flux", &kubeconfig).await?;
-    let health = SocketAddr::from((Ipv4Addr::LOCALHOST, ports::free()?));
-    let metrics = SocketAddr::from((Ipv4Addr::LOCALHOST, ports::free()?));
-    let args = vec![
-        format!("--health-addr={health}"),
-        format!("--metrics-addr={metrics}"),
-        "--watch-all-namespaces=false".to_owned(),
-        "--log-encoding=console".to_owned(),
-    ];
-    let env = BTreeMap::from([
-        ("KUBECONFIG".to_owned(), kubeconfig.display().to_string()),
-        ("RUNTIME_NAMESPACE".to_owned(), namespace.name.clone()),
-        ("TMPDIR".to_owned(), temporary.display().to_string()),
-    ]);
     let log = folder.join("kustomize-controller.log");
     namespace.watch_log(log.clone());
-    let flux = Program::new("kustomize-controller", program, args, env, health, log);
-    flux.start().await?;
-    Ok(flux)
+    let mut attempt = 1;
+    loop {
+        let health = SocketAddr::from((Ipv4Addr::LOCALHOST, ports::free()?));
+        let metrics = SocketAddr::from((Ipv4Addr::LOCALHOST, ports::free()?));
+        let args = vec![
+            format!("--health-addr={health}"),
+            format!("--metrics-addr={metrics}"),
+            "--watch-all-namespaces=false".to_owned(),
+            "--log-encoding=console".to_owned(),
+        ];
+        let env = BTreeMap::from([
+            ("KUBECONFIG".to_owned(), kubeconfig.display().to_string()),
+            ("RUNTIME_NAMESPACE".to_owned(), namespace.name.clone()),
+            ("TMPDIR".to_owned(), temporary.display().to_string()),
+        ]);
+        let flux = Program::new("kustomize-controller", program.clone(), args, env, health, log.clone());
+        match flux.start().await {
+            Ok(()) => return Ok(flux),
+            // somebody else was faster at a port
+            Err(_) if attempt < STARTS && std::fs::read_to_string(&log)?.contains("address already in use") => {
+                attempt += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
