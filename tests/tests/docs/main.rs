@@ -37,6 +37,8 @@ const CHART: &[&str] = &[
     "gitops/README.md",
     "docs/logs.md",
     "docs/enrolment.md",
+    "docs/security.md",
+    "docs/sizing.md",
     // the last: it takes away what is installed
     "docs/upgrading.md",
 ];

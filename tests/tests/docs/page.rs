@@ -101,7 +101,7 @@ fn blocks(path: &str, text: &str) -> Result<Vec<Block>> {
     let mut lines = text.lines().enumerate();
     while let Some((index, line)) = lines.next() {
         let at = format!("{path}:{}", index + 1);
-        if let Some(said) = line.strip_prefix("<!-- test: ") {
+        if let Some(said) = line.trim_start().strip_prefix("<!-- test: ") {
             let said = said.strip_suffix(" -->").with_context(|| format!("{at}: the comment does not end"))?;
             mark = Some(parse(said).with_context(|| format!("{at}: `{said}` is nothing that a test knows"))?);
         } else if line == "<!-- given" {
