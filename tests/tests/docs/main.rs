@@ -14,6 +14,7 @@ use script::Place;
 mod manifests;
 mod page;
 mod script;
+mod servers;
 
 /// On what `examples/README.md` has started, in this order.
 const FLEET: &[&str] = &[
@@ -124,6 +125,11 @@ async fn the_pages_on_the_chart_say_what_works() -> Result<()> {
         is_run(block) && (on_chart(block) || !of_a_fleet.contains(&page))
     };
     Place::new(Some(control_plane.kubeconfig()))?.run(&named(&pages, CHART)?, here).await
+}
+
+#[test]
+fn the_configurations_of_servers_on_the_pages_are_taken_and_say_the_same() -> Result<()> {
+    servers::are_taken(&page::all()?)
 }
 
 #[tokio::test]
