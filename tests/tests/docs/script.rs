@@ -15,7 +15,7 @@ use fettle_tests::tools::{self, Tool};
 use crate::page::{Block, Language, Mark, Page, root};
 
 /// For all pages of a place together: a fleet of debug builds is upgraded several times, beside other tests.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What takes a minute in production takes seconds.
 const TIMINGS: &[(&str, &str)] = &[
