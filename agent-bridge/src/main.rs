@@ -25,7 +25,7 @@ use fettle_bridge::cluster::{Identity, firmware};
 use fettle_bridge::files::credentials::Credentials;
 use fettle_bridge::files::external::External;
 use fettle_bridge::files::ledger::Transfers;
-use fettle_bridge::files::logs::{Arrived, Bucket, LogSettings, LogStore, Retention};
+use fettle_bridge::files::logs::{Bucket, LogNews, LogSettings, LogStore, Retention};
 use fettle_bridge::files::store::Store;
 use fettle_bridge::files::{FileServerConfig, FileServers, TftpPorts, TlsFiles};
 use fettle_bridge::hub::{Hub, Parts, Sources, Watches};
@@ -50,7 +50,7 @@ use self::print_log::print_log;
 
 /// What connections have told and the hub has not taken in: with more, they wait.
 const TOLD: usize = 4096;
-/// Logs that have arrived and the hub has not taken in: with more, uploads wait for their last answer. And answers over UDP:
+/// Logs that have arrived, or found no room, and the hub has not taken in: with more, uploads wait for their last answer. And answers over UDP:
 /// with more, they are dropped.
 const LOGS: usize = 256;
 /// For whoever is reading metrics while the program ends.
@@ -111,8 +111,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
     store.register(&registry)?;
     let credentials = credentials(&args)?;
     let transfers = Arc::new(Transfers::new());
-    let (arrived, logs_arrived) = mpsc::channel(LOGS);
-    let logs = Arc::new(open_logs(&args, &us, arrived, &registry)?);
+    let (news, log_news) = mpsc::channel(LOGS);
+    let logs = Arc::new(open_logs(&args, &us, news, &registry)?);
     let files = FileServers::start(
         file_servers(&args, advertise),
         store.clone(),
@@ -211,7 +211,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         let stop = shutdown.clone();
         tokio::spawn(async move { datagrams.serve(reply, stop).await })
     };
-    let sources = Sources { connections: told, logs: logs_arrived, replies };
+    let sources = Sources { connections: told, logs: log_news, replies };
     let mut hub = tokio::spawn(hub.run(watches(&client, &namespace), sources, synced, hub_stop.clone()));
     let keeper = tokio::spawn(firmware::keep(client.clone(), namespace.clone(), images, is_writer, shutdown.clone()));
     let readiness =
@@ -298,12 +298,7 @@ fn open_store(args: &Args) -> anyhow::Result<Store> {
         .with_context(|| format!("the cache {} cannot be used (--data-dir)", cache.display()))
 }
 
-fn open_logs(
-    args: &Args,
-    us: &Identity,
-    arrived: mpsc::Sender<Arrived>,
-    registry: &Registry,
-) -> anyhow::Result<LogStore> {
+fn open_logs(args: &Args, us: &Identity, news: mpsc::Sender<LogNews>, registry: &Registry) -> anyhow::Result<LogStore> {
     let wrong = || format!("the log folder in {} cannot be used (--data-dir)", args.data_dir.display());
     let dir = std::path::absolute(args.data_dir.join("logs")).with_context(wrong)?;
     let settings = LogSettings {
@@ -317,7 +312,7 @@ fn open_logs(
         },
         bucket: open_bucket(args)?,
         upload_size: args.log_size,
-        arrived,
+        news,
     };
     LogStore::open(settings, registry).with_context(wrong)
 }

@@ -7,8 +7,11 @@ mod files_support;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use fettle_bridge::files::logs::{LogNews, NoRoom};
 use files_support::programs::{curl, ftp_url, succeeded, text, tftp_url, told};
 use files_support::{PATIENCE, Servers, assert_same, bytes, small_disk};
+
+const FULL: &str = "fettle_bridge_log_store_full";
 
 /// What curl says where there is no room.
 const WAYS: [(&str, &str); 3] = [("ftp", "452"), ("tftp", "there is no room"), ("http", "507")];
@@ -22,12 +25,11 @@ fn a_log_that_finds_the_disk_full_is_refused_and_leaves_nothing() {
 async fn inside(disk: &Path) {
     // What the store may take is more than the disk has.
     let on_disk = tempfile::tempdir_in(disk).unwrap();
-    let servers = Servers::start_in(on_disk, |_| {}, 1 << 30, 8 << 20);
+    let mut servers = Servers::start_in(on_disk, |_| {}, 1 << 30, 8 << 20);
     let elsewhere = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let (log, short) = (elsewhere.path().join("log"), elsewhere.path().join("short"));
     std::fs::write(&log, bytes(300_001)).unwrap();
     std::fs::write(&short, b"log").unwrap();
-    let full = || servers.metric("fettle_bridge_log_store_full", &[]);
     for (protocol, says) in WAYS {
         let upload = servers.order_upload("uid-1", protocol);
         let url = match protocol {
@@ -54,7 +56,9 @@ async fn inside(disk: &Path) {
             });
             assert!(ended.await.is_ok(), "{protocol}: {}", servers.dump());
             assert_eq!(servers.stored_logs(protocol), Vec::<PathBuf>::new(), "something stays");
-            assert_eq!(full(), 1.0, "whoever looks at the metrics sees it");
+            assert_eq!(servers.metric(FULL, &[]), 1.0, "whoever looks at the metrics sees it");
+            let news = servers.news.recv().await.unwrap();
+            assert!(matches!(&news, LogNews::NoRoom(NoRoom { target: 1, .. })), "{protocol}: {news:?}");
         }
         assert!(!servers.transfers.progress(&upload.permission).unwrap().complete);
 
@@ -62,7 +66,8 @@ async fn inside(disk: &Path) {
         std::fs::remove_file(filler).unwrap();
         succeeded(&bring(&log).await);
         assert!(servers.is_complete(&upload).await, "{protocol}");
-        assert_eq!(full(), 0.0);
+        assert_eq!(servers.metric(FULL, &[]), 0.0);
+        assert!(matches!(servers.news.recv().await, Some(LogNews::Arrived(_))), "its session hears of it");
         let stored = servers.stored_logs(protocol);
         assert_eq!(stored.len(), 1);
         assert_same(&std::fs::read(&stored[0]).unwrap(), &bytes(300_001));

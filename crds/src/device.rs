@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::device_group::{Transfer, UploadLogs, WireTransfer};
-use crate::device_log::{LastLog, LogRequest};
+use crate::device_log::{LastLog, LogRefused, LogRequest};
 use crate::device_progress::Progress;
 use crate::device_session::{Drops, Session};
 use crate::{Condition, Crc, schema};
@@ -71,7 +71,7 @@ impl DeviceSpec {
     }
 }
 
-/// Facts (`session`, `lastSeen`, `lastAddress`, `reported`, `applied`, `upgrade`, `progress`, `drops`, `lastLog`, `logRequest`), written by the bridge that holds the session; and
+/// Facts (`session`, `lastSeen`, `lastAddress`, `reported`, `applied`, `upgrade`, `progress`, `drops`, `lastLog`, `logRefused`, `logRequest`), written by the bridge that holds the session; and
 /// decisions (all else), written by the controller.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -104,6 +104,9 @@ pub struct DeviceStatus {
     /// The newest log that it brought.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_log: Option<LastLog>,
+    /// There was no room for the log of its newest target, and has not been since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_refused: Option<LogRefused>,
     /// What became of the last wish for its log, the annotation `fettle.dev/log-at`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_request: Option<LogRequest>,

@@ -212,7 +212,7 @@ pub struct DeviceGroupStatus {
     /// The generation that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`, `Reconciling`, `Stalled` (kstatus); `Progressing`, `WindowOpen`, `BudgetHolds`.
+    /// `Ready`, `Reconciling`, `Stalled` (kstatus); `Progressing`, `WindowOpen`, `BudgetHolds`, `LogStoreFull`.
     #[serde(default)]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

@@ -26,6 +26,20 @@ pub struct LastLog {
     pub target: i64,
 }
 
+/// A log for which its bridge had no room.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
+pub struct LogRefused {
+    /// The id of the newest target when the device was asked for it. 0: there was none.
+    pub target: i64,
+    /// Whose room it was, and what is full.
+    #[schemars(length(max = 1024))]
+    pub message: String,
+    /// When.
+    pub at: Timestamp,
+}
+
 /// What became of a person's wish for a log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -31,7 +31,7 @@ pub use device_group::{
     Apply, ApplyMode, DesiredConfig, DesiredFirmware, DeviceGroup, DeviceGroupSpec, DeviceGroupStatus, FirmwarePolicy,
     Logs, SessionPolicy, Transfer, UploadLogs, WireTransfer,
 };
-pub use device_log::{LOG_AT, LOG_AT_MAX, LastLog, LogRequest, LogResult};
+pub use device_log::{LOG_AT, LOG_AT_MAX, LastLog, LogRefused, LogRequest, LogResult};
 pub use device_progress::Progress;
 pub use device_rollout::{
     Abort, Counts, DeviceRollout, DeviceRolloutSpec, DeviceRolloutStatus, Failure, RollbackStatus, RolloutConfig,

@@ -39,7 +39,7 @@ pub fn serve(folder: &Path, files: &[String]) {
             store.fetch(&Source::File { path: name.to_owned() }, sha256, Need::Device).await.unwrap();
         }
         let registry = prometheus::Registry::new();
-        let (settings, _arrived) = setting::log_settings(work.path().join("logs"), 1 << 30, 1 << 20);
+        let (settings, _news) = setting::log_settings(work.path().join("logs"), 1 << 30, 1 << 20);
         let logs = Arc::new(LogStore::open(settings, &registry).unwrap());
         let stop = CancellationToken::new();
         let servers = FileServers::start(

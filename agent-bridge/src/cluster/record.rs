@@ -4,7 +4,7 @@ use fettle_crds::schema::message;
 use fettle_crds::{Device, TryResult, Verdict};
 use fettle_protocol::message::DeviceInformation;
 use fettle_protocol::session::{
-    Drops, Log, LogResult, Phase, Reached, ReachedRecord, Reason, Record, SessionRecord, TryEnd,
+    Change, Drops, Log, LogRefused, LogResult, Phase, Reached, Reason, Record, SessionRecord, TryEnd,
 };
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -13,7 +13,18 @@ use super::Identity;
 
 /// The patch that writes `record` to `device`, on condition that nobody has written to it since.
 pub fn patch(record: &Record, device: &Device, us: &Identity, now: Timestamp) -> Value {
-    let Record { session: of_session, info, progress, end, reached, drops, forget_applied, log, log_answer } = record;
+    let Record {
+        session: of_session,
+        info,
+        progress,
+        end,
+        reached,
+        drops,
+        forget_applied,
+        log,
+        log_refused,
+        log_answer,
+    } = record;
     let mut status = Map::new();
     session(of_session, device, us, now, &mut status);
     if let Some(info) = info {
@@ -23,13 +34,13 @@ pub fn patch(record: &Record, device: &Device, us: &Identity, now: Timestamp) ->
         status.insert("upgrade".to_owned(), upgrade(*target, *phase, end.as_ref(), now));
     }
     match reached {
-        ReachedRecord::Unchanged => {}
-        ReachedRecord::Set(Reached { target, percent, text }) => {
+        Change::Unchanged => {}
+        Change::Set(Reached { target, percent, text }) => {
             // What is absent takes what was there before off the record.
             let progress = json!({"target": target, "percent": percent, "text": text, "at": now});
             status.insert("progress".to_owned(), progress);
         }
-        ReachedRecord::Clear => {
+        Change::Clear => {
             status.insert("progress".to_owned(), Value::Null);
         }
     }
@@ -51,6 +62,16 @@ pub fn patch(record: &Record, device: &Device, us: &Identity, now: Timestamp) ->
     }
     if let Some(Log { target, location, at, size }) = log {
         status.insert("lastLog".to_owned(), json!({"location": location, "at": at, "size": size, "target": target}));
+    }
+    match log_refused {
+        Change::Unchanged => {}
+        Change::Set(LogRefused { target, why }) => {
+            let refused = json!({"target": target, "message": message(why.as_str()), "at": now});
+            status.insert("logRefused".to_owned(), refused);
+        }
+        Change::Clear => {
+            status.insert("logRefused".to_owned(), Value::Null);
+        }
     }
     if let Some((value, result)) = log_answer {
         let (result, why) = match result {
@@ -286,7 +307,7 @@ mod tests {
         let mut device = device();
         let set = |percent, text: Option<&str>| {
             let reached = Reached { target: 3, percent, text: text.map(str::to_owned) };
-            Record { reached: ReachedRecord::Set(reached), ..Record::default() }
+            Record { reached: Change::Set(reached), ..Record::default() }
         };
         device.status = Some(merged(&device, &set(Some(25), Some("erasing slot B"))));
         let progress = device.status.as_ref().and_then(|status| status.progress.clone()).unwrap();
@@ -296,7 +317,7 @@ mod tests {
         let progress = device.status.as_ref().and_then(|status| status.progress.clone()).unwrap();
         assert_eq!((progress.percent, progress.text), (Some(50), None));
         assert!(merged(&device, &Record::default()).progress.is_some());
-        assert_eq!(merged(&device, &Record { reached: ReachedRecord::Clear, ..Record::default() }).progress, None);
+        assert_eq!(merged(&device, &Record { reached: Change::Clear, ..Record::default() }).progress, None);
     }
 
     #[test]
@@ -321,6 +342,18 @@ mod tests {
         assert_eq!(merged(&device, &ended).drops, None);
         let drops = Some(Drops { target: 4, count: 1 });
         assert_eq!(merged(&device, &Record { drops, ..ended }).drops, Some(fettle_crds::Drops { target: 4, count: 1 }));
+    }
+
+    #[test]
+    fn a_log_that_found_no_room_is_on_record_until_it_is_taken_off() {
+        let refused = LogRefused { target: 3, why: "b-0 has no room for its log: the disk is full".into() };
+        let mut device = device();
+        let status = merged(&device, &Record { log_refused: Change::Set(refused.clone()), ..Record::default() });
+        let recorded = status.log_refused.clone().unwrap();
+        assert_eq!((recorded.target, &recorded.message, recorded.at), (refused.target, &refused.why, at(100)));
+        device.status = Some(status);
+        assert!(merged(&device, &Record::default()).log_refused.is_some());
+        assert_eq!(merged(&device, &Record { log_refused: Change::Clear, ..Record::default() }).log_refused, None);
     }
 
     #[test]

@@ -68,6 +68,7 @@ pub fn view(device: &Device, standing: Standing, us: &Identity, bridges: &Bridge
         }),
         drops: status.drops.map(|drops| Drops { target: drops.target, count: drops.count }),
         log: status.last_log.map(|log| log.location),
+        log_refused: status.log_refused.map(|refused| refused.target),
         log_request: log_request(device).map(str::to_owned),
         log_answer: status.log_request.map(|request| request.value),
         udp,

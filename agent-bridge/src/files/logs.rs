@@ -103,8 +103,26 @@ pub struct LogSettings {
     pub bucket: Option<Bucket>,
     /// The most that one upload may bring, in bytes.
     pub upload_size: u64,
-    /// Who is told of logs that have arrived.
-    pub arrived: mpsc::Sender<Arrived>,
+    /// Who is told what became of logs.
+    pub news: mpsc::Sender<LogNews>,
+}
+
+/// What became of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogNews {
+    Arrived(Arrived),
+    NoRoom(NoRoom),
+}
+
+/// A log that found no room. It may come again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoRoom {
+    pub device_name: String,
+    pub device: DeviceId,
+    /// As it was expected.
+    pub target: i64,
+    /// What is full.
+    pub why: String,
 }
 
 /// A log that has arrived wholly.
@@ -208,8 +226,10 @@ impl LogStore {
             .ok_or(LogError::Busy)?;
         let (store, device_name) = (Arc::clone(self), attempt.device_name.clone());
         let partial = blocking(move || Partial::create(store, &device_name)).await;
-        let partial = partial.inspect_err(|error| self.metrics.refused(error))?;
-        Ok(Upload::new(attempt, partial, turn))
+        match partial {
+            Ok(partial) => Ok(Upload::new(attempt, partial, turn)),
+            Err(error) => Err(attempt.refused(error).await),
+        }
     }
 
     fn attempt(self: &Arc<Self>, permission: &Permission) -> Result<Attempt, LogError> {
@@ -221,6 +241,11 @@ impl LogStore {
         expectation.attempts += 1;
         let device_name = expectation.device_name.clone();
         Ok(Attempt { store: Arc::clone(self), permission: *permission, device_name })
+    }
+
+    async fn tell(&self, news: LogNews) {
+        // Nobody listens any more only where the program is ending.
+        let _ = self.settings.news.send(news).await;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

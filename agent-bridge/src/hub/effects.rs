@@ -346,6 +346,7 @@ const fn answered(event: &Event) -> Option<Stage> {
         | Event::Prepared(..)
         | Event::Checked(..)
         | Event::Logged(_)
+        | Event::LogRefused(_)
         | Event::Replied(..)
         | Event::Tick => None,
     }

@@ -5,31 +5,57 @@ use std::sync::{Mutex, PoisonError};
 
 use fettle_crds::Device;
 use fettle_protocol::message::Location;
-use fettle_protocol::session::{Event, Log};
+use fettle_protocol::session::{Event, Log, LogRefused};
 use fettle_protocol::{Dialect, Mac};
 use jiff::Timestamp;
 use kube::ResourceExt;
+use tokio::sync::mpsc;
 
 use super::Hub;
 use crate::cluster::bridges::Bridges;
 use crate::cluster::index::Lookup;
 use crate::cluster::view::log_request;
 use crate::files::credentials::DeviceId;
-use crate::files::logs::Arrived;
+use crate::files::logs::{Arrived, LogNews, NoRoom};
 use crate::udp::{Asked, NotSent};
 
 impl Hub {
-    /// A log has arrived. A device that is another by now, or whose session is over, is not told of: the log is kept all
-    /// the same.
-    pub(super) fn logged(&mut self, log: Arrived) {
-        let Arrived { device_name, device, target, location, at, size } = log;
-        let mac = self.index.mac(&device_name);
-        let entry = mac.and_then(|mac| Some((mac, self.entries.get(&mac)?)));
-        let ours = entry.filter(|(_, entry)| entry.uid.as_deref().is_some_and(|uid| DeviceId::of_uid(uid) == device));
-        let Some((mac, _)) = ours else {
-            return tracing::info!(device = device_name, location, "log of a device that has no session any more");
-        };
-        self.feed(mac, Event::Logged(Log { target, location, at, size }));
+    /// Takes in what has become of logs so far. What a device says of its log is judged after that.
+    pub(super) fn heard_of_logs(&mut self, logs: &mut mpsc::Receiver<LogNews>) {
+        while let Ok(news) = logs.try_recv() {
+            self.log_news(news);
+        }
+    }
+
+    /// A log has arrived, or found no room. A device that is another by now, or whose session is over, is not told of: a log
+    /// is kept all the same.
+    pub(super) fn log_news(&mut self, news: LogNews) {
+        match news {
+            LogNews::Arrived(Arrived { device_name, device, target, location, at, size }) => {
+                let Some(mac) = self.who_logs(&device_name, device) else {
+                    return tracing::info!(
+                        device = device_name,
+                        location,
+                        "log of a device that has no session any more"
+                    );
+                };
+                self.feed(mac, Event::Logged(Log { target, location, at, size }));
+            }
+            LogNews::NoRoom(NoRoom { device_name, device, target, why }) => {
+                tracing::warn!(device = device_name, target, why, "no room for a log");
+                let why = format!("{} has no room for its log: {why}", self.parts.us.name);
+                if let Some(mac) = self.who_logs(&device_name, device) {
+                    self.feed(mac, Event::LogRefused(LogRefused { target, why }));
+                }
+            }
+        }
+    }
+
+    /// The device of that name, where it is the same still, and has a session.
+    fn who_logs(&self, name: &str, device: DeviceId) -> Option<Mac> {
+        let mac = self.index.mac(name)?;
+        let uid = self.entries.get(&mac)?.uid.as_deref()?;
+        (DeviceId::of_uid(uid) == device).then_some(mac)
     }
 
     /// Asks a device without a connection for its log, unless another has its address by now.

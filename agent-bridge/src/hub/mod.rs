@@ -44,7 +44,7 @@ use crate::cluster::notices::Notices;
 use crate::cluster::writer::{Writer, Written};
 use crate::cluster::{ApiError, Identity};
 use crate::files::credentials::Permission;
-use crate::files::logs::Arrived;
+use crate::files::logs::LogNews;
 use crate::metrics::{Closed, Metrics, Stage};
 use crate::sparing::Sparing;
 use crate::tcp::{FromConnection, Order, Orders, Told};
@@ -178,8 +178,8 @@ enum Outcome {
 pub struct Sources {
     /// What connections tell.
     pub connections: mpsc::Receiver<FromConnection>,
-    /// Logs that have arrived.
-    pub logs: mpsc::Receiver<Arrived>,
+    /// What became of logs.
+    pub logs: mpsc::Receiver<LogNews>,
     /// What devices without a connection answer.
     pub replies: mpsc::Receiver<Reply>,
 }
@@ -239,9 +239,15 @@ impl Hub {
                 Some(event) = devices.next() => devices_listed |= self.device_event(event),
                 Some(event) = leases.next() => leases_listed |= self.lease_event(event),
                 Some(outcome) = outcomes.recv() => self.outcome(outcome),
-                Some((connection, told)) = connections.recv() => self.told(connection, told),
-                Some(log) = logs.recv() => self.logged(log),
-                Some(Reply { mac, result, detail }) = replies.recv() => self.feed(mac, Event::Replied(result, detail)),
+                Some((connection, told)) = connections.recv() => {
+                    self.heard_of_logs(&mut logs);
+                    self.told(connection, told);
+                }
+                Some(log) = logs.recv() => self.log_news(log),
+                Some(Reply { mac, result, detail }) = replies.recv() => {
+                    self.heard_of_logs(&mut logs);
+                    self.feed(mac, Event::Replied(result, detail));
+                }
                 () = tokio::time::sleep(sleep) => self.tick(),
             }
             while let Some(outcome) = self.at_once.pop_front() {

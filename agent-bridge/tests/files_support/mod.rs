@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use fettle_bridge::files::credentials::{Credentials, DeviceId, Minted, Permission};
 use fettle_bridge::files::ledger::Transfers;
-use fettle_bridge::files::logs::{Arrived, LogStore};
+use fettle_bridge::files::logs::{LogNews, LogStore};
 use fettle_bridge::files::store::{Content, Store};
 use fettle_bridge::files::{FileServerConfig, FileServers};
 use jiff::Timestamp;
@@ -40,7 +40,7 @@ pub struct Servers {
     pub credentials: Credentials,
     pub transfers: Arc<Transfers>,
     pub logs: Arc<LogStore>,
-    pub arrived: mpsc::Receiver<Arrived>,
+    pub news: mpsc::Receiver<LogNews>,
     pub registry: Registry,
     pub running: FileServers,
     stop: CancellationToken,
@@ -83,7 +83,7 @@ impl Servers {
         let credentials = Credentials::random();
         let transfers = Arc::new(Transfers::new());
         let registry = Registry::new();
-        let (settings, arrived) = setting::log_settings(logs, total, each);
+        let (settings, news) = setting::log_settings(logs, total, each);
         let logs = Arc::new(LogStore::open(settings, &registry).unwrap());
         let stop = CancellationToken::new();
         let running = FileServers::start(
@@ -97,7 +97,7 @@ impl Servers {
         )
         .unwrap();
         let next_command = std::sync::atomic::AtomicU32::new(1);
-        Self { dir, store, credentials, transfers, logs, arrived, registry, running, stop, next_command }
+        Self { dir, store, credentials, transfers, logs, news, registry, running, stop, next_command }
     }
 
     pub fn ftp(&self) -> SocketAddr {

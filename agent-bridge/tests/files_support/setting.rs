@@ -5,7 +5,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use fettle_bridge::files::logs::{Arrived, LogSettings, Retention};
+use fettle_bridge::files::logs::{LogNews, LogSettings, Retention};
 use fettle_bridge::files::{Deadlines, FileServerConfig, Limits, TftpPorts};
 use tokio::sync::mpsc;
 
@@ -26,15 +26,15 @@ pub fn config() -> FileServerConfig {
 }
 
 /// With room for so many bytes of logs, in all and for each.
-pub fn log_settings(dir: PathBuf, total: u64, each: u64) -> (LogSettings, mpsc::Receiver<Arrived>) {
-    let (sender, arrived) = mpsc::channel(64);
+pub fn log_settings(dir: PathBuf, total: u64, each: u64) -> (LogSettings, mpsc::Receiver<LogNews>) {
+    let (sender, news) = mpsc::channel(64);
     let settings = LogSettings {
         dir,
         place: "file://b-0/logs".into(),
         retention: Retention { bytes: total, ..Retention::default() },
         bucket: None,
         upload_size: each,
-        arrived: sender,
+        news: sender,
     };
-    (settings, arrived)
+    (settings, news)
 }

@@ -88,14 +88,14 @@ impl Rig {
         let us = Identity { name: "b-0".into(), incarnation: "ours".into() };
         let store = Store::open(&folder.path().join("cache"), folder.path(), 1 << 20, 1 << 24).unwrap();
         let registry = Registry::new();
-        let (arrived, logs_told) = mpsc::channel(64);
+        let (news, logs_told) = mpsc::channel(64);
         let settings = LogSettings {
             dir: folder.path().join("logs"),
             place: "file://b-0/logs".into(),
             retention: Retention::default(),
             bucket: None,
             upload_size: 1 << 20,
-            arrived,
+            news,
         };
         let logs = LogStore::open(settings, &registry).unwrap();
         let address = [127, 0, 0, 1].into();

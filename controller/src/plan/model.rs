@@ -127,6 +127,8 @@ pub struct Facts {
     pub applied: Option<Applied>,
     pub upgrade: Option<Upgrade>,
     pub drops: Option<Drops>,
+    /// Its newest log found no room.
+    pub log_refused: bool,
 }
 
 /// A connection, as the bridge wrote it.

@@ -299,6 +299,7 @@ impl GroupView<'_, '_> {
         let budget = self.scope.budget;
         let (holds, reason) = if budget.is_exceeded() { (false, "Exceeded") } else { (true, "Holds") };
         conditions.set("BudgetHolds", holds, reason, &format!("{} failed, {} may", budget.failed, budget.allowed));
+        self.log_store(&mut conditions);
         let newest = rollouts.newest();
         let step = self.step();
         let status = DeviceGroupStatus {
@@ -318,6 +319,22 @@ impl GroupView<'_, '_> {
         };
         let notices = notices(before, &status, verdict);
         (status != *before).then(|| GroupWrite { group: group.name.clone(), status, notices })
+    }
+
+    /// Whether there was room for the logs. Nothing is said where there always was.
+    fn log_store(&self, conditions: &mut Conditions<'_>) {
+        const TYPE: &str = "LogStoreFull";
+        let tally = &self.scope.tally;
+        if tally.logs_refused > 0 {
+            let (count, devices) = (tally.logs_refused, list(tally.without_log.iter()));
+            let message = format!(
+                "no room was found for the newest log of {count} devices ({devices}): status.logRefused of each says where; with \
+                 room, the annotation fettle.dev/log-at asks them for it again"
+            );
+            conditions.set(TYPE, true, "NoRoom", &message);
+        } else if conditions.had(TYPE) {
+            conditions.set(TYPE, false, "HasRoom", "");
+        }
     }
 
     /// Whether the clock lets anybody begin, in a word and in a sentence.

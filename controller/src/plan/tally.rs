@@ -30,6 +30,9 @@ pub struct Tally {
     pub(super) not_comparable: Option<(Text, Option<(Text, Text)>)>,
     /// The first domain that is full of devices that are away, and its limit.
     pub(super) full_domain: Option<(Text, usize)>,
+    /// The devices whose logs found no room, and the first of them.
+    pub(super) logs_refused: usize,
+    pub(super) without_log: Vec<Text>,
     /// For how many devices the template of the configuration can be rendered, where it is one.
     pub(super) coverage: Coverage,
     /// When the first try of the rollout was granted.
@@ -46,6 +49,9 @@ impl Tally {
         granted_in: Option<u32>,
     ) {
         self.counts.total += 1;
+        if device.facts.log_refused {
+            self.log_refused(&device.name);
+        }
         self.counts.granted += i64::from(granted_in.is_some());
         self.counts.rolled_back += i64::from(reason == Some(Reason::RolledBack));
         let Some(reason) = reason else {
@@ -78,6 +84,13 @@ impl Tally {
     /// A try of the rollout was granted then.
     pub fn started(&mut self, at: Timestamp) {
         self.started = Some(self.started.map_or(at, |started| started.min(at)));
+    }
+
+    fn log_refused(&mut self, device: &Text) {
+        self.logs_refused += 1;
+        if self.without_log.len() <= NAMED {
+            self.without_log.push(device.clone());
+        }
     }
 
     /// A device that is away.

@@ -131,6 +131,7 @@ impl Interner {
                 message: upgrade.message.as_deref().map(|message| self.text(message)),
             }),
             drops: status.drops,
+            log_refused: status.log_refused.is_some(),
         }
     }
 

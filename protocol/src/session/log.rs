@@ -5,7 +5,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::types::*;
-use super::{Session, after};
+use super::{Session, State, after};
 use crate::datum::ExecutionResult;
 use crate::message::{ErrorDetail, Location};
 
@@ -61,18 +61,34 @@ impl Session {
 
     /// Whether there is something about logs that is to be on record.
     pub(super) fn has_log_news(&self) -> bool {
-        self.log.is_some() || self.request.as_ref().is_some_and(|request| request.ended.is_some())
+        let refused = self.log_refused.as_ref().is_some_and(|refused| self.view.log_refused != Some(refused.target));
+        self.log.is_some() || refused || self.request.as_ref().is_some_and(|request| request.ended.is_some())
     }
 
     pub(super) fn forget_recorded_logs(&mut self) {
-        let View { log: recorded, log_answer, .. } = &self.view;
+        let View { log: recorded, log_refused, log_answer, .. } = &self.view;
         self.log.take_if(|log| recorded.as_ref() == Some(&log.location));
+        // As long as the log is waited for, it may be why there is none.
+        if !matches!(self.state, State::Uploading { .. }) && self.remote.is_none() {
+            self.log_refused.take_if(|refused| *log_refused == Some(refused.target));
+        }
         self.request.take_if(|request| request.ended.is_some() && log_answer.as_ref() == Some(&request.value));
+    }
+
+    /// What becomes of it on record that a log found no room: it is said once for a target, and until a log has found some or
+    /// the next target begins.
+    pub(super) fn log_refused_record(&self) -> Change<LogRefused> {
+        let newest = self.view.target.as_ref().map_or(0, |target| target.id);
+        match (&self.log_refused, self.view.log_refused) {
+            (Some(refused), recorded) if recorded != Some(refused.target) => Change::Set(refused.clone()),
+            (None, Some(recorded)) if self.log.is_some() || recorded != newest => Change::Clear,
+            (Some(_) | None, _) => Change::Unchanged,
+        }
     }
 
     /// The log is there.
     pub(super) fn logged(&mut self, log: Log) {
-        self.log = Some(log);
+        (self.log, self.log_refused) = (Some(log), None);
         if self.remote.take().is_some() {
             self.memory.log_wanted = false;
         }
@@ -95,8 +111,17 @@ impl Session {
                 effects.push(Effect::Check(command));
             }
             ExecutionResult::Success => {}
-            ExecutionResult::Failure(code) => self.answer_request(refused(code, detail)),
+            ExecutionResult::Failure(code) => self.answer_request(self.not_uploaded(code, detail)),
         }
+    }
+
+    /// The device says that it could not bring its log. Where we know better why, that is said.
+    fn not_uploaded(&self, code: u32, detail: &ErrorDetail) -> LogResult {
+        let message = match &self.log_refused {
+            Some(LogRefused { why, .. }) => format!("{why}; the device says result {code}"),
+            None => format!("the device could not upload its log (result {code})"),
+        };
+        LogResult::Failed(super::machine::with_detail(message, detail))
     }
 
     /// What our own accounting says of the log that the device says it has brought.
@@ -229,16 +254,11 @@ impl Session {
             }
             (Some(Remote::Asked { .. }), ExecutionResult::Failure(code)) => {
                 (self.remote, self.memory.log_wanted) = (None, false);
-                self.answer_request(refused(code, detail));
+                self.answer_request(self.not_uploaded(code, detail));
             }
             (Some(Remote::Preparing { .. }) | None, _) => {
                 effects.push(Effect::Count(Counted::Unasked(crate::message::kind::LOG_RESULT)));
             }
         }
     }
-}
-
-fn refused(code: u32, detail: &ErrorDetail) -> LogResult {
-    let message = format!("the device could not upload its log (result {code})");
-    LogResult::Failed(super::machine::with_detail(message, detail))
 }

@@ -21,6 +21,7 @@ impl Session {
             Event::Prepared(command, file) => self.prepared(command, file, now, effects),
             Event::Checked(command, transferred) => self.checked(command, transferred, effects),
             Event::Logged(log) => self.logged(log),
+            Event::LogRefused(refused) => self.log_refused = Some(refused),
             Event::Replied(result, detail) => self.replied(result, &detail, effects),
             Event::Tick => self.tick(now, effects),
         }

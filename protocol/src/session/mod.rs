@@ -51,9 +51,9 @@ mod record;
 mod types;
 
 pub use types::{
-    Command, ConnectionId, Contender, Counted, Drops, Effect, EndedBy, Event, File, Hold, Known, Log, LogResult, Phase,
-    Progress, Reached, ReachedRecord, Reason, Record, Scheduled, SessionRecord, SourceError, Stage, Step, Target,
-    Timing, Transferred, TryEnd, View, Work, WriteError,
+    Change, Command, ConnectionId, Contender, Counted, Drops, Effect, EndedBy, Event, File, Hold, Known, Log,
+    LogRefused, LogResult, Phase, Progress, Reached, Reason, Record, Scheduled, SessionRecord, SourceError, Stage,
+    Step, Target, Timing, Transferred, TryEnd, View, Work, WriteError,
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -81,6 +81,8 @@ pub struct Session {
     heard: reached::Heard,
     /// A log that is not on record yet.
     log: Option<Log>,
+    /// A log that found no room, which is not on record yet.
+    log_refused: Option<LogRefused>,
     /// What a person asked for.
     request: Option<log::Request>,
     /// The device has no connection, and is asked for its log without one.
@@ -191,6 +193,7 @@ impl Session {
             unrecorded: None,
             heard: reached::Heard::default(),
             log: None,
+            log_refused: None,
             request: None,
             remote: None,
             writing: false,

@@ -79,7 +79,7 @@ impl Session {
         }
         let Some(newest) = self.heard.newest.clone() else { return };
         self.heard.written = Some(now);
-        self.write(Record { reached: ReachedRecord::Set(newest), ..Record::default() }, effects);
+        self.write(Record { reached: Change::Set(newest), ..Record::default() }, effects);
     }
 
     /// Whether what is on record is of a command that is over, and ours to take off the record.

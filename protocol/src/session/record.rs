@@ -220,10 +220,11 @@ impl Session {
         };
         let renewed = record.end.as_ref().is_some_and(|end| end.applied.is_some());
         record.forget_applied = doubtful && !renewed && self.view.applied.is_some();
-        if record.reached == ReachedRecord::Unchanged && self.has_stale_reached() {
-            record.reached = ReachedRecord::Clear;
+        if record.reached == Change::Unchanged && self.has_stale_reached() {
+            record.reached = Change::Clear;
         }
         record.log = self.log.clone();
+        record.log_refused = self.log_refused_record();
         record.log_answer =
             self.request.as_ref().and_then(|request| Some((request.value.clone(), request.ended.clone()?)));
         self.writing = true;

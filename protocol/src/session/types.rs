@@ -77,6 +77,8 @@ pub struct View {
     pub drops: Option<Drops>,
     /// Where its newest log is.
     pub log: Option<String>,
+    /// The target whose log was refused for want of room.
+    pub log_refused: Option<i64>,
     /// What a person who asks for its log says, where that was not acted on yet; and what was acted on last.
     pub log_request: Option<String>,
     pub log_answer: Option<String>,
@@ -300,6 +302,8 @@ pub enum Event {
     Checked(Command, Transferred),
     /// A log of the device has arrived wholly.
     Logged(Log),
+    /// A log of the device found no room.
+    LogRefused(LogRefused),
     /// 11, over UDP, from a device that [`Effect::Ask`] asked.
     Replied(ExecutionResult, ErrorDetail),
     /// Time has passed: [`deadline`](super::Session::deadline) is over.
@@ -345,7 +349,7 @@ pub struct Record {
     /// record, unless there is a new count.
     pub end: Option<TryEnd>,
     /// How far the device has come with its command.
-    pub reached: ReachedRecord,
+    pub reached: Change<Reached>,
     /// The new count, with the release that it comes from.
     pub drops: Option<Drops>,
     /// The configuration on record as applied may not be in force any more: it is to be taken off the record. Never
@@ -353,17 +357,19 @@ pub struct Record {
     pub forget_applied: bool,
     /// The newest log.
     pub log: Option<Log>,
+    /// That there was no room for the newest log.
+    pub log_refused: Change<LogRefused>,
     /// How what a person asked for has come out: their word, and the result.
     pub log_answer: Option<(String, LogResult)>,
 }
 
-/// What becomes of how far the device has come on record.
+/// What becomes of something on record.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum ReachedRecord {
+pub enum Change<T> {
     #[default]
     Unchanged,
-    Set(Reached),
-    /// The command is over.
+    Set(T),
+    /// It goes off the record.
     Clear,
 }
 
@@ -394,6 +400,15 @@ pub struct Log {
     pub at: Timestamp,
     /// Bytes.
     pub size: u64,
+}
+
+/// A log that was not taken in, for want of room. The device may bring it again as long as it is waited for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogRefused {
+    /// The newest target when the device was asked for it; 0 where there was none.
+    pub target: i64,
+    /// What has no room, in a sentence of any length.
+    pub why: String,
 }
 
 /// How it came out that a person asked for a log.

@@ -2,7 +2,7 @@
 
 use fettle_protocol::message::DeviceInformation;
 use fettle_protocol::session::{
-    Contender, Drops, Hold, Known, Log, LogResult, Phase, Progress, Reached, ReachedRecord, Record, SessionRecord,
+    Change, Contender, Drops, Hold, Known, Log, LogRefused, LogResult, Phase, Progress, Reached, Record, SessionRecord,
     Target, TryEnd, View,
 };
 
@@ -44,6 +44,7 @@ pub(crate) struct Status {
     pub(crate) reached: Option<Reached>,
     pub(crate) drops: Option<Drops>,
     pub(crate) log: Option<Log>,
+    pub(crate) log_refused: Option<LogRefused>,
     /// What a person asks for, and what came of what.
     pub(crate) log_request: Option<String>,
     pub(crate) log_answer: Option<(String, LogResult)>,
@@ -78,6 +79,7 @@ impl Api {
             reached: None,
             drops: None,
             log: None,
+            log_refused: None,
             log_request: None,
             log_answer: None,
             udp: false,
@@ -105,7 +107,7 @@ impl Api {
     /// What it says to that run of that bridge.
     pub(crate) fn view(&self, us: Run) -> View {
         let Status { legal, model, holder, reported, applied, upgrade, drops, log, target, outcome, .. } = &self.status;
-        let Status { reached, log_request, log_answer, udp, address, .. } = &self.status;
+        let Status { reached, log_refused, log_request, log_answer, udp, address, .. } = &self.status;
         let log_answer = log_answer.as_ref().map(|(request, _)| request.clone());
         View {
             legal: *legal,
@@ -138,6 +140,7 @@ impl Api {
             reached: reached.clone(),
             drops: *drops,
             log: log.as_ref().map(|log| log.location.clone()),
+            log_refused: log_refused.as_ref().map(|refused| refused.target),
             log_request: log_request.clone().filter(|request| log_answer.as_ref() != Some(request)),
             log_answer,
             udp: *udp,
@@ -153,9 +156,11 @@ impl Api {
         }
         let before = self.status.clone();
         let held_by_other = self.view(us).hold == Hold::Other;
-        let Record { session, info, progress, end, reached, drops, forget_applied, log, log_answer } = record;
+        let Record { session, info, progress, end, reached, drops, forget_applied, log, log_refused, log_answer } =
+            record;
         if held_by_other {
-            let only_log = *record == Record { log: log.clone(), log_answer: log_answer.clone(), ..Record::default() };
+            let (log, log_refused, log_answer) = (log.clone(), log_refused.clone(), log_answer.clone());
+            let only_log = *record == Record { log, log_refused, log_answer, ..Record::default() };
             assert!(
                 matches!(session, SessionRecord::Contend { .. }) || only_log,
                 "what another bridge holds was written: {record:?}"
@@ -203,8 +208,8 @@ impl Api {
             status.drops = None;
         }
         match reached {
-            ReachedRecord::Unchanged => {}
-            ReachedRecord::Set(reached) => {
+            Change::Unchanged => {}
+            Change::Set(reached) => {
                 assert_eq!(
                     status.target.as_ref().map(|target| target.id),
                     Some(reached.target),
@@ -212,7 +217,7 @@ impl Api {
                 );
                 status.reached = Some(reached.clone());
             }
-            ReachedRecord::Clear => status.reached = None,
+            Change::Clear => status.reached = None,
         }
         if let Some(drops) = drops {
             assert!(matches!(session, SessionRecord::Release { .. }), "a drop that costs a write: {record:?}");
@@ -222,6 +227,11 @@ impl Api {
         }
         if let Some(log) = log {
             status.log = Some(log.clone());
+        }
+        match log_refused {
+            Change::Unchanged => {}
+            Change::Set(refused) => status.log_refused = Some(refused.clone()),
+            Change::Clear => status.log_refused = None,
         }
         if let Some(answer) = log_answer {
             status.log_answer = Some(answer.clone());

@@ -2,7 +2,7 @@
 
 use fettle_protocol::datum::{DownloadResult, ExecutionResult};
 use fettle_protocol::message::ErrorDetail;
-use fettle_protocol::session::{Event, LogResult, Phase, Reason, Transferred};
+use fettle_protocol::session::{Change, Event, LogResult, Phase, Reason, Record, Transferred};
 
 use crate::api::{Holder, OTHER};
 use crate::world::{ADDRESS, Answers, Link, World, info, mins, secs};
@@ -87,6 +87,44 @@ fn a_log_of_a_device_that_has_gone_is_on_record_whoever_holds_it_since() {
     }
 }
 
+#[test]
+fn a_log_that_found_no_room_is_on_record_once_until_one_has_or_the_next_try_begins() {
+    let failed = |bytes_room: bool| {
+        let (mut world, link) = World::downloading();
+        world.change(|status| status.target.as_mut().unwrap().logs = (false, true));
+        world.says_five(link, DownloadResult::CrcMismatch);
+        world.written();
+        let refused = world.log_is_refused();
+        assert_eq!(world.written(), [], "it may bring it again");
+        if bytes_room {
+            world.brings_log(1);
+        }
+        world.says_eleven(link, ExecutionResult::Failure(12));
+        (world, link, refused)
+    };
+    let (mut world, _, _) = failed(true);
+    let record = world.written().pop().unwrap();
+    assert_eq!((record.log.is_some(), record.log_refused), (true, Change::Unchanged), "it found room at last");
+
+    let (mut world, _, refused) = failed(false);
+    let record = Record { log_refused: Change::Set(refused.clone()), ..Record::default() };
+    assert_eq!(world.written(), [record]);
+    world.log_is_refused();
+    assert_eq!(world.written(), [], "once");
+    world.brings_log(1);
+    let record = world.written().pop().unwrap();
+    assert_eq!((record.log.is_some(), record.log_refused), (true, Change::Clear));
+
+    let (mut world, link, refused) = failed(false);
+    world.written();
+    assert_eq!(world.api.status.log_refused, Some(refused));
+    world.grant(2);
+    world.says_five(link, DownloadResult::Verified);
+    let written = world.written();
+    assert_eq!(written.iter().map(|record| &record.log_refused).collect::<Vec<_>>(), [&Change::Clear], "{written:?}");
+    assert_eq!((world.phase(), &world.api.status.log_refused), (Some(Phase::Restarting), &None));
+}
+
 // What a person asks for.
 
 impl World {
@@ -134,6 +172,20 @@ fn why_there_is_no_log_is_on_record() {
     world.says_eleven(link, ExecutionResult::Failure(1));
     let (_, why) = world.answer().unwrap();
     assert!(why.unwrap().contains("result 1"), "{why:?}");
+    // It was us who had no room.
+    let (mut world, link) = World::waiting();
+    world.person_asks("a");
+    world.log_is_refused();
+    world.says_eleven(link, ExecutionResult::Failure(12));
+    let (_, why) = world.answer().unwrap();
+    assert_eq!(why, Some("there is no room; the device says result 12"));
+    world.person_asks("b");
+    world.log_is_refused();
+    world.says_eleven(link, ExecutionResult::Failure(12));
+    assert_eq!(world.answer(), Some(("b", Some("there is no room; the device says result 12"))), "again");
+    world.person_asks("c");
+    world.says_eleven(link, ExecutionResult::Failure(1));
+    assert_eq!(world.answer(), Some(("c", Some("the device could not upload its log (result 1)"))), "but not for ever");
     // It says that it has, and has not.
     let (mut world, link) = World::waiting();
     world.person_asks("a");

@@ -33,6 +33,8 @@ enum Happening {
     Reports(u8),
     /// A log of it arrives, whenever that was asked for.
     BringsLog,
+    /// One finds no room.
+    FindsNoRoom,
     /// Somebody else calls with its MAC, and says no more.
     Impostor,
     Passes(u16),
@@ -92,6 +94,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         3 => prop_oneof![Just(5u8), Just(7), Just(9), Just(11), Just(99)].prop_map(Babbles),
         3 => (0u8..=100).prop_map(Reports),
         3 => Just(BringsLog),
+        2 => Just(FindsNoRoom),
         2 => Just(Impostor),
         8 => (1u16..8).prop_map(Passes),
         3 => (8u16..200).prop_map(Passes),
@@ -189,6 +192,7 @@ impl Fleet {
                 device.babbles(world, DeviceMessage::Progress { percent: Some(percent), text: None });
             }
             Happening::BringsLog => drop(world.brings_log(world.now.as_millisecond() as u32)),
+            Happening::FindsNoRoom => drop(world.log_is_refused()),
             Happening::Impostor => {
                 if self.impostors.len() < 3 {
                     self.impostors.push(world.calls(device.info()));

@@ -2,7 +2,7 @@
 
 use fettle_protocol::DeviceMessage;
 use fettle_protocol::datum::{DownloadResult, ExecutionResult};
-use fettle_protocol::session::{Reached, ReachedRecord, Reason, Record, Work};
+use fettle_protocol::session::{Change, Reached, Reason, Record, Work};
 
 use crate::world::{Answers, Link, World, info, mins, secs};
 
@@ -31,7 +31,7 @@ fn an_upgrade_that_is_quick_costs_no_write_more_however_much_the_device_says() {
     assert_eq!(world.end(), Some(Reason::Upgraded));
     let written = world.written();
     assert_eq!(written.len(), 2);
-    assert!(written.iter().all(|record| record.reached == ReachedRecord::Unchanged), "{written:?}");
+    assert!(written.iter().all(|record| record.reached == Change::Unchanged), "{written:?}");
 }
 
 #[test]
@@ -42,11 +42,11 @@ fn what_takes_long_is_written_once_in_thirty_seconds_with_the_newest_and_goes_wi
         world.pass(secs(1));
     }
     let reached: Vec<_> = world.written().into_iter().map(|record| record.reached).collect();
-    let set = |percent| ReachedRecord::Set(Reached { target: 1, percent: Some(percent), text: None });
+    let set = |percent| Change::Set(Reached { target: 1, percent: Some(percent), text: None });
     assert_eq!(reached, [set(29), set(59), set(89)]);
     world.says_five(link, DownloadResult::CrcMismatch);
     let [end] = world.written().try_into().unwrap();
-    assert_eq!((end.end.map(|end| end.reason), end.reached), (Some(Reason::CrcMismatch), ReachedRecord::Clear));
+    assert_eq!((end.end.map(|end| end.reason), end.reached), (Some(Reason::CrcMismatch), Change::Clear));
     assert_eq!(world.api.status.reached, None);
 }
 
@@ -119,7 +119,7 @@ fn a_device_that_is_at_nothing_or_at_what_nobody_wants_any_more_is_not_listened_
     // It answers, and nothing else is going to be written.
     world.says_five(link, DownloadResult::Verified);
     let [cleared] = world.written().try_into().unwrap();
-    assert_eq!(cleared, Record { reached: ReachedRecord::Clear, ..Record::default() });
+    assert_eq!(cleared, Record { reached: Change::Clear, ..Record::default() });
 }
 
 #[test]

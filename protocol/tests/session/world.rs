@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use fettle_protocol::datum::{Capabilities, DownloadResult, ExecutionResult};
 use fettle_protocol::message::{DeviceInformation, Download, ErrorDetail, kind};
 use fettle_protocol::session::{
-    Command, ConnectionId, Counted, EndedBy, Event, Log, Phase, Reason, Record, Scheduled, Session, Stage, Target,
-    Timing, View,
+    Command, ConnectionId, Counted, EndedBy, Event, Log, LogRefused, Phase, Reason, Record, Scheduled, Session, Stage,
+    Target, Timing, View,
 };
 use fettle_protocol::{DeviceMessage, Dialect, Mac, ServerMessage};
 use jiff::civil::DateTime;
@@ -377,6 +377,14 @@ impl World {
         let log = Log { target, location: format!("file:///logs/{number}.log"), at: self.now, size: 7 };
         self.feed(Event::Logged(log.clone()));
         log
+    }
+
+    /// There is no room for its log.
+    pub(crate) fn log_is_refused(&mut self) -> LogRefused {
+        let target = self.api.status.target.as_ref().map_or(0, |target| target.id);
+        let refused = LogRefused { target, why: "there is no room".to_owned() };
+        self.feed(Event::LogRefused(refused.clone()));
+        refused
     }
 
     /// The connection goes, with all that we said confirmed.

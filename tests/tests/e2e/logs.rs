@@ -4,12 +4,12 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use fettle_crds::{Device, DeviceStatus, LOG_AT, LastLog, LogResult, TryResult, Verdict};
+use fettle_crds::{Device, DeviceGroupStatus, DeviceStatus, LOG_AT, LastLog, LogResult, TryResult, Verdict};
 use fettle_device::{DeviceHandle, DeviceSpec, Fault, FaultKind, Moment, Step, Vocabulary};
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
-use crate::world::{NEW, World, device_does, received, strict};
+use crate::world::{NEW, World, condition, device_does, received, strict};
 
 impl World {
     /// A person asks for the log of a device.
@@ -102,5 +102,39 @@ async fn a_device_whose_tcp_is_stuck_brings_its_log_when_it_is_asked_over_udp() 
     assert_ne!(next.location, log.location);
     world.is_there(&next)?;
     assert!(device.journal().violations().is_empty(), "{}", device.journal());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_finds_no_room_is_told_of_on_its_device_and_its_group_until_the_next_try() -> Result<()> {
+    // Less than a block of the disk.
+    let mut world = World::start_with("no-room", |builder| builder.env("FETTLE_LOG_STORE_SIZE", "1KiB")).await?;
+    world.firmware(NEW).await?;
+    let fails = DeviceSpec { faults: vec![Fault::once(Step::Download3, FaultKind::Refuse)], ..strict(1) };
+    let device = world.device("sw-1", fails).await?;
+    world.connected("sw-1").await?;
+    world.group(&["firmware: {name: access-5.2.1}", "rollout: {retries: 0}"]).await?;
+    let refused = |status: &DeviceStatus| status.log_refused.is_some();
+    let status = world.device_until("sw-1", "says that its log found no room", refused).await?;
+    let refused = status.log_refused.context("it was just there")?;
+    let why = "fettle-bridge-0 has no room for its log: the log store of 1024 bytes has no room for it";
+    assert_eq!((refused.target, refused.message.as_str()), (1, why));
+    let is_full =
+        |full: &'static str| move |status: &DeviceGroupStatus| condition(&status.conditions, "LogStoreFull") == full;
+    world.group_until("says that there is no room", is_full("True")).await?;
+
+    world.ask_for_log("sw-1", "now").await?;
+    let request = world.answered("sw-1", "now").await?.log_request.context("no answer")?;
+    assert_eq!(request.result, LogResult::Failed, "{request:?}");
+    assert!(request.message.as_ref().is_some_and(|message| message.starts_with(why)), "{request:?}");
+    assert_eq!(asked(&device), 2, "{}", device.journal());
+
+    world.firmware("5.3.0").await?;
+    world.group(&["firmware: {name: access-5.3.0}"]).await?;
+    world.all_current(1).await?;
+    let status =
+        world.device_until("sw-1", "has no former log to tell of", |status| status.log_refused.is_none()).await?;
+    assert_eq!(status.last_log, None, "{status:?}");
+    world.group_until("says no more that there is no room", is_full("False")).await?;
     Ok(())
 }

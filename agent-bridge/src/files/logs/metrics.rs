@@ -2,7 +2,6 @@
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
-use super::LogError;
 use super::shelf::Why;
 
 #[derive(Debug, Clone)]
@@ -43,14 +42,6 @@ impl Metrics {
         registry.register(Box::new(full.clone()))?;
         registry.register(Box::new(removed.clone()))?;
         Ok(Self { bytes, logs, full, removed, put, put_failed })
-    }
-
-    /// An upload was refused.
-    pub(super) fn refused(&self, why: &LogError) {
-        match why {
-            LogError::Full { .. } | LogError::DiskFull => self.full.set(1),
-            LogError::NotExpected | LogError::TooLarge { .. } | LogError::Busy | LogError::Io(_) => {}
-        }
     }
 
     pub(super) fn removed(&self, why: Why) {

@@ -7,7 +7,7 @@ use super::*;
 
 struct Rig {
     store: Arc<LogStore>,
-    arrived: mpsc::Receiver<Arrived>,
+    news: mpsc::Receiver<LogNews>,
     registry: Registry,
 }
 
@@ -20,12 +20,12 @@ fn open(dir: &TempDir) -> Rig {
 }
 
 fn open_with(dir: &TempDir, retention: Retention, upload_size: u64) -> Rig {
-    let (sender, arrived) = mpsc::channel(64);
+    let (sender, news) = mpsc::channel(64);
     let dir = dir.path().join("logs");
     let settings =
-        LogSettings { dir, place: "file://b-0/logs".into(), retention, bucket: None, upload_size, arrived: sender };
+        LogSettings { dir, place: "file://b-0/logs".into(), retention, bucket: None, upload_size, news: sender };
     let registry = Registry::new();
-    Rig { store: Arc::new(LogStore::open(settings, &registry).unwrap()), arrived, registry }
+    Rig { store: Arc::new(LogStore::open(settings, &registry).unwrap()), news, registry }
 }
 
 fn permission(command: u32) -> Permission {
@@ -75,7 +75,7 @@ async fn a_log_is_stored_under_its_device_time_and_command_and_its_session_is_to
     let (time, command) = rest.split_once('-').unwrap();
     assert_eq!((device, command), ("sw-1", "7.log"));
     assert_eq!((time.len(), &time[8..9], &time[15..]), (16, "T", "Z"), "{time}");
-    let arrived = rig.arrived.try_recv().unwrap();
+    let LogNews::Arrived(arrived) = rig.news.try_recv().unwrap() else { panic!("it has arrived") };
     assert_eq!(arrived.location, format!("file://b-0/logs/{}", names[0]));
     assert_eq!((arrived.device_name.as_str(), arrived.target, arrived.size), ("sw-1", 3, 3));
     assert_eq!(arrived.device, DeviceId::of_uid("uid"));
@@ -92,7 +92,7 @@ async fn only_what_is_expected_is_taken_and_once() {
     for name in ["", "..", ".hidden", "a/b", "SW", "sw_1"] {
         assert_eq!(store.expect_upload(&permission(2), name, 3), Err(InvalidDeviceName(name.into())));
     }
-    assert!(rig.arrived.try_recv().is_ok() && rig.arrived.try_recv().is_err());
+    assert!(rig.news.try_recv().is_ok() && rig.news.try_recv().is_err());
 }
 
 #[tokio::test]
@@ -140,13 +140,16 @@ async fn the_oldest_make_room_and_their_empty_folders_go() {
 #[tokio::test]
 async fn a_store_that_is_full_of_what_is_arriving_refuses_more() {
     let dir = tempfile::tempdir().unwrap();
-    let rig = open_with(&dir, retention(), 40 * 1024);
+    let mut rig = open_with(&dir, retention(), 40 * 1024);
     let store = &rig.store;
     store.expect_upload(&permission(1), "sw-1", 3).unwrap();
     let mut first = store.begin(&permission(1)).await.unwrap();
     first.write(&[1; 32 * 1024]).await.unwrap();
     let refused = bring(store, 2, "sw-2", &[2; 10 * 1024]).await;
     assert!(matches!(refused, Err(LogError::Full { limit: 40_960 })), "{refused:?}");
+    let why = "the log store of 40960 bytes has no room for it".to_owned();
+    let told = NoRoom { device_name: "sw-2".into(), device: DeviceId::of_uid("uid"), target: 3, why };
+    assert_eq!(rig.news.try_recv(), Ok(LogNews::NoRoom(told)));
     first.finish().await.unwrap();
     assert_eq!(used(store), 32 * 1024);
 }

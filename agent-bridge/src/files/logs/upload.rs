@@ -11,7 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
 
 use super::shelf::{Key, name};
-use super::{Arrived, LogError, LogStore, PARTIAL_PREFIX, folder};
+use super::{Arrived, LogError, LogNews, LogStore, NoRoom, PARTIAL_PREFIX, folder};
 use crate::files::credentials::Permission;
 
 /// What is received before it is written.
@@ -26,6 +26,24 @@ pub(super) struct Attempt {
     pub(super) store: Arc<LogStore>,
     pub(super) permission: Permission,
     pub(super) device_name: String,
+}
+
+impl Attempt {
+    /// Tells of an upload that failed, where that is for want of room.
+    pub(super) async fn refused(&self, error: LogError) -> LogError {
+        match error {
+            LogError::Full { .. } | LogError::DiskFull => {}
+            LogError::NotExpected | LogError::TooLarge { .. } | LogError::Busy | LogError::Io(_) => return error,
+        }
+        self.store.metrics.full.set(1);
+        let target = self.store.state().expected.get_mut(&self.permission).map(|expectation| expectation.target);
+        // What is not expected any more is nobody's log.
+        if let Some(target) = target {
+            let (device_name, device) = (self.device_name.clone(), self.permission.device);
+            self.store.tell(LogNews::NoRoom(NoRoom { device_name, device, target, why: error.to_string() })).await;
+        }
+        error
+    }
 }
 
 impl Drop for Attempt {
@@ -148,8 +166,10 @@ impl Upload {
             partial.buffer.extend_from_slice(now);
             bytes = later;
             if partial.buffer.len() == BUFFER_LEN {
-                let flushed = blocking(move || partial.flush().map(|()| partial)).await;
-                partial = flushed.inspect_err(|error| self.attempt.store.metrics.refused(error))?;
+                partial = match blocking(move || partial.flush().map(|()| partial)).await {
+                    Ok(partial) => partial,
+                    Err(error) => return Err(self.attempt.refused(error).await),
+                };
             }
             self.partial = Some(partial);
         }
@@ -160,14 +180,14 @@ impl Upload {
     pub(in crate::files) async fn finish(mut self) -> Result<(), LogError> {
         let partial = self.partial.take().ok_or_else(ended)?;
         let (permission, device_name) = (self.attempt.permission, self.attempt.device_name.clone());
-        let metrics = &self.attempt.store.metrics;
-        let arrived = blocking(move || partial.finish(&permission, device_name, Timestamp::now())).await;
-        let arrived = arrived.inspect_err(|error| metrics.refused(error))?;
-        metrics.full.set(0);
+        let arrived = match blocking(move || partial.finish(&permission, device_name, Timestamp::now())).await {
+            Ok(arrived) => arrived,
+            Err(error) => return Err(self.attempt.refused(error).await),
+        };
+        self.attempt.store.metrics.full.set(0);
         let (command, location) = (self.attempt.permission.command, arrived.location.as_str());
         tracing::info!(device = self.attempt.device_name, command, size = self.received, location, "log stored");
-        // Nobody listens any more only where the program is ending.
-        let _ = self.attempt.store.settings.arrived.send(arrived).await;
+        self.attempt.store.tell(LogNews::Arrived(arrived)).await;
         Ok(())
     }
 }

@@ -50,6 +50,8 @@ pub struct Device {
     retry_at: Option<String>,
     /// How often it has lost its connection by itself since its last try.
     drops: i64,
+    /// There was no room for its log.
+    log_refused: bool,
     /// The ways in which it could not fetch its files.
     failed_transfers: Vec<WireTransfer>,
     /// How long ago it called; an hour, where this is not given.
@@ -81,6 +83,7 @@ impl Default for Device {
             before_config: None,
             retry_at: None,
             drops: 0,
+            log_refused: false,
             failed_transfers: Vec::new(),
             called: None,
         }
@@ -210,6 +213,7 @@ impl Device {
                 applied,
                 upgrade: None,
                 drops: None,
+                log_refused: self.log_refused,
             },
             decisions: m::Decisions::default(),
         };

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::super::shelf::name;
-use super::super::{Arrived, LogSettings, Retention};
+use super::super::{Arrived, LogNews, LogSettings, Retention};
 use super::*;
 use crate::files::credentials::{DeviceId, Permission};
 
@@ -22,24 +22,24 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Rig {
     store: Arc<LogStore>,
-    arrived: mpsc::Receiver<Arrived>,
+    news: mpsc::Receiver<LogNews>,
     stop: CancellationToken,
     keeper: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl Rig {
     fn open(dir: &TempDir, bucket: Bucket, retention: Retention) -> Self {
-        let (sender, arrived) = mpsc::channel(16);
+        let (sender, news) = mpsc::channel(16);
         let settings = LogSettings {
             dir: dir.path().join("logs"),
             place: String::new(),
             retention,
             bucket: Some(bucket),
             upload_size: 1 << 20,
-            arrived: sender,
+            news: sender,
         };
         let store = Arc::new(LogStore::open(settings, &Registry::new()).unwrap());
-        Self { store, arrived, stop: CancellationToken::new(), keeper: None }
+        Self { store, news, stop: CancellationToken::new(), keeper: None }
     }
 
     fn keep(&mut self) {
@@ -60,7 +60,10 @@ impl Rig {
         let mut upload = self.store.begin(&permission).await?;
         upload.write(content).await?;
         upload.finish().await?;
-        Ok(self.arrived.try_recv().unwrap())
+        match self.news.try_recv().unwrap() {
+            LogNews::Arrived(arrived) => Ok(arrived),
+            LogNews::NoRoom(_) => panic!("it has arrived"),
+        }
     }
 
     /// How many logs wait in the folder.
