@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::Result;
 use data_encoding::{BASE64, HEXLOWER};
-use fettle_device::image;
+use fettle_crds::{TryResult, Verdict};
+use fettle_device::{DeviceSpec, ImageKey, Vocabulary, image};
 use rcgen::{
     BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ED25519, PublicKeyData as _, SanType,
     SigningKey as _,
@@ -13,7 +14,7 @@ use rcgen::{
 use sha2::{Digest, Sha256};
 
 use crate::foreign::Foreign;
-use crate::world::{MODEL, NEW, World, strict};
+use crate::world::{MODEL, NEW, OLD, World, strict};
 
 const PASSWORD: &str = "c0rrect-h0rse";
 
@@ -86,9 +87,24 @@ async fn a_device_gets_a_signed_image_over_https_from_who_wants_a_login_and_an_u
     world.firmware_is("forged", "False", "SignatureInvalid").await?;
 
     let device = world.device("sw-1", strict(1)).await?;
-    world.group(&["firmware: {name: access-5.2.1}"]).await?;
-    world.all_current(1).await?;
-    assert_eq!(device.version(), NEW, "{}", device.journal());
+    // It checks the signature itself, after the bridge did.
+    let checks = |number, key: &str| -> Result<DeviceSpec> {
+        let image_key = Some(ImageKey::parse(key)?);
+        Ok(DeviceSpec { vocabulary: Vocabulary::Extended, image_key, ..strict(number) })
+    };
+    let checking = world.device("sw-2", checks(2, &public_key)?).await?;
+    world.group(&["firmware: {name: access-5.2.1}", "rollout: {retries: 0, maxUnavailable: 100%}"]).await?;
+    world.all_current(2).await?;
+    for device in [&device, &checking] {
+        assert_eq!(device.version(), NEW, "{}", device.journal());
+    }
+    // One that has the key of somebody else takes nothing that this one has signed.
+    let other = pem(&KeyPair::generate_for(&PKCS_ED25519)?.subject_public_key_info());
+    let refusing = world.device("sw-3", checks(3, &other)?).await?;
+    let status = world.try_ended("sw-3", 1, TryResult::Failed, Verdict::DownloadFailed).await?;
+    let why = status.upgrade.and_then(|upgrade| upgrade.message);
+    assert!(why.as_ref().is_some_and(|why| why.contains("the signature of the image is wrong")), "{why:?}");
+    assert_eq!(refusing.version(), OLD, "{}", refusing.journal());
 
     let log = fs::read_to_string(world.fettle.bridge().program().log())?;
     for hidden in [PASSWORD, "wr0ng", "t0k3n"] {
