@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use fettle_controller::plan::availability::Presence;
-use fettle_controller::plan::membership::{Membership, Selectors};
+use fettle_controller::plan::membership::Membership;
 use fettle_controller::plan::model::{Group, Snapshot};
 use fettle_controller::plan::output::Change;
 use fettle_controller::plan::reason::{Class, Reason};
@@ -220,7 +220,7 @@ impl FleetView {
     /// Looks at a namespace that has been planned.
     pub fn with(objects: &Objects, snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Self {
         let groups: Vec<&Group> = snapshot.groups.values().collect();
-        let selectors = Selectors::new(&groups);
+        let selectors = snapshot.selectors.of(&groups);
         let reasons: HashMap<&str, Reason> = plan.waits.iter().map(|(device, reason)| (&**device, *reason)).collect();
         let granted = plan.devices.iter().filter(|write| write.change == Change::Granted);
         let granted: HashSet<&str> = granted.map(|write| &*write.device).collect();

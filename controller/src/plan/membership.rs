@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use fettle_crds::LabelSelector;
 use jiff::Timestamp;
 
 use super::model::{Acceptance, Device, Group, Mac, Origin, Snapshot, Text};
@@ -36,34 +39,87 @@ impl Membership {
 }
 
 /// Finds the groups of devices without holding every selector against every device.
-pub struct Selectors<'a> {
-    groups: &'a [&'a Group],
+#[derive(Debug)]
+pub struct Selectors {
+    /// Of all selectors that there ever were, these; from 1.
+    number: u32,
+    /// Of the groups, in order.
+    selectors: Vec<LabelSelector>,
     /// Groups that demand a label, by the key and the value of one that they demand; the keys in order.
-    by_label: Vec<(&'a str, HashMap<&'a str, Vec<usize>>)>,
+    by_label: Vec<(String, HashMap<String, Vec<usize>>)>,
     /// Groups that demand none.
     others: Vec<usize>,
 }
 
-impl<'a> Selectors<'a> {
-    pub fn new(groups: &'a [&'a Group]) -> Self {
-        let mut by_label: BTreeMap<&str, HashMap<&str, Vec<usize>>> = BTreeMap::new();
+/// The selectors that were asked last. They stay the same for as long as those of the groups do, so that what they said of
+/// labels is remembered with those.
+#[derive(Debug, Default)]
+pub struct LastSelectors(Mutex<Option<Arc<Selectors>>>);
+
+impl LastSelectors {
+    /// The selectors of these groups.
+    pub fn of(&self, groups: &[&Group]) -> Arc<Selectors> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some(last) if last.are_of(groups) => Arc::clone(last),
+            Some(_) | None => Arc::clone(last.insert(Arc::new(Selectors::new(groups)))),
+        }
+    }
+}
+
+impl Clone for LastSelectors {
+    fn clone(&self) -> Self {
+        Self(Mutex::new(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()))
+    }
+}
+
+/// What is remembered of labels that nobody selects. Overlaps are rare, and not remembered; the index of a group comes after.
+const NOBODY: u32 = 0;
+
+impl Selectors {
+    fn new(groups: &[&Group]) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(1);
+        let mut by_label: BTreeMap<String, HashMap<String, Vec<usize>>> = BTreeMap::new();
         let mut others = Vec::new();
         for (index, group) in groups.iter().enumerate() {
             match group.selector.match_labels.iter().next() {
-                Some((key, value)) => by_label.entry(key).or_default().entry(value).or_default().push(index),
+                Some((key, value)) => {
+                    by_label.entry(key.clone()).or_default().entry(value.clone()).or_default().push(index);
+                }
                 None => others.push(index),
             }
         }
-        Self { groups, by_label: by_label.into_iter().collect(), others }
+        let selectors = groups.iter().map(|group| group.selector.clone()).collect();
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Self { number, selectors, by_label: by_label.into_iter().collect(), others }
+    }
+
+    fn are_of(&self, groups: &[&Group]) -> bool {
+        self.selectors.iter().eq(groups.iter().map(|group| &group.selector))
     }
 
     pub fn of(&self, device: &Device) -> Membership {
+        match device.labels.told(self.number) {
+            Some(NOBODY) => return Membership::None,
+            Some(group) => return Membership::One(group as usize - 1),
+            None => {}
+        }
+        let found = self.find(device);
+        match &found {
+            Membership::None => device.labels.tell(self.number, NOBODY),
+            Membership::One(group) => device.labels.tell(self.number, *group as u32 + 1),
+            Membership::Overlap(_) => {}
+        }
+        found
+    }
+
+    fn find(&self, device: &Device) -> Membership {
         let labelled = device.labels.iter().filter_map(|(key, value)| {
-            let at = self.by_label.binary_search_by(|(demanded, _)| (**demanded).cmp(key)).ok()?;
+            let at = self.by_label.binary_search_by(|(demanded, _)| (**demanded).cmp(&**key)).ok()?;
             self.by_label[at].1.get(&**value)
         });
         let candidates = labelled.flatten().chain(&self.others).copied();
-        let mut found = candidates.filter(|index| self.groups[*index].selector.matches(&device.labels));
+        let mut found = candidates.filter(|index| self.selectors[*index].matches(&device.labels));
         let Some(first) = found.next() else { return Membership::None };
         let rest: BTreeSet<usize> = found.collect();
         if rest.is_empty() {

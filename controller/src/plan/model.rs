@@ -16,6 +16,7 @@ use fettle_crds::{
 use jiff::{SignedDuration, Timestamp};
 
 use super::labels::Labels;
+use super::membership::LastSelectors;
 use super::rendering::{Renderings, Template};
 use super::transfer::Ways;
 use super::versions::Requirement;
@@ -41,6 +42,7 @@ pub struct Snapshot {
     pub contents: BTreeMap<Text, Timestamp>,
     /// The templates in those, and in the profiles, by the names of the Secrets.
     pub templates: BTreeMap<Text, Arc<Template>>,
+    pub selectors: LastSelectors,
 }
 
 /// What the planner is told from outside the API.

@@ -9,7 +9,7 @@ use super::availability::Presence;
 use super::course::{Clock, Course, Turn};
 use super::goal::Goal;
 use super::limits::Budget;
-use super::membership::{Macs, Membership, Selectors, Standing as MacStanding};
+use super::membership::{Macs, Membership, Standing as MacStanding};
 use super::model::{Device, End, Group, Progress, Snapshot, Text};
 use super::output::{Change, DeviceWrite, Plan};
 use super::profiles;
@@ -100,7 +100,7 @@ impl<'a> Pass<'a> {
             wake: Wake { now, at: None },
             plan: Plan::default(),
         };
-        let (selectors, macs) = (Selectors::new(groups), Macs::new(snapshot));
+        let (selectors, macs) = (snapshot.selectors.of(groups), Macs::new(snapshot));
         let by_uid = pass.by_uid();
         for (index, device) in snapshot.devices.values().enumerate() {
             let seen = pass.look_at(device, selectors.of(device), macs.standing(device));
@@ -219,6 +219,9 @@ impl<'a> Pass<'a> {
             let scope = &mut self.scopes[*index];
             let usage = &mut scope.usage;
             usage.total += usize::from(!seen.device.held);
+            if seen.device.facts.log_refused {
+                scope.tally.log_refused(&seen.device.name);
+            }
             match presence {
                 spread::Presence::Updating => usage.updating += 1,
                 spread::Presence::Away => {

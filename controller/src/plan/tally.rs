@@ -49,9 +49,6 @@ impl Tally {
         granted_in: Option<u32>,
     ) {
         self.counts.total += 1;
-        if device.facts.log_refused {
-            self.log_refused(&device.name);
-        }
         self.counts.granted += i64::from(granted_in.is_some());
         self.counts.rolled_back += i64::from(reason == Some(Reason::RolledBack));
         let Some(reason) = reason else {
@@ -86,7 +83,8 @@ impl Tally {
         self.started = Some(self.started.map_or(at, |started| started.min(at)));
     }
 
-    fn log_refused(&mut self, device: &Text) {
+    /// There was no room for the log of a device.
+    pub fn log_refused(&mut self, device: &Text) {
         self.logs_refused += 1;
         if self.without_log.len() <= NAMED {
             self.without_log.push(device.clone());
