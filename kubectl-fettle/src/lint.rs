@@ -152,6 +152,7 @@ fn together(findings: &mut Vec<Finding>, namespace: &str, documents: &[Document]
     }));
     connect(&mut objects, now);
     let Ok((objects, plan)) = settled(objects.clone(), now) else { return };
+    let Ok(index) = objects.index(now) else { return };
     for (name, group) in &objects.groups {
         let status = group.status.clone().unwrap_or_default();
         let stalled = status.conditions.iter().find(|is| is.type_ == "Stalled" && is.status == "True");
@@ -173,7 +174,7 @@ fn together(findings: &mut Vec<Finding>, namespace: &str, documents: &[Document]
         findings.push(Finding { severity, at: place("DeviceGroup", name), path: String::new(), message });
     }
     let mut by_reason: BTreeMap<(Reason, String), BTreeSet<String>> = BTreeMap::new();
-    for (device, reason) in &plan.waits {
+    for (device, reason) in plan.waiting(&index.snapshot) {
         let is_told = matches!(
             reason,
             Reason::NoImageForModel
@@ -188,7 +189,7 @@ fn together(findings: &mut Vec<Finding>, namespace: &str, documents: &[Document]
         let groups = objects.groups.iter().filter(|(_, group)| group.spec.selector.matches(&labels));
         let groups: Vec<&str> = groups.map(|(name, _)| name.as_str()).collect();
         if is_told {
-            by_reason.entry((*reason, groups.join(", "))).or_default().insert(device.to_string());
+            by_reason.entry((reason, groups.join(", "))).or_default().insert(device.to_string());
         }
     }
     let why = |device: &str| {

@@ -221,7 +221,8 @@ impl FleetView {
     pub fn with(objects: &Objects, snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Self {
         let groups: Vec<&Group> = snapshot.groups.values().collect();
         let selectors = snapshot.selectors.of(&groups);
-        let reasons: HashMap<&str, Reason> = plan.waits.iter().map(|(device, reason)| (&**device, *reason)).collect();
+        let reasons: HashMap<&str, Reason> =
+            plan.waiting(snapshot).map(|(device, reason)| (&**device, reason)).collect();
         let granted = plan.devices.iter().filter(|write| write.change == Change::Granted);
         let granted: HashSet<&str> = granted.map(|write| &*write.device).collect();
         let about_to = |name: &str| granted.contains(name);

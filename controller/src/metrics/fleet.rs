@@ -168,7 +168,7 @@ mod tests {
         let (written, other) = (status(Phase::Progressing, 3), status(Phase::Complete, 7));
         let mut shown = Shown::new(&fleet);
 
-        let plan = Plan { current: 10, offline: 2, waits: vec![(access.clone(), Reason::Soaking)], ..Plan::default() };
+        let plan = Plan { current: 10, offline: 2, waits: vec![(0, Reason::Soaking)], ..Plan::default() };
         shown.pass(&plan, [(&access, &written), (&core, &other)].into_iter());
         for series in [
             r#"fettle_controller_devices{state="current"} 10"#,

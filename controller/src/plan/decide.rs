@@ -78,7 +78,7 @@ impl<'a> Pass<'a> {
             match reason {
                 None if matches!(seen.membership, Membership::None) => {}
                 None => self.plan.current += 1,
-                Some(reason) => self.plan.waits.push((seen.device.name.clone(), reason)),
+                Some(reason) => self.plan.waits.push((index as u32, reason)),
             }
         }
     }

@@ -39,6 +39,9 @@ pub mod transfer;
 pub mod versions;
 pub mod windows;
 
+/// A map that is asked for each device in each pass.
+type Map<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
+
 pub use output::Plan;
 pub use pass::plan;
 pub use reason::Reason;

@@ -3,7 +3,7 @@
 use fettle_crds::{ConfigProfileStatus, DeviceGroupStatus, DeviceRolloutStatus};
 use jiff::Timestamp;
 
-use super::model::{Decisions, Text};
+use super::model::{Decisions, Snapshot, Text};
 use super::reason::Reason;
 use super::revision::{Content, NewRollout};
 
@@ -20,8 +20,9 @@ pub struct Plan {
     pub rollout_statuses: Vec<(Text, DeviceRolloutStatus)>,
     pub profiles: Vec<(Text, ConfigProfileStatus)>,
     pub deletions: Deletions,
-    /// For each device that is accepted for a group, or is not, and is not current: why, by name.
-    pub waits: Vec<(Text, Reason)>,
+    /// For each device that is accepted for a group, or is not, and is not current: why. Devices are numbered in the order of
+    /// their names; so to count them, nobody has to go for those.
+    pub waits: Vec<(u32, Reason)>,
     /// How many devices are current.
     pub current: usize,
     /// How many devices of groups are offline, whether they are current or not; those that are held are left out.
@@ -103,4 +104,15 @@ pub struct Deletions {
     pub rollouts: Vec<(Text, Text)>,
     /// Secrets with content that nothing names.
     pub contents: Vec<Text>,
+}
+
+impl Plan {
+    /// Why each device that is not current is not, by name. `snapshot` is what was planned.
+    pub fn waiting<'s>(&self, snapshot: &'s Snapshot) -> impl Iterator<Item = (&'s Text, Reason)> {
+        let mut devices = snapshot.devices.keys().zip(0u32..);
+        self.waits.iter().filter_map(move |(number, reason)| {
+            let (name, _) = devices.find(|(_, found)| found == number)?;
+            Some((name, *reason))
+        })
+    }
 }

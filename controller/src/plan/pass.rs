@@ -1,10 +1,11 @@
 //! One pass over the namespace: facts first, then limits and steps, then what follows for each device.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use fettle_crds::{Step, TryResult, Verdict};
 use jiff::{SignedDuration, Timestamp};
 
+use super::Map;
 use super::availability::Presence;
 use super::course::{Clock, Course, Turn};
 use super::goal::Goal;
@@ -194,13 +195,13 @@ impl<'a> Pass<'a> {
     }
 
     /// The groups of rollouts, by the uids of those.
-    fn by_uid(&self) -> HashMap<&'a str, usize> {
+    fn by_uid(&self) -> Map<&'a str, usize> {
         let scopes = self.scopes.iter().enumerate();
         scopes.flat_map(|(index, scope)| scope.rollouts.all().map(move |rollout| (&*rollout.uid, index))).collect()
     }
 
     /// Counts whether a device is away and whether it has failed, before anything is decided.
-    fn count(&mut self, seen: &Seen<'a>, by_uid: &HashMap<&str, usize>) {
+    fn count(&mut self, seen: &Seen<'a>, by_uid: &Map<&str, usize>) {
         // A device counts where it is now, and where it was when it was granted.
         let granted = seen.open.and_then(|(target, _)| by_uid.get(&*target.rollout_uid).copied());
         let elsewhere = granted.filter(|index| !seen.membership.all().contains(index));
@@ -357,7 +358,7 @@ impl<'a> Pass<'a> {
             let superseded = scope.rollouts.former().filter_map(|former| status::superseded(former, self.now));
             self.plan.rollout_statuses.extend(superseded);
         }
-        let mut coverages: HashMap<&Text, Coverage> = HashMap::new();
+        let mut coverages: Map<&Text, Coverage> = Map::default();
         for scope in &self.scopes {
             if let Some(profile) = scope.profile() {
                 coverages.entry(&profile.name).or_default().add(&scope.tally.coverage);

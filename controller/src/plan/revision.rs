@@ -1,6 +1,6 @@
 //! What a group wants, as content: the revision, the rollout that stands for it, and what has to be kept for both.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fettle_crds::content::{ConfigContent, ImageContent};
@@ -11,6 +11,7 @@ use fettle_crds::{
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 
+use super::Map;
 use super::model::{Config, Device, Firmware, Group, Image, Profile, Rollout, Snapshot, Source, Text};
 use super::rendering::Template;
 
@@ -309,7 +310,7 @@ pub struct Rollouts<'a> {
 impl<'a> Rollouts<'a> {
     /// Of all groups, in the order of the snapshot.
     pub fn of_all(snapshot: &'a Snapshot, groups: &[&Group]) -> Vec<Self> {
-        let mut by_group: HashMap<&str, Vec<&Rollout>> = HashMap::new();
+        let mut by_group: Map<&str, Vec<&Rollout>> = Map::default();
         for rollout in snapshot.rollouts.values() {
             by_group.entry(rollout.spec.group.as_str()).or_default().push(rollout);
         }
@@ -353,18 +354,18 @@ impl<'a> Rollouts<'a> {
 pub struct Known<'a> {
     snapshot: &'a Snapshot,
     /// By model and reported version; `None` where two releases say the same.
-    images: HashMap<(&'a str, &'a str), Option<&'a Image>>,
+    images: Map<(&'a str, &'a str), Option<&'a Image>>,
     /// The same of kept rollouts: of releases whose objects may be gone.
-    kept_images: HashMap<(&'a str, &'a str), Option<&'a RolloutImage>>,
+    kept_images: Map<(&'a str, &'a str), Option<&'a RolloutImage>>,
     /// By identity: of readable profiles, and of kept rollouts.
-    configs: HashMap<&'a str, (TargetConfig, Option<&'a Config>)>,
+    configs: Map<&'a str, (TargetConfig, Option<&'a Config>)>,
     /// Those that are rendered for each device, with what has to be kept for them.
     templates: Vec<(&'a Template, Option<&'a Config>)>,
 }
 
 impl<'a> Known<'a> {
     pub fn new(snapshot: &'a Snapshot) -> Self {
-        let mut images = HashMap::new();
+        let mut images = Map::default();
         for image in snapshot.firmwares.values().flat_map(|firmware| &firmware.images) {
             for model in &image.models {
                 images
@@ -375,7 +376,7 @@ impl<'a> Known<'a> {
                     .or_insert(Some(image));
             }
         }
-        let mut kept_images = HashMap::new();
+        let mut kept_images = Map::default();
         let kept = snapshot.rollouts.values().filter_map(|rollout| rollout.spec.firmware.as_ref());
         for image in kept.flat_map(|firmware| &firmware.images) {
             for model in &image.models {
@@ -388,7 +389,7 @@ impl<'a> Known<'a> {
             }
         }
         let kept = snapshot.rollouts.values().filter_map(|rollout| rollout.spec.config.as_ref());
-        let mut configs: HashMap<&str, _> = kept
+        let mut configs: Map<&str, _> = kept
             .map(|config| {
                 let (identity, content) = (config.identity.clone(), config.content.clone());
                 let target = TargetConfig { identity, content, scheduled: None, crc: None };

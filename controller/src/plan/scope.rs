@@ -1,11 +1,12 @@
 //! What a pass holds of each group and of each device while it goes on.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fettle_crds::{DownloadTime, FirmwarePolicy, Stage, TargetConfig, TargetFirmware, Verdict};
 use jiff::{SignedDuration, Timestamp};
 
+use super::Map;
 use super::availability::Presence;
 use super::course::{self, Clock, Course};
 use super::goal::{Goal, WayBack};
@@ -39,11 +40,11 @@ pub struct Scope<'a> {
     /// As it is written.
     pub way: Way,
     /// What the revision means for each model.
-    models: HashMap<Text, Result<Model, Reason>>,
+    models: Map<Text, Result<Model, Reason>>,
     /// By the names of their contents.
     templates: &'a BTreeMap<Text, Arc<Template>>,
     /// The ways back, by where what a device ran is kept in memory.
-    ways_back: HashMap<usize, Arc<WayBack>>,
+    ways_back: Map<usize, Arc<WayBack>>,
     /// The devices that no other group selects.
     pub members: Vec<usize>,
     pub usage: Usage,
@@ -81,7 +82,7 @@ struct Model {
     /// The ways to its firmware.
     paths: Option<Paths>,
     /// The releases on those, as targets name them.
-    stones: HashMap<Text, Arc<TargetFirmware>>,
+    stones: Map<Text, Arc<TargetFirmware>>,
 }
 
 /// A device with what was found of it.
@@ -137,9 +138,9 @@ impl<'a> Scope<'a> {
             rollouts,
             rollout,
             way: if is_back { Way::Back } else { Way::Forward },
-            models: HashMap::new(),
+            models: Map::default(),
             templates: &snapshot.templates,
-            ways_back: HashMap::new(),
+            ways_back: Map::default(),
             members: Vec::new(),
             usage: Usage::default(),
             failed: 0,
@@ -184,7 +185,7 @@ impl<'a> Scope<'a> {
             Goal::of(revision, model).map(|goal| Model {
                 goal,
                 paths: revision.firmware.and_then(|goal| paths(goal, snapshot, model, policy)),
-                stones: HashMap::new(),
+                stones: Map::default(),
             })
         }))
     }

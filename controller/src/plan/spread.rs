@@ -4,9 +4,10 @@
 //! set different limits for the label, the least counts, for all of them: what one group must not take down, another must
 //! not either.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::Map;
 use super::model::{Device, Group, Text};
 
 /// How a domain stands.
@@ -45,7 +46,7 @@ struct Label<'a> {
     /// What each group says of it.
     limits: Vec<Option<usize>>,
     /// Where the domains are, by value.
-    places: HashMap<&'a str, usize>,
+    places: Map<&'a str, usize>,
 }
 
 /// What a device does to its domains.
@@ -71,7 +72,7 @@ impl<'a> Domains<'a> {
         let label = |key: &&'a str| Label {
             key,
             limits: groups.iter().map(|group| limit(key, group)).collect(),
-            places: HashMap::new(),
+            places: Map::default(),
         };
         Self { labels: keys.iter().map(label).collect(), domains: Vec::new(), of_devices: Vec::new() }
     }

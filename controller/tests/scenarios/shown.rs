@@ -49,7 +49,10 @@ pub fn plan(snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Value {
             .iter()
             .map(|write| (write.device.to_string(), device(&snapshot.devices[&write.device], write, now)))
             .collect(),
-        waits: plan.waits.iter().map(|(device, reason)| (device.to_string(), reason.as_str().to_owned())).collect(),
+        waits: plan
+            .waiting(snapshot)
+            .map(|(device, reason)| (device.to_string(), reason.as_str().to_owned()))
+            .collect(),
         groups: plan.groups.iter().map(|write| (write.group.to_string(), group(write))).collect(),
         steps: plan
             .rollout_statuses

@@ -60,7 +60,8 @@ fn go_on(world: &mut World, mut help: impl FnMut(&mut World)) -> Result<Plan, St
         world.live_until(next.max(world.now))?;
     }
     let made = come_to_rest(world)?;
-    broken!(10, "the fleet does not come to rest in {JUMPS} jumps: {:?}", made.waits)
+    let waiting: Vec<_> = made.waiting(&world.snapshot).collect();
+    broken!(10, "the fleet does not come to rest in {JUMPS} jumps: {waiting:?}")
 }
 
 /// What keeps a device is something that is really there, when no fault is left and nobody helps.
@@ -68,7 +69,7 @@ pub fn what_keeps_devices_is_named(world: &mut World) -> Result<(), String> {
     the_faults_end(world);
     let made = go_on(world, |_| {})?;
     let said: BTreeSet<Reason> = made.waits.iter().map(|(_, reason)| *reason).collect();
-    for (name, reason) in &made.waits {
+    for (name, reason) in made.waiting(&world.snapshot) {
         let is_named = match reason {
             // Nothing moves any more, so nobody is on the way.
             Reason::Updating
@@ -135,12 +136,12 @@ pub fn every_device_becomes_current(world: &mut World) -> Result<(), String> {
             }
         }
     })?;
-    for (name, reason) in &made.waits {
+    for (name, reason) in made.waiting(&world.snapshot) {
         let number = world.number(name);
         let is_dead = world.real[number].is_dead();
         let has_no_way = match reason {
             Reason::NewerThanDesired | Reason::NoUpgradePath | Reason::NoImageForModel => true,
-            _ => is_dead && *reason == Reason::Held,
+            _ => is_dead && reason == Reason::Held,
         };
         if !has_no_way {
             broken!(10, "{name} is not current in the end: {reason:?}");
@@ -164,7 +165,7 @@ pub fn honest_devices_arrive(world: &mut World) -> Result<(), String> {
             world.approve(number);
         }
     })?;
-    for (name, reason) in &made.waits {
+    for (name, reason) in made.waiting(&world.snapshot) {
         let has_no_way = matches!(
             reason,
             Reason::NewerThanDesired | Reason::NoUpgradePath | Reason::NoImageForModel | Reason::Overlap

@@ -13,8 +13,11 @@ use crate::world::order;
 /// Each device that does not run what its group wants has one reason; and who has none runs it.
 pub fn one_each(world: &World, made: &Plan) -> Result<(), String> {
     let mut reasons: BTreeMap<&str, Vec<Reason>> = BTreeMap::new();
-    for (device, reason) in &made.waits {
-        reasons.entry(device).or_default().push(*reason);
+    for (device, reason) in made.waiting(&world.snapshot) {
+        reasons.entry(device).or_default().push(reason);
+    }
+    if !made.waits.is_sorted_by(|one, next| one.0 < next.0) {
+        broken!(8, "some device has two reasons: {:?}", made.waits);
     }
     for (number, name) in world.names.iter().enumerate() {
         let given = reasons.get(&**name).map_or(&[][..], Vec::as_slice);
@@ -37,9 +40,9 @@ pub fn one_each(world: &World, made: &Plan) -> Result<(), String> {
 
 /// The reasons are true, by the world's own account.
 pub fn are_true(world: &World, made: &Plan) -> Result<(), String> {
-    for (name, reason) in &made.waits {
+    for (name, reason) in made.waiting(&world.snapshot) {
         let number = world.number(name);
-        if !is_true(world, made, number, *reason) {
+        if !is_true(world, made, number, reason) {
             broken!(8, "{name} is said to be {reason:?}, and that is not so");
         }
     }

@@ -82,7 +82,8 @@ pub fn come_to_rest(world: &mut World) -> Result<Plan, String> {
                 );
             }
             if then.waits != made.waits {
-                let differs = then.waits.iter().zip(&made.waits).find(|(after, before)| after != before);
+                let then = then.waiting(&world.snapshot);
+                let differs = then.zip(made.waiting(&world.snapshot)).find(|(then, now)| then != now);
                 broken!(
                     9,
                     "a reason is another at {before} by time alone: {differs:?}; the plan wanted to look at {:?}",

@@ -334,7 +334,7 @@ impl World {
         let plan = plan(&self.snapshot, self.now);
         for (number, real) in self.real.iter().enumerate() {
             let device = self.device(number);
-            let reason = plan.waits.iter().find(|(name, _)| *name == device.name).map(|(_, reason)| reason);
+            let reason = plan.waiting(&self.snapshot).find(|(name, _)| **name == device.name).map(|(_, reason)| reason);
             let labels: Vec<String> = device.labels.iter().map(|(label, value)| format!("{label}={value}")).collect();
             text += &format!(
                 "{} {} runs {} {:?} (told {:?} {:?}), link {:?}, lost {:?}, held {}, open {:?}: {reason:?}\n   granted {:?} facts {:?}\n",
