@@ -20,11 +20,6 @@ impl<'a> Conditions<'a> {
         Self { before, generation, now, done: Vec::new(), unset: Vec::new() }
     }
 
-    /// Whether something was said of this type before.
-    pub(super) fn had(&self, type_: &str) -> bool {
-        self.before.iter().any(|condition| condition.type_ == type_)
-    }
-
     pub(super) fn set(&mut self, type_: &str, holds: bool, reason: &str, message: &str) {
         let status = if holds { "True" } else { "False" };
         let before = self.before.iter().find(|condition| condition.type_ == type_ && condition.status == status);

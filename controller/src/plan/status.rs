@@ -321,20 +321,24 @@ impl GroupView<'_, '_> {
         (status != *before).then(|| GroupWrite { group: group.name.clone(), status, notices })
     }
 
-    /// Whether there was room for the logs. Nothing is said where there always was.
+    /// Where there was no room for logs. Nothing is said where there was: it speaks of a fault, and goes with it.
     fn log_store(&self, conditions: &mut Conditions<'_>) {
         const TYPE: &str = "LogStoreFull";
         let tally = &self.scope.tally;
-        if tally.logs_refused > 0 {
-            let (count, devices) = (tally.logs_refused, list(tally.without_log.iter()));
-            let message = format!(
-                "no room was found for the newest log of {count} devices ({devices}): status.logRefused of each says where; with \
-                 room, the annotation fettle.dev/log-at asks them for it again"
-            );
-            conditions.set(TYPE, true, "NoRoom", &message);
-        } else if conditions.had(TYPE) {
-            conditions.set(TYPE, false, "HasRoom", "");
+        if tally.logs_refused == 0 {
+            conditions.unset(TYPE);
+            return;
         }
+        let devices = list(tally.without_log.iter());
+        let whose = match tally.logs_refused {
+            1 => devices,
+            many => format!("{many} devices ({devices})"),
+        };
+        let message = format!(
+            "no room was found for the newest log of {whose}: status.logRefused of a device says where; with room, the \
+             annotation fettle.dev/log-at asks it for the log again"
+        );
+        conditions.set(TYPE, true, "NoRoom", &message);
     }
 
     /// Whether the clock lets anybody begin, in a word and in a sentence.

@@ -121,7 +121,10 @@ async fn a_log_that_finds_no_room_is_told_of_on_its_device_and_its_group_until_t
     assert_eq!((refused.target, refused.message.as_str()), (1, why));
     let is_full =
         |full: &'static str| move |status: &DeviceGroupStatus| condition(&status.conditions, "LogStoreFull") == full;
-    world.group_until("says that there is no room", is_full("True")).await?;
+    let status = world.group_until("says that there is no room", is_full("True")).await?;
+    let said =
+        status.conditions.iter().find(|condition| condition.type_ == "LogStoreFull").context("it was just there")?;
+    assert!(said.message.starts_with("no room was found for the newest log of sw-1: "), "{said:?}");
 
     world.ask_for_log("sw-1", "now").await?;
     let request = world.answered("sw-1", "now").await?.log_request.context("no answer")?;
@@ -135,6 +138,6 @@ async fn a_log_that_finds_no_room_is_told_of_on_its_device_and_its_group_until_t
     let status =
         world.device_until("sw-1", "has no former log to tell of", |status| status.log_refused.is_none()).await?;
     assert_eq!(status.last_log, None, "{status:?}");
-    world.group_until("says no more that there is no room", is_full("False")).await?;
+    world.group_until("says no more that there is no room", is_full("")).await?;
     Ok(())
 }
