@@ -243,7 +243,12 @@ impl LogStore {
         Ok(Attempt { store: Arc::clone(self), permission: *permission, device_name })
     }
 
+    /// Tells what became of an upload; whether there is room is known from nothing else.
     async fn tell(&self, news: LogNews) {
+        self.metrics.full.set(match news {
+            LogNews::Arrived(_) => 0,
+            LogNews::NoRoom(_) => 1,
+        });
         // Nobody listens any more only where the program is ending.
         let _ = self.settings.news.send(news).await;
     }

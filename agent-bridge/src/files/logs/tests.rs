@@ -150,7 +150,9 @@ async fn a_store_that_is_full_of_what_is_arriving_refuses_more() {
     let why = "the log store of 40960 bytes has no room for it".to_owned();
     let told = NoRoom { device_name: "sw-2".into(), device: DeviceId::of_uid("uid"), target: 3, why };
     assert_eq!(rig.news.try_recv(), Ok(LogNews::NoRoom(told)));
+    assert_eq!(rig.store.metrics.full.get(), 1);
     first.finish().await.unwrap();
+    assert_eq!(store.metrics.full.get(), 0);
     assert_eq!(used(store), 32 * 1024);
 }
 

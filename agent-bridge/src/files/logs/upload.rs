@@ -35,7 +35,6 @@ impl Attempt {
             LogError::Full { .. } | LogError::DiskFull => {}
             LogError::NotExpected | LogError::TooLarge { .. } | LogError::Busy | LogError::Io(_) => return error,
         }
-        self.store.metrics.full.set(1);
         let target = self.store.state().expected.get_mut(&self.permission).map(|expectation| expectation.target);
         // What is not expected any more is nobody's log.
         if let Some(target) = target {
@@ -184,7 +183,6 @@ impl Upload {
             Ok(arrived) => arrived,
             Err(error) => return Err(self.attempt.refused(error).await),
         };
-        self.attempt.store.metrics.full.set(0);
         let (command, location) = (self.attempt.permission.command, arrived.location.as_str());
         tracing::info!(device = self.attempt.device_name, command, size = self.received, location, "log stored");
         self.attempt.store.tell(LogNews::Arrived(arrived)).await;
