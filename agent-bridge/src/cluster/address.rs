@@ -12,6 +12,8 @@ use k8s_openapi::api::core::v1::Service;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client};
 
+use super::UNNAMED;
+
 /// A Service, by namespace and name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceRef {
@@ -70,6 +72,21 @@ pub fn address(service: Option<&Service>) -> Result<Ipv4Addr, NoAddress> {
     given.iter().filter_map(|ingress| ingress.ip.as_ref()?.parse().ok()).next().ok_or(NoAddress::NotIpv4)
 }
 
+/// Whether the API server will not say, for want of a right.
+fn is_forbidden(error: &watcher::Error) -> bool {
+    let code = match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status)) => status.code,
+        watcher::Error::WatchError(status) => status.code,
+        watcher::Error::InitialListFailed(_)
+        | watcher::Error::WatchStartFailed(_)
+        | watcher::Error::WatchFailed(_)
+        | watcher::Error::NoResourceVersion => return false,
+    };
+    code == 403
+}
+
 /// What the API says of the Service, as it changes.
 pub struct OwnAddress {
     name: String,
@@ -120,7 +137,8 @@ impl OwnAddress {
             match self.seen.next().await {
                 Some(Ok(service)) => return address(service.as_ref()),
                 Some(Err(error)) => {
-                    tracing::warn!(service = self.name, %error, "the Service of this replica cannot be watched");
+                    let hint = is_forbidden(&error).then_some(UNNAMED);
+                    tracing::warn!(service = self.name, %error, hint, "the Service of this replica cannot be watched");
                 }
                 // a watcher does not end
                 None => std::future::pending().await,

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::bridges::LABEL;
 use super::request::{ApiError, backoff, patch_params, request, request_within};
-use super::{FIELD_MANAGER, Identity};
+use super::{FIELD_MANAGER, Identity, UNNAMED};
 
 /// Between two attempts to take the Lease at the start.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -101,7 +101,9 @@ impl Heartbeat {
                 }
                 Err(error) => error,
             };
-            tracing::warn!(error = %fettle_runtime::chain(&error), failures, "lease not taken; trying again");
+            // Not an end: roles may come after the pods that they are for.
+            let hint = (error.code() == Some(403)).then_some(UNNAMED);
+            tracing::warn!(error = %fettle_runtime::chain(&error), failures, hint, "lease not taken; trying again");
             tokio::time::sleep(backoff(FIRST_PAUSE, LAST_PAUSE, failures)).await;
         }
         Ok(())

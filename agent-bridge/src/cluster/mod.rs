@@ -21,6 +21,10 @@ pub use request::ApiError;
 /// The field manager of everything that the bridge writes.
 pub const FIELD_MANAGER: &str = "fettle-bridge";
 
+/// Said where a right is missing that the chart gives to each replica by its name.
+const UNNAMED: &str = "the bridge's role does not name this replica: replicas are added with bridge.replicas of the chart, not \
+                       with kubectl scale";
+
 /// One run of one bridge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {

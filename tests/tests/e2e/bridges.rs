@@ -115,6 +115,39 @@ async fn a_permission_that_is_missing_is_seen_in_metrics_and_log_and_its_return_
     Ok(())
 }
 
+/// As `kubectl scale` makes them: the chart's role names as many replicas as the chart was told of.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_no_role_names_says_what_is_missing_and_begins_once_it_is_there() -> Result<()> {
+    let world = World::start("unnamed").await?;
+    let bridge = world.fettle.bridge().program();
+    bridge.stop().await;
+    let roles: kube::Api<Role> = world.namespace.api();
+    let role = roles.get("fettle-bridge").await?;
+    let mut without = role.clone();
+    for rule in without.rules.iter_mut().flatten() {
+        for names in rule.resource_names.iter_mut() {
+            names.retain(|name| name != "fettle-bridge-0");
+        }
+    }
+    let without = roles.replace("fettle-bridge", &PostParams::default(), &without).await?;
+    let account = format!("--as=system:serviceaccount:{}:fettle-bridge", world.namespace.name);
+    let may = ["auth", "can-i", "patch", "leases.coordination.k8s.io/fettle-bridge-0", &account];
+    let learned = || async { world.namespace.kubectl(&may).await.is_err().then_some(()) };
+    world.namespace.eventually("the API server has learned of it", PATIENCE, learned).await?;
+
+    bridge.start_without_waiting()?;
+    let says = || async {
+        let log = std::fs::read_to_string(bridge.log()).unwrap_or_default();
+        log.lines().any(|line| line.contains("lease not taken") && line.contains("bridge.replicas")).then_some(())
+    };
+    world.namespace.eventually("its log says that it takes no kubectl scale", PATIENCE, says).await?;
+
+    let mut restored = role;
+    restored.metadata.resource_version = without.metadata.resource_version;
+    roles.replace("fettle-bridge", &PostParams::default(), &restored).await?;
+    bridge.ready().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bridge_ends_in_order_and_begins_while_the_api_server_is_away() -> Result<()> {
     let control_plane = ControlPlane::start().await?;
