@@ -17,6 +17,7 @@ use fettle_bridge::args::Args;
 use fettle_bridge::cluster::address::OwnAddress;
 use fettle_bridge::cluster::bridges::{self, Bridges};
 use fettle_bridge::cluster::content::{Advertised, Contents, HttpBase, Scheme};
+use fettle_bridge::cluster::declared::Declared;
 use fettle_bridge::cluster::images::Images;
 use fettle_bridge::cluster::lease::Heartbeat;
 use fettle_bridge::cluster::notices::Notices;
@@ -177,6 +178,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     };
     let log_store = Arc::clone(&logs);
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+    let (declares, declared) = watch::channel(Declared::default());
     let images = Images::new(secrets.clone(), store, args.signatures);
     let contents = Contents::new(secrets, images.clone(), credentials, transfers, logs, advertised, heartbeat.held())
         .with_external(external.clone());
@@ -193,6 +195,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         metrics: metrics.clone(),
         bridges: Arc::clone(&living),
         datagrams: Arc::clone(&datagrams),
+        declared,
     });
     let is_writer: firmware::IsWriter = {
         let (name, held) = (us.name.clone(), heartbeat.held());
@@ -213,7 +216,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
     };
     let sources = Sources { connections: told, logs: log_news, replies };
     let mut hub = tokio::spawn(hub.run(watches(&client, &namespace), sources, synced, hub_stop.clone()));
-    let keeper = tokio::spawn(firmware::keep(client.clone(), namespace.clone(), images, is_writer, shutdown.clone()));
+    let keeper = firmware::keep(client.clone(), namespace.clone(), images, is_writer, declares, shutdown.clone());
+    let keeper = tokio::spawn(keeper);
     let readiness =
         tokio::spawn(show_readiness(health, metrics, is_synced.clone(), heartbeat.changes(), shutdown.clone()));
     let tidier = external.map(|external| tokio::spawn(external.keep(hub_stop.clone())));

@@ -450,6 +450,7 @@ const fn kind_label(kind: u8) -> &'static str {
         32 => "32",
         33 => "33",
         34 => "34",
+        35 => "35",
         _ => "other",
     }
 }

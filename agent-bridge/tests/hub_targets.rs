@@ -4,9 +4,17 @@
 
 mod hub_support;
 
+use std::time::Duration;
+
+use fettle_bridge::cluster::declared::Declared;
 use fettle_bridge::cluster::enrolment::Enrolment;
+use fettle_bridge::cluster::groups::Wish;
 use fettle_bridge::metrics::Closed;
-use fettle_crds::{Device, DeviceStatus};
+use fettle_bridge::tcp::Order;
+use fettle_crds::{Device, DeviceStatus, Firmware, LabelSelector};
+use fettle_protocol::ServerMessage;
+use fettle_protocol::datum::Capabilities;
+use fettle_protocol::message::Release;
 use hub_support::{ApiServer, Rig, connected, declared};
 use serde_json::{Value, json};
 
@@ -78,4 +86,48 @@ async fn a_connection_that_the_device_loses_is_counted_and_one_that_the_bridge_e
         let patch: Value = serde_json::from_str(body).unwrap();
         assert_eq!(patch["status"].get("drops"), drops.as_ref(), "{reason:?}");
     }
+}
+
+/// One group of all devices at `site: b`, and the release that it names.
+fn declare(version: &str) -> Declared {
+    let image = json!({"models": ["S5700"], "source": {"file": {"path": "a"}}, "sha256": "a".repeat(64)});
+    let mut firmware =
+        Firmware::new("fw", serde_json::from_value(json!({"version": version, "images": [image]})).unwrap());
+    let status = json!({"images": [{"sha256": "a".repeat(64), "size": 7}]});
+    firmware.status = Some(serde_json::from_value(status).unwrap());
+    let selector: LabelSelector = serde_json::from_value(json!({"matchLabels": {"site": "b"}})).unwrap();
+    let named = serde_json::from_value(json!({"name": "fw"})).unwrap();
+    let wish = Wish { selector, firmware: Some(named), is_taken_back: false };
+    Declared::new([("g".to_owned(), wish)].into(), &[firmware])
+}
+
+#[tokio::test]
+async fn what_is_declared_is_announced_to_who_takes_that_when_it_calls_and_when_it_changes() {
+    let mut rig = Rig::start(ApiServer::Hangs, Enrolment::Approve).await;
+    let at_site = |number: u16, capabilities: Value| {
+        let name = format!("sw-{number}");
+        let mut device = connected(declared(&name, number, 10), "b-0", "ours");
+        device.metadata.labels = Some([("site".to_owned(), "b".to_owned())].into());
+        let mut status = serde_json::to_value(&device.status).unwrap();
+        status["reported"]["capabilities"] = capabilities;
+        device.status = Some(serde_json::from_value(status).unwrap());
+        device
+    };
+    rig.declares.send_replace(declare("5.2.1"));
+    rig.listed(vec![at_site(1, json!(["FileFacts", "Announcement"])), at_site(2, json!(["FileFacts"]))]).await;
+    let mut deaf = rig.call_with(Capabilities::FILE_FACTS, 2).await;
+    let mut listens = rig.call_with(Capabilities::FILE_FACTS.with(Capabilities::ANNOUNCEMENT), 1).await;
+    let announcement = |version: Option<&str>| {
+        let release = version.map(|version| Release { version: version.to_owned(), size: Some(7) });
+        let mut bytes = Vec::new();
+        ServerMessage::Announcement(release).encode(&mut bytes).unwrap();
+        Order::Send { bytes: bytes.into_boxed_slice(), after: Duration::ZERO }
+    };
+    assert_eq!(listens.next().await, announcement(Some("5.2.1")));
+    rig.declares.send_replace(declare("5.3.0"));
+    assert_eq!(listens.next().await, announcement(Some("5.3.0")));
+    rig.declares.send_replace(Declared::default());
+    assert_eq!(listens.next().await, announcement(None));
+    assert_eq!((rig.requests.count(), deaf.try_next(), listens.try_next()), (0, None, None));
+    assert_eq!(rig.metric("fettle_bridge_messages_total{direction=\"out\",type=\"35\"}"), 3);
 }

@@ -1,7 +1,7 @@
 //! The API of Fettle: group `fettle.dev`, version `v1alpha1`, as Rust types with schema, defaults, bounds and rules.
 //!
 //! `crdgen` writes `crds/yaml/` and the chart's copy from these types. Nothing here does I/O. The crate knows no other
-//! crate of the project: what controller and bridge must agree on, apart from the API itself, is in [`content`] and [`render`].
+//! crate of the project: what controller and bridge must agree on, apart from the API itself, is in [`content`], [`render`] and [`version`].
 
 #![allow(clippy::duplicated_attributes, reason = "kube repeats the keys of printcolumn")]
 
@@ -20,6 +20,7 @@ pub mod schema;
 mod selector;
 mod source;
 mod strategy;
+pub mod version;
 
 pub use config_profile::{ConfigProfile, ConfigProfileSpec, ConfigProfileStatus, ConfigRef};
 pub use crc::Crc;

@@ -276,7 +276,7 @@ impl Agent {
         let violation = |violation| Effect::Note(Event::Violation(violation));
         let Some(message) = message else {
             // Nothing to obey, but it came.
-            let received = Received { message: frame.message, place: None, at: None };
+            let received = Received { message: frame.message, place: None, at: None, announced: None };
             effects.push(Effect::Note(Event::Received(received)));
             effects.extend(violations.into_iter().map(violation));
             return effects;
@@ -284,6 +284,9 @@ impl Agent {
         effects.push(Effect::Note(Event::Received(Received::from(&message))));
         effects.extend(violations.into_iter().map(violation));
         let busy = self.work.is_some() && self.link.as_ref().is_some_and(|link| link.commanded);
+        if matches!(message, ServerMessage::Announcement(_)) && !self.identity.can(Capabilities::ANNOUNCEMENT) {
+            effects.push(violation(Violation::UnknownMessage { message: message.kind() }));
+        }
         if busy && !matches!(message, ServerMessage::Interrupt(_)) {
             effects.push(violation(Violation::CommandWhileBusy { message: message.kind() }));
         }
@@ -318,6 +321,8 @@ impl Agent {
                     effects.push(Effect::Upload(Box::new(location)));
                 }
             }
+            // Noted as received, for whoever looks at the device; nothing is done about it.
+            ServerMessage::Announcement(_) => {}
             // Not one that `conformance::read` lets through.
             ServerMessage::Unknown(_) => {}
         }

@@ -465,3 +465,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_announcement_is_noted_and_nothing_is_done_about_it() {
+    let release = Some(fettle_protocol::message::Release { version: "5.2.1".to_owned(), size: Some(7) });
+    let mut agent = connected(Vocabulary::Extended);
+    for announcement in [ServerMessage::Announcement(release.clone()), ServerMessage::Announcement(None)] {
+        let effects = agent.on(received(&announcement));
+        assert!(
+            matches!(&effects[..], [Effect::Note(Event::Received(noted))] if noted.announced.is_some()),
+            "{effects:?}"
+        );
+    }
+    agent.on(received(&ServerMessage::DownloadVersion(download())));
+    let effects = agent.on(received(&ServerMessage::Announcement(release.clone())));
+    assert_eq!(violations(&effects), [&Violation::CommandWhileBusy { message: 35 }], "into a command");
+    let mut agent = connected(Vocabulary::Strict);
+    let effects = agent.on(received(&ServerMessage::Announcement(release.clone())));
+    assert_eq!(violations(&effects), [&Violation::UnknownMessage { message: 35 }]);
+    let withheld = Identity { withheld: Capabilities::ANNOUNCEMENT, ..identity(Vocabulary::Extended) };
+    let mut agent = Agent::new(withheld);
+    agent.on(Input::Connected(facts()));
+    let effects = agent.on(received(&ServerMessage::Announcement(release)));
+    assert_eq!(violations(&effects), [&Violation::UnknownMessage { message: 35 }]);
+}

@@ -45,7 +45,7 @@ impl From<FrameError> for Violation {
 fn table(message: u8) -> Option<(&'static [u8], &'static [u8])> {
     use number::{
         ATTEMPT, CONFIG_VERSION, CRC, FILE_NAME, FILE_SIZE, LOG_KEY, NONCE, PASSWORD, PATH, PROOF, RETRY_AFTER,
-        SERVER_ADDRESS, SERVER_PORT, SHA256, SIGNATURE, TRANSFER, UPGRADE_MODE, UPGRADE_TIME, URL, USER_NAME,
+        SERVER_ADDRESS, SERVER_PORT, SHA256, SIGNATURE, TRANSFER, UPGRADE_MODE, UPGRADE_TIME, URL, USER_NAME, VERSION,
     };
     const DOWNLOAD: &[u8] = &[TRANSFER, SERVER_ADDRESS, PATH, FILE_NAME, USER_NAME, PASSWORD, CRC];
     match message {
@@ -61,15 +61,22 @@ fn table(message: u8) -> Option<(&'static [u8], &'static [u8])> {
             &[TRANSFER, SERVER_ADDRESS, PATH, FILE_NAME, USER_NAME, PASSWORD],
             &[SERVER_PORT, URL, LOG_KEY, NONCE, PROOF],
         )),
+        kind::ANNOUNCEMENT => Some((&[VERSION], &[FILE_SIZE])),
         _ => None,
     }
+}
+
+/// Whether the message is of the base protocol.
+const fn is_base(message: u8) -> bool {
+    message < kind::PROGRESS
 }
 
 /// Reads a frame as the device does, and says all that is wrong with it. The message is what a device of this vocabulary
 /// sees: without what it does not know, and `None` where nothing can be obeyed.
 pub(crate) fn read(frame: &Frame, vocabulary: Vocabulary) -> (Option<ServerMessage>, Vec<Violation>) {
     let message = frame.message;
-    let Some((base, more)) = table(message) else {
+    let knows = |message: u8| vocabulary == Vocabulary::Extended || is_base(message);
+    let Some((base, more)) = table(message).filter(|_| knows(message)) else {
         return (None, vec![Violation::UnknownMessage { message }]);
     };
     let mut violations = Vec::new();
@@ -114,6 +121,7 @@ pub(crate) fn location(message: &ServerMessage) -> Option<&Location> {
         ServerMessage::Interrupt(_)
         | ServerMessage::Restart
         | ServerMessage::UpgradeProfile(_)
+        | ServerMessage::Announcement(_)
         | ServerMessage::Unknown(_) => None,
     }
 }

@@ -13,7 +13,7 @@ use crate::conformance::Violation;
 
 mod event;
 
-pub use event::{Digest, Disconnect, Event, FileKind, Place, Received};
+pub use event::{Announced, Digest, Disconnect, Event, FileKind, Place, Received};
 
 /// An event with its time and its place among all events of this process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

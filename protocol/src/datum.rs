@@ -164,11 +164,13 @@ impl Capabilities {
     pub const SIGNATURE: Self = Self(1 << 8);
     /// Takes datum 77 (when to call again) in message 2.
     pub const RETRY_AFTER: Self = Self(1 << 9);
+    /// Takes message 35 (announcement).
+    pub const ANNOUNCEMENT: Self = Self(1 << 10);
     /// Takes datum 82 (a key) in messages 3, 4 and 10, and over UDP no message 10 that is not proven by it.
     pub const LOG_REQUEST_AUTH: Self = Self(1 << 11);
 
     /// Every known capability with the name by which it stands in `Device.status.reported.capabilities`.
-    pub const NAMES: [(Self, &'static str); 11] = [
+    pub const NAMES: [(Self, &'static str); 12] = [
         (Self::PROGRESS, "Progress"),
         (Self::RESTART_COMPLETE, "RestartComplete"),
         (Self::KEEP_ALIVE, "KeepAlive"),
@@ -179,6 +181,7 @@ impl Capabilities {
         (Self::HTTP, "Http"),
         (Self::SIGNATURE, "Signature"),
         (Self::RETRY_AFTER, "RetryAfter"),
+        (Self::ANNOUNCEMENT, "Announcement"),
         (Self::LOG_REQUEST_AUTH, "LogRequestAuth"),
     ];
 
@@ -237,6 +240,10 @@ fn is_unfit_to_show(c: char) -> bool {
 
 pub(crate) fn mac(value: &[u8]) -> Option<Mac> {
     value.try_into().ok().map(Mac::new)
+}
+
+pub(crate) fn u64_value(value: &[u8]) -> Option<u64> {
+    value.try_into().ok().map(u64::from_be_bytes)
 }
 
 pub(crate) fn u32_value(value: &[u8]) -> Option<u32> {

@@ -31,6 +31,7 @@ pub mod kind {
     pub const PROGRESS: u8 = 32;
     pub const RESTART_COMPLETE: u8 = 33;
     pub const KEEP_ALIVE: u8 = 34;
+    pub const ANNOUNCEMENT: u8 = 35;
 }
 
 /// Why a frame is not a message that its sender may send. The peer's fault; ends the session.
@@ -173,6 +174,15 @@ impl UpgradeAt {
     }
 }
 
+/// What a device will run once its turn has come, for its display and for nothing else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Release {
+    /// Datum 2: what the device will report then. Not empty, at most 248 bytes.
+    pub version: String,
+    /// Datum 68: bytes of its image.
+    pub size: Option<u64>,
+}
+
 /// What the server says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServerMessage {
@@ -188,6 +198,8 @@ pub enum ServerMessage {
     UpgradeProfile(UpgradeAt),
     /// 10
     UploadLog(Location),
+    /// 35; `None`, which is an empty datum 2: what was announced holds no longer.
+    Announcement(Option<Release>),
     /// A type that this version does not know.
     Unknown(u8),
 }
@@ -227,7 +239,8 @@ impl DeviceMessage {
             | kind::DOWNLOAD_PROFILE
             | kind::RESTART
             | kind::UPGRADE_PROFILE
-            | kind::UPLOAD_LOG) => return Err(MessageError::WrongDirection { message }),
+            | kind::UPLOAD_LOG
+            | kind::ANNOUNCEMENT) => return Err(MessageError::WrongDirection { message }),
             other => Self::Unknown(other),
         })
     }
@@ -317,6 +330,10 @@ impl ServerMessage {
             kind::RESTART => Self::Restart,
             kind::UPGRADE_PROFILE => Self::UpgradeProfile(data.upgrade_at()?),
             kind::UPLOAD_LOG => Self::UploadLog(data.location()?),
+            kind::ANNOUNCEMENT => {
+                let (version, size) = (data.text(number::VERSION)?, data.parsed(number::FILE_SIZE, datum::u64_value)?);
+                Self::Announcement((!version.is_empty()).then_some(Release { version, size }))
+            }
             message @ (kind::DEVICE_INFORMATION
             | kind::VERSION_RESULT
             | kind::PROFILE_RESULT
@@ -349,6 +366,10 @@ impl ServerMessage {
                 Builder::new(kind::UPGRADE_PROFILE).int(number::UPGRADE_MODE, 1).time(number::UPGRADE_TIME, *time)
             }
             Self::UploadLog(location) => Builder::new(kind::UPLOAD_LOG).location(location).reached_at(location),
+            Self::Announcement(None) => Builder::new(kind::ANNOUNCEMENT).text(number::VERSION, ""),
+            Self::Announcement(Some(Release { version, size })) => Builder::new(kind::ANNOUNCEMENT)
+                .text(number::VERSION, version)
+                .maybe(*size, |b, size| b.bytes(number::FILE_SIZE, &size.to_be_bytes())),
             Self::Unknown(message) => Builder::new(*message),
         };
         builder.build()
@@ -379,6 +400,7 @@ impl ServerMessage {
             Self::Restart => kind::RESTART,
             Self::UpgradeProfile(_) => kind::UPGRADE_PROFILE,
             Self::UploadLog(_) => kind::UPLOAD_LOG,
+            Self::Announcement(_) => kind::ANNOUNCEMENT,
             Self::Unknown(kind) => *kind,
         }
     }

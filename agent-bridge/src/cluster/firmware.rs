@@ -16,11 +16,13 @@ use kube::runtime::reflector::Store as Cache;
 use kube::runtime::{Controller, watcher};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::content::digest;
+use super::declared::{Declared, Teller};
+use super::groups::{Groups, groups};
 use super::images::{Images, Wanted};
-use super::named::{self, Names};
 use super::request::{ApiError, backoff, patch_params, request};
 use crate::files::store::Need;
 
@@ -46,8 +48,9 @@ struct Keeper {
     api: Api<Firmware>,
     images: Images,
     is_writer: IsWriter,
-    /// The releases that groups name.
-    named: Names,
+    /// What groups declare.
+    groups: Groups,
+    declared: Arc<Teller>,
     cache: Cache<DeserializeGuard<Firmware>>,
     /// How often a release, by uid, has failed in a row.
     failures: Mutex<HashMap<String, u32>>,
@@ -73,27 +76,41 @@ enum Found {
     Failed(&'static str, String),
 }
 
-/// Keeps all Firmwares of the namespace until `shutdown`.
-pub async fn keep(client: Client, namespace: String, images: Images, is_writer: IsWriter, shutdown: CancellationToken) {
+/// Keeps all Firmwares of the namespace until `shutdown`, and tells what they and the groups declare.
+pub async fn keep(
+    client: Client,
+    namespace: String,
+    images: Images,
+    is_writer: IsWriter,
+    declared: watch::Sender<Declared>,
+    shutdown: CancellationToken,
+) {
     let watched: Api<DeserializeGuard<Firmware>> = Api::namespaced(client.clone(), &namespace);
-    let (named, named_anew) = named::names(Api::namespaced(client.clone(), &namespace));
+    let (groups, declared_anew) = groups(Api::namespaced(client.clone(), &namespace));
     let controller = Controller::new(watched, watcher::Config::default());
+    let declared = Arc::new(Teller { groups: groups.clone(), firmwares: controller.store(), tell: declared });
+    let teller = Arc::clone(&declared);
+    let declared_anew = declared_anew.inspect(move |()| teller.look());
+    let teller = Arc::clone(&declared);
     let keeper = Arc::new(Keeper {
         api: Api::namespaced(client, &namespace),
         images,
         is_writer,
-        named,
+        groups,
+        declared,
         cache: controller.store(),
         failures: Mutex::default(),
         verified: Mutex::default(),
         shutdown: shutdown.clone(),
     });
     controller
-        .reconcile_all_on(named_anew)
+        .reconcile_all_on(declared_anew)
         .with_config(Config::default().concurrency(CONCURRENT))
         .graceful_shutdown_on(shutdown.cancelled_owned())
         .run(reconcile, |firmware, _, keeper| Action::requeue(keeper.delay(&firmware)), keeper)
         .for_each(async |result| {
+            // Also where a release is no more.
+            teller.look();
             if let Err(error) = result {
                 tracing::warn!(error = %fettle_runtime::chain(&error), "firmware not dealt with; trying again");
             }
@@ -131,6 +148,7 @@ impl Keeper {
     async fn look_after(&self, firmware: &Firmware) -> Result<Next, KeepError> {
         let mut firmware = firmware.clone();
         self.tell_needs();
+        self.declared.look();
         let declared = firmware.clone();
         let verified = self.verify(&declared);
         tokio::pin!(verified);
@@ -195,7 +213,10 @@ impl Keeper {
     }
 
     fn need(&self, firmware: &Firmware) -> Need {
-        if self.named.borrow().contains(&firmware.name_any()) { Need::Group } else { Need::Declared }
+        let name = firmware.name_any();
+        let groups = self.groups.borrow();
+        let mut named = groups.values().filter_map(|wish| wish.firmware.as_ref());
+        if named.any(|firmware| firmware.name == name) { Need::Group } else { Need::Declared }
     }
 
     /// Says to the cache what is needed now.

@@ -3,13 +3,14 @@
 pub mod address;
 pub mod bridges;
 pub mod content;
+pub mod declared;
 mod docker_config;
 pub mod enrolment;
 pub mod firmware;
+pub mod groups;
 pub mod images;
 pub mod index;
 pub mod lease;
-pub mod named;
 pub mod notices;
 pub mod record;
 mod request;

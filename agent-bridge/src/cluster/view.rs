@@ -5,6 +5,7 @@ use fettle_crds::{
     Target as RecordedTarget, UploadLogs,
 };
 use fettle_protocol::Dialect;
+use fettle_protocol::datum::Capabilities;
 use fettle_protocol::message::UpgradeAt;
 use fettle_protocol::session::{
     Contender, Drops, Hold, Known, Phase, Progress, Reached, Scheduled, Stage, Target, View,
@@ -13,6 +14,7 @@ use jiff::SignedDuration;
 
 use super::Identity;
 use super::bridges::Bridges;
+use super::declared::Declared;
 
 /// The most that a command must go before the end of its try: for clocks that differ.
 const MARGIN_MAX: SignedDuration = SignedDuration::from_secs(30);
@@ -26,7 +28,7 @@ pub enum Standing {
 }
 
 /// What `device` says to a session of this run of this bridge.
-pub fn view(device: &Device, standing: Standing, us: &Identity, bridges: &Bridges) -> View {
+pub fn view(device: &Device, standing: Standing, us: &Identity, bridges: &Bridges, declared: &Declared) -> View {
     let status = device.status.clone().unwrap_or_default();
     let session = status.session.as_ref();
     let udp = status.target.as_ref().is_some_and(|target| target.udp_logs);
@@ -37,6 +39,7 @@ pub fn view(device: &Device, standing: Standing, us: &Identity, bridges: &Bridge
         hold: session.map_or(Hold::Nobody, |session| hold(session, us, bridges)),
         contender: session.map_or(Contender::Nobody, |session| contender(session, us, bridges)),
         dismissed: session.is_some_and(|session| session.dismissed),
+        declared: listens(device).then(|| declared.release_for(device)).flatten(),
         known: status.reported.map(|reported| Known {
             version: reported.version,
             model: reported.model,
@@ -74,6 +77,13 @@ pub fn view(device: &Device, standing: Standing, us: &Identity, bridges: &Bridge
         udp,
         address: session.map(|session| session.address.clone()).or(status.last_address),
     }
+}
+
+/// Whether the device takes announcements, as far as is on record: for all others nobody need look up what is declared.
+fn listens(device: &Device) -> bool {
+    let reported = device.status.as_ref().and_then(|status| status.reported.as_ref());
+    let announcement = |name: &String| Capabilities::named(name) == Some(Capabilities::ANNOUNCEMENT);
+    reported.is_some_and(|reported| reported.capabilities.iter().any(announcement))
 }
 
 /// What a person asks for and was not acted on: the value of the annotation. One that the status could not say is none.
@@ -175,7 +185,7 @@ mod tests {
     }
 
     fn seen(device: &Device) -> View {
-        view(device, Standing::Accepted, &us(), &bridges())
+        view(device, Standing::Accepted, &us(), &bridges(), &Declared::default())
     }
 
     #[test]
@@ -315,7 +325,7 @@ mod tests {
         };
         device.status.as_mut().unwrap().upgrade = Some(upgrade);
         assert!(seen(&device).legal);
-        let refused = view(&device, Standing::NotAccepted, &us(), &bridges());
+        let refused = view(&device, Standing::NotAccepted, &us(), &bridges(), &Declared::default());
         assert!(!refused.legal);
         assert_eq!(refused.hold, Hold::Us, "what is on record of it is ours to take back");
         assert_eq!(refused.progress.map(|progress| progress.phase), Some(Phase::Restarting), "and to see through");

@@ -129,6 +129,7 @@ impl Hub {
             | ServerMessage::DownloadVersion(_)
             | ServerMessage::DownloadProfile(_)
             | ServerMessage::UploadLog(_)
+            | ServerMessage::Announcement(_)
             | ServerMessage::Unknown(_) => {
                 tracing::debug!(connection = connection.0, kind = message.kind(), "told the device");
             }
@@ -319,9 +320,10 @@ const fn ordered(message: &ServerMessage) -> Option<Stage> {
         ServerMessage::UpgradeProfile(UpgradeAt::Immediately) => Some(Stage::Apply),
         ServerMessage::UploadLog(_) => Some(Stage::Log),
         // How long a device waits for its time says nothing of how long it takes.
-        ServerMessage::UpgradeProfile(UpgradeAt::Time(_)) | ServerMessage::Interrupt(_) | ServerMessage::Unknown(_) => {
-            None
-        }
+        ServerMessage::UpgradeProfile(UpgradeAt::Time(_))
+        | ServerMessage::Interrupt(_)
+        | ServerMessage::Announcement(_)
+        | ServerMessage::Unknown(_) => None,
     }
 }
 

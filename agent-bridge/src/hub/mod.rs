@@ -14,6 +14,7 @@ mod objects;
 mod repeat;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::future::ready;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -38,6 +39,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cluster::bridges::Bridges;
 use crate::cluster::content::Contents;
+use crate::cluster::declared::Declared;
 use crate::cluster::enrolment::{Enrolment, Recorded};
 use crate::cluster::index::Index;
 use crate::cluster::notices::Notices;
@@ -76,6 +78,8 @@ pub struct Parts {
     pub bridges: Arc<Mutex<Bridges>>,
     /// To ask devices without a connection.
     pub datagrams: Arc<Datagrams>,
+    /// What groups and releases declare.
+    pub declared: watch::Receiver<Declared>,
 }
 
 /// The hub.
@@ -91,6 +95,8 @@ pub struct Hub {
     /// Whose Device is being made, or will be unless it comes by itself.
     recording: HashSet<Mac>,
     recording_places: Arc<Semaphore>,
+    /// Who takes announcements, and was not looked at since something else was declared.
+    listening: Vec<Mac>,
     timers: BTreeSet<(Timestamp, Mac)>,
     repeats: Repeats,
     started: Timestamp,
@@ -144,6 +150,8 @@ struct Connected {
     dialect: Dialect,
     /// It takes datum 77.
     retries: bool,
+    /// It takes message 35.
+    listens: bool,
     orders: Orders,
     outstanding: bool,
 }
@@ -203,6 +211,7 @@ impl Hub {
             reading: HashSet::new(),
             recording: HashSet::new(),
             recording_places: Arc::new(Semaphore::new(RECORDING)),
+            listening: Vec::new(),
             timers: BTreeSet::new(),
             repeats: Repeats::default(),
             started: Timestamp::now(),
@@ -243,6 +252,8 @@ impl Hub {
                     self.heard_of_logs(&mut logs);
                     self.told(connection, told);
                 }
+                Ok(()) = self.parts.declared.changed() => self.declared_anew(),
+                () = ready(()), if !self.listening.is_empty() => self.look_at_listening(),
                 Some(log) = logs.recv() => self.log_news(log),
                 Some(Reply { mac, result, detail }) = replies.recv() => {
                     self.heard_of_logs(&mut logs);
@@ -304,9 +315,9 @@ impl Hub {
     fn told(&mut self, id: ConnectionId, told: Told) {
         match told {
             Told::Called { info, address, orders } => {
-                let (mac, dialect, retries) =
-                    (info.mac, info.dialect, info.capabilities.has(Capabilities::RETRY_AFTER));
-                let connected = Connected { mac, address, dialect, retries, orders, outstanding: false };
+                let (mac, dialect, can) = (info.mac, info.dialect, info.capabilities);
+                let (retries, listens) = (can.has(Capabilities::RETRY_AFTER), can.has(Capabilities::ANNOUNCEMENT));
+                let connected = Connected { mac, address, dialect, retries, listens, orders, outstanding: false };
                 self.connections.insert(id, connected);
                 self.called(id, *info, address);
             }
@@ -331,9 +342,10 @@ impl Hub {
     }
 
     fn said(&mut self, id: ConnectionId, message: DeviceMessage) {
-        let Some(connected) = self.connections.get(&id) else { return };
+        let Some(connected) = self.connections.get_mut(&id) else { return };
         let mac = connected.mac;
         if let DeviceMessage::Information(info) = &message {
+            connected.listens = info.capabilities.has(Capabilities::ANNOUNCEMENT);
             if info.mac != mac {
                 if let Some(line) = self.lines.line() {
                     let (claimed, left_out) = (info.mac, line.left_out);

@@ -22,6 +22,9 @@ use crate::cluster::writer::Written;
 use crate::metrics::Closed;
 use crate::tcp::Order;
 
+/// Devices that are looked at in a turn, where something else is declared: a fleet of them does not keep others waiting.
+const LOOKED_AT: usize = 64;
+
 impl Hub {
     pub(super) fn lease_event(&mut self, event: watcher::Result<watcher::Event<Lease>>) -> bool {
         let now = Instant::now();
@@ -91,6 +94,23 @@ impl Hub {
         false
     }
 
+    /// Something else is declared: whoever takes announcements is looked at again.
+    pub(super) fn declared_anew(&mut self) {
+        self.parts.declared.mark_unchanged();
+        let listening = self.connections.values().filter(|connected| connected.listens);
+        self.listening = listening.map(|connected| connected.mac).collect();
+    }
+
+    /// Some of those that are to be looked at.
+    pub(super) fn look_at_listening(&mut self) {
+        for _ in 0..LOOKED_AT {
+            let Some(mac) = self.listening.pop() else { return };
+            if self.entries.contains_key(&mac) {
+                self.changed(mac);
+            }
+        }
+    }
+
     /// A Device that the API has answered with.
     pub(super) fn answered(&mut self, device: Device) {
         let (index, keep) = self.keep();
@@ -151,7 +171,7 @@ impl Hub {
             Lookup::Known(_) | Lookup::Unknown | Lookup::Unapproved | Lookup::Ambiguous => Standing::NotAccepted,
         };
         let bridges = self.parts.bridges.lock().unwrap_or_else(PoisonError::into_inner);
-        view(device, standing, &self.parts.us, &bridges)
+        view(device, standing, &self.parts.us, &bridges, &self.parts.declared.borrow())
     }
 
     /// A session for the device with this MAC.

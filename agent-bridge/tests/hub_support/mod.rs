@@ -10,6 +10,7 @@ use std::time::Duration;
 use fettle_bridge::cluster::Identity;
 use fettle_bridge::cluster::bridges::Bridges;
 use fettle_bridge::cluster::content::{Advertised, Contents, HttpBase, Scheme};
+use fettle_bridge::cluster::declared::Declared;
 use fettle_bridge::cluster::enrolment::Enrolment;
 use fettle_bridge::cluster::images::{Images, SignaturePolicy};
 use fettle_bridge::cluster::lease::Heartbeat;
@@ -66,6 +67,8 @@ pub struct Rig {
     pub task: JoinHandle<()>,
     /// Requests to the API server, where it hangs.
     pub requests: Requests,
+    /// What groups and releases declare.
+    pub declares: watch::Sender<Declared>,
     devices: UnboundedSender<watcher::Result<Event<DeserializeGuard<Device>>>>,
     leases: UnboundedSender<watcher::Result<Event<Lease>>>,
     connections: mpsc::Sender<FromConnection>,
@@ -116,6 +119,7 @@ impl Rig {
         let (_, replies) = mpsc::channel(1);
         let metrics = Metrics::new(&registry).unwrap();
         let api: Api<Device> = Api::namespaced(client.clone(), "default");
+        let (declares, declared) = watch::channel(Declared::default());
         let hub = Hub::new(Parts {
             us: us.clone(),
             timing: Timing::default(),
@@ -128,6 +132,7 @@ impl Rig {
             metrics,
             bridges: Arc::new(Mutex::new(Bridges::default())),
             datagrams: Arc::new(datagrams),
+            declared,
         });
         let (devices, watched_devices) = unbounded();
         let (leases, watched_leases) = unbounded();
@@ -139,7 +144,7 @@ impl Rig {
         let task = tokio::spawn(hub.run(watches, sources, is_synced, shutdown.clone()));
         let next = 0;
         let _folder = folder;
-        Self { us, shutdown, task, requests, devices, leases, connections, synced, registry, next, _folder }
+        Self { us, shutdown, task, requests, declares, devices, leases, connections, synced, registry, next, _folder }
     }
 
     /// The first lists: these Devices, and the Lease of `b-1`, whose run `x` lives.

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use fettle_protocol::ServerMessage;
 use fettle_protocol::datum::Transfer;
-use fettle_protocol::message::{UpgradeAt, kind};
+use fettle_protocol::message::{Release, UpgradeAt, kind};
 use serde::{Serialize, Serializer};
 
 use crate::conformance::{self, Violation};
@@ -77,6 +77,20 @@ pub struct Received {
     /// Message 8, where it names a time: as it stands in datum 12.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at: Option<jiff::civil::DateTime>,
+    /// Message 35.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub announced: Option<Box<Announced>>,
+}
+
+/// What the device is to run once its turn has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Announced {
+    /// Empty where what was announced holds no longer.
+    pub version: String,
+    /// Bytes of its image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
 }
 
 /// Where a command sends the device for a file, and what it says of it.
@@ -121,6 +135,7 @@ impl From<&ServerMessage> for Received {
                 | ServerMessage::Interrupt(_)
                 | ServerMessage::Restart
                 | ServerMessage::UpgradeProfile(_)
+                | ServerMessage::Announcement(_)
                 | ServerMessage::Unknown(_) => None,
             };
             Box::new(Place {
@@ -139,7 +154,14 @@ impl From<&ServerMessage> for Received {
             ServerMessage::UpgradeProfile(UpgradeAt::Time(time)) => Some(*time),
             _ => None,
         };
-        Self { message: message.kind(), place, at }
+        let announced = match message {
+            ServerMessage::Announcement(Some(Release { version, size })) => {
+                Some(Box::new(Announced { version: version.clone(), size: *size }))
+            }
+            ServerMessage::Announcement(None) => Some(Box::new(Announced { version: String::new(), size: None })),
+            _ => None,
+        };
+        Self { message: message.kind(), place, at, announced }
     }
 }
 
@@ -274,6 +296,7 @@ fn name(message: u8) -> &'static str {
         kind::PROGRESS => "progress",
         kind::RESTART_COMPLETE => "restart complete",
         kind::KEEP_ALIVE => "keep-alive",
+        kind::ANNOUNCEMENT => "announcement",
         _ => "unknown message",
     }
 }
@@ -289,7 +312,7 @@ impl fmt::Display for Event {
             Self::Disconnected { reason } => write!(f, "disconnected: {reason:?}"),
             Self::Sent { message, result: None } => write!(f, "> {message} {}", name(*message)),
             Self::Sent { message, result: Some(result) } => write!(f, "> {message} {}: {result}", name(*message)),
-            Self::Received(Received { message, place, at }) => {
+            Self::Received(Received { message, place, at, announced }) => {
                 write!(f, "< {message} {}", name(*message))?;
                 if let Some(place) = place {
                     let Place { transfer, server, port, path, file, user: _, crc: _, config, attempt: _ } = &**place;
@@ -302,8 +325,13 @@ impl fmt::Display for Event {
                         write!(f, " configuration {config}")?;
                     }
                 }
-                match at {
-                    Some(at) => write!(f, " at {at}"),
+                if let Some(at) = at {
+                    write!(f, " at {at}")?;
+                }
+                match announced.as_deref() {
+                    Some(Announced { version, size: Some(size) }) => write!(f, ": {version}, {size} bytes"),
+                    Some(Announced { version, size: None }) if version.is_empty() => f.write_str(": nothing any more"),
+                    Some(Announced { version, size: None }) => write!(f, ": {version}"),
                     None => Ok(()),
                 }
             }

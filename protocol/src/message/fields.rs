@@ -102,7 +102,7 @@ impl<'a> Data<'a> {
             crc: self.required(number::CRC, datum::u32_value)?,
             config,
             attempt: self.parsed(number::ATTEMPT, datum::u32_value)?,
-            size: self.parsed(number::FILE_SIZE, |value| value.try_into().ok().map(u64::from_be_bytes))?,
+            size: self.parsed(number::FILE_SIZE, datum::u64_value)?,
             sha256: self.parsed(number::SHA256, |value| value.try_into().ok())?,
             signature: None,
         })

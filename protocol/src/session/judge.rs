@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::types::*;
 use super::{Session, State, after, before};
 use crate::datum::Capabilities;
-use crate::message::{ServerMessage, UpgradeAt};
+use crate::message::{Release, ServerMessage, UpgradeAt};
 
 /// What is next for a device with a live target.
 #[derive(Debug, PartialEq, Eq)]
@@ -266,7 +266,10 @@ impl Session {
         let id = target.id;
         match self.next(target) {
             Next::Nothing => false,
-            Next::Command(_) if self.is_fetched(target) => false,
+            Next::Command(_) if self.is_fetched(target) => {
+                self.announce(effects);
+                false
+            }
             Next::Command(step) => {
                 let until = fetched_by(target, step, now);
                 if self.may_command(now) {
@@ -356,7 +359,24 @@ impl Session {
             Some((_, false)) | None if self.has_log_news() || self.has_stale_reached() => {
                 self.write(Record::default(), effects);
             }
-            Some((_, false)) | None => {}
+            Some((_, false)) | None => self.announce(effects),
+        }
+    }
+
+    /// Tells a device that waits for its turn what it is to run then, where it takes that and was told something else on
+    /// this connection; also that there is nothing any more.
+    fn announce(&mut self, effects: &mut Vec<Effect>) {
+        let Some(connection) = &mut self.connection else { return };
+        let can = |capability| connection.info.capabilities.has(capability);
+        // What is on record may be older than what it has just said of itself.
+        let news = self.view.declared.as_ref().filter(|release| release.version != connection.info.version);
+        let news = news.map(|Release { version, size }| Release {
+            version: version.clone(),
+            size: size.filter(|_| can(Capabilities::FILE_FACTS)),
+        });
+        if can(Capabilities::ANNOUNCEMENT) && connection.announced != news {
+            connection.announced.clone_from(&news);
+            effects.push(Effect::Send(connection.id, ServerMessage::Announcement(news)));
         }
     }
 

@@ -12,7 +12,7 @@ impl Session {
     pub(super) fn take_in(&mut self, event: Event, now: Timestamp, effects: &mut Vec<Effect>) {
         match event {
             Event::Called { connection, address, info } => {
-                self.called(Connection { id: connection, address, info }, now, effects);
+                self.called(Connection { id: connection, address, info, announced: None }, now, effects);
             }
             Event::Said { connection, message } => self.said(connection, message, now, effects),
             Event::Dropped { connection, acknowledged, by } => self.dropped(connection, acknowledged, by, now),

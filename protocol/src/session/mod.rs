@@ -23,6 +23,8 @@
 //!   more push of a profile whose result was lost.
 //! - While the end of a try is not written, nothing further is sent.
 //! - How far a device has come is written once in [`Timing::reached`], and not of a command that has taken less.
+//! - What a device is to run is announced where it takes that: once for each change and connection, and never into a
+//!   command.
 //! - A log costs one write at most, and none where another write is due that can tell of it.
 //! - What is on record as the configuration in force is taken off the record where it may no longer be true.
 //! - After a [`Event::Tick`] at [`Session::deadline`] the next deadline is later, or there is none.
@@ -58,7 +60,7 @@ pub use types::{
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::message::DeviceInformation;
+use crate::message::{DeviceInformation, Release};
 
 /// What the server knows of one device and is doing about it.
 #[derive(Debug, Clone)]
@@ -100,6 +102,8 @@ struct Connection {
     id: ConnectionId,
     address: String,
     info: DeviceInformation,
+    /// What was announced on it last.
+    announced: Option<Release>,
 }
 
 #[derive(Debug, Clone)]

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::datum::ExecutionResult;
 use crate::dialect::Dialect;
-use crate::message::{DeviceInformation, DeviceMessage, Download, ErrorDetail, Location, ServerMessage};
+use crate::message::{DeviceInformation, DeviceMessage, Download, ErrorDetail, Location, Release, ServerMessage};
 
 /// A connection of the bridge, unique within one run of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -69,6 +69,8 @@ pub struct View {
     pub applied: Option<String>,
     /// What it may become.
     pub target: Option<Target>,
+    /// What it is to run once its turn has come, where that is something else than it was on record to run.
+    pub declared: Option<Release>,
     /// How far the target named in it has come.
     pub progress: Option<Progress>,
     /// How far it has said that it has come with a command.

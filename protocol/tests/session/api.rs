@@ -1,6 +1,6 @@
 //! The record: a Device of the Kubernetes API, as far as a session has to do with it.
 
-use fettle_protocol::message::DeviceInformation;
+use fettle_protocol::message::{DeviceInformation, Release};
 use fettle_protocol::session::{
     Change, Contender, Drops, Hold, Known, Log, LogRefused, LogResult, Phase, Progress, Reached, Record, SessionRecord,
     Target, TryEnd, View,
@@ -52,6 +52,8 @@ pub(crate) struct Status {
     pub(crate) udp: bool,
     pub(crate) address: Option<String>,
     pub(crate) target: Option<Target>,
+    /// What its group declares.
+    pub(crate) declared: Option<Release>,
     /// The target of which the controller has said how it ended.
     pub(crate) outcome: Option<i64>,
 }
@@ -85,6 +87,7 @@ impl Api {
             udp: false,
             address: None,
             target: None,
+            declared: None,
             outcome: None,
         };
         Self { version: 1, status, alive: vec![US, OTHER, THIRD], written: Vec::new() }
@@ -107,7 +110,7 @@ impl Api {
     /// What it says to that run of that bridge.
     pub(crate) fn view(&self, us: Run) -> View {
         let Status { legal, model, holder, reported, applied, upgrade, drops, log, target, outcome, .. } = &self.status;
-        let Status { reached, log_refused, log_request, log_answer, udp, address, .. } = &self.status;
+        let Status { declared, reached, log_refused, log_request, log_answer, udp, address, .. } = &self.status;
         let log_answer = log_answer.as_ref().map(|(request, _)| request.clone());
         View {
             legal: *legal,
@@ -136,6 +139,9 @@ impl Api {
             }),
             applied: applied.clone(),
             target: target.clone().map(|target| Target { ended: *outcome == Some(target.id), ..target }),
+            declared: declared
+                .clone()
+                .filter(|release| reported.as_ref().is_some_and(|info| info.version != release.version)),
             progress: upgrade.as_ref().map(|upgrade| Progress { target: upgrade.target, phase: upgrade.phase }),
             reached: reached.clone(),
             drops: *drops,

@@ -1,7 +1,7 @@
 //! A device that does what it is told, as far as connections let it, and tells the truth: what it runs is the ground truth
 //! of the properties.
 
-use fettle_protocol::datum::{DownloadResult, ExecutionResult};
+use fettle_protocol::datum::{Capabilities, DownloadResult, ExecutionResult};
 use fettle_protocol::message::{DeviceInformation, UpgradeAt};
 use fettle_protocol::session::{ConnectionId, Session};
 use fettle_protocol::{DeviceMessage, ServerMessage};
@@ -36,6 +36,8 @@ pub(crate) struct Device {
     pub(crate) config: String,
     /// It can tell its configuration.
     tells: bool,
+    /// It takes announcements.
+    listens: bool,
     habit: Habit,
     pub(crate) link: Option<Link>,
     image: Option<String>,
@@ -47,9 +49,10 @@ pub(crate) struct Device {
 }
 
 impl Device {
-    pub(crate) fn new(tells: bool, habit: Habit) -> Self {
+    pub(crate) fn new(tells: bool, listens: bool, habit: Habit) -> Self {
         let (version, config) = ("1.0".to_owned(), "A".to_owned());
-        Self { version, config, tells, habit, link: None, image: None, profile: None, scheduled: None, owed: None }
+        let (image, profile, scheduled, owed) = (None, None, None, None);
+        Self { version, config, tells, listens, habit, link: None, image, profile, scheduled, owed }
     }
 
     /// Its clock has gone on.
@@ -77,7 +80,9 @@ impl Device {
     }
 
     pub(crate) fn info(&self) -> DeviceInformation {
-        if self.tells { telling(&self.version, &self.config) } else { info(&self.version) }
+        let info = if self.tells { telling(&self.version, &self.config) } else { info(&self.version) };
+        let listens = if self.listens { Capabilities::ANNOUNCEMENT } else { Capabilities::default() };
+        DeviceInformation { capabilities: info.capabilities.with(listens), ..info }
     }
 
     /// It does the next thing: calls, says what it owes, or obeys.
@@ -132,6 +137,8 @@ impl Device {
                 self.link = None;
                 world.drops(link);
             }
+            // It changes nothing about what the device does.
+            (ServerMessage::Announcement(_), _) => {}
             (ServerMessage::Unknown(kind), _) => panic!("the server says {kind}"),
         }
     }
@@ -175,6 +182,7 @@ impl Device {
                 | ServerMessage::DownloadVersion(_)
                 | ServerMessage::DownloadProfile(_)
                 | ServerMessage::UploadLog(_)
+                | ServerMessage::Announcement(_)
                 | ServerMessage::Unknown(_) => {}
             }
         }

@@ -9,6 +9,7 @@ mod api;
 mod world;
 
 mod ahead;
+mod announcements;
 mod bounds;
 mod done;
 mod drops;

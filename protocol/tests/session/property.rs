@@ -75,6 +75,8 @@ enum Happening {
     /// A person clears the session.
     Cleared,
     Legal(bool),
+    /// Its group declares this release, or none.
+    Declares(Option<u8>),
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -119,6 +121,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         2 => Just(OtherLetsGo),
         1 => Just(Cleared),
         2 => prop_oneof![3 => Just(true), 1 => Just(false)].prop_map(Legal),
+        5 => prop::option::weighted(0.8, 1u8..4).prop_map(Declares),
     ]
 }
 
@@ -141,10 +144,10 @@ struct Fleet {
 }
 
 impl Fleet {
-    fn new(tells: bool, habit: Habit) -> Self {
+    fn new(tells: bool, listens: bool, habit: Habit) -> Self {
         Self {
             world: World::new(),
-            device: Device::new(tells, habit),
+            device: Device::new(tells, listens, habit),
             dead: Vec::new(),
             impostors: Vec::new(),
             deceived: false,
@@ -282,6 +285,9 @@ impl Fleet {
             }
             Happening::OtherLetsGo => self.other_lets_go(),
             Happening::Cleared => world.change(|status| status.holder = None),
+            Happening::Declares(release) => {
+                world.declares(release.map(|number| format!("{number}.0")).as_deref());
+            }
             Happening::Legal(legal) => world.change(|status| status.legal = legal),
         }
         self.settle();
@@ -404,6 +410,7 @@ impl Fleet {
 
     /// What is written is true.
     fn audit(&mut self) {
+        self.world.check_announced();
         let session = self.world.session.as_ref();
         assert!(session.is_none_or(|session| !session.is_over()));
         if self.deceived {
@@ -490,10 +497,11 @@ proptest! {
     #[test]
     fn whatever_happens_no_rule_is_broken_and_every_target_ends(
         tells in any::<bool>(),
+        listens in any::<bool>(),
         habit in prop_oneof![Just(Habit::Then), Just(Habit::AtOnce), Just(Habit::Both)],
         happenings in prop::collection::vec(happening(), 1..120),
     ) {
-        let mut fleet = Fleet::new(tells, habit);
+        let mut fleet = Fleet::new(tells, listens, habit);
         fleet.happens(Happening::Acts(Luck::Good));
         for happening in happenings {
             fleet.happens(happening);

@@ -8,7 +8,7 @@ mod driver;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use fettle_protocol::datum::{Capabilities, DownloadResult, ExecutionResult};
-use fettle_protocol::message::{DeviceInformation, Download, ErrorDetail, kind};
+use fettle_protocol::message::{DeviceInformation, Download, ErrorDetail, Release, kind};
 use fettle_protocol::session::{
     Command, ConnectionId, Counted, EndedBy, Event, Log, LogRefused, Phase, Reason, Record, Scheduled, Session, Stage,
     Target, Timing, View,
@@ -54,6 +54,10 @@ pub(crate) struct Wire {
     pub(crate) finishing: bool,
     pub(crate) probed: u32,
     pub(crate) closed_for: Option<Reason>,
+    /// Message 1, as it was last said here.
+    info: Option<DeviceInformation>,
+    /// What was announced here last.
+    pub(crate) announced: Option<Release>,
     /// The command that has got no answer, by the message that answers it.
     pub(crate) outstanding: Option<(u8, Command)>,
     /// The download that was last called good, on this connection, of the commands that it got.
@@ -327,7 +331,7 @@ impl World {
 
     pub(crate) fn calls_from(&mut self, address: &str, info: DeviceInformation) -> Link {
         let link = self.wires.len() as Link + 1;
-        self.wires.insert(link, Wire { open: true, opened: self.now, ..Wire::default() });
+        self.wires.insert(link, Wire { open: true, opened: self.now, info: Some(info.clone()), ..Wire::default() });
         if self.session.is_none() {
             self.begin();
         }
@@ -338,6 +342,9 @@ impl World {
     pub(crate) fn says(&mut self, link: Link, message: DeviceMessage) {
         let wire = self.wires.get_mut(&link).unwrap();
         assert!(wire.open, "a closed connection speaks");
+        if let DeviceMessage::Information(info) = &message {
+            wire.info = Some(info.clone());
+        }
         let kind = message.kind();
         // A late 9 answers what was unanswered.
         self.unanswered &= kind != kind::UPGRADE_RESULT;
@@ -414,6 +421,31 @@ impl World {
     /// The target of which this file was ordered.
     pub(crate) fn ordered(&self, download: &Download) -> Target {
         self.targets[&self.numbers[&download.attempt.unwrap()].target].clone()
+    }
+
+    /// What the group of the device declares is another.
+    pub(crate) fn declares(&mut self, version: Option<&str>) {
+        let declared = version.map(|version| Release { version: version.to_owned(), size: Some(7) });
+        self.change(|status| status.declared = declared);
+    }
+
+    /// What a device that takes announcements and is connected has been told, where it waits for its turn.
+    pub(crate) fn check_announced(&self) {
+        let Some(session) = &self.session else { return };
+        let Some((ConnectionId(link), false)) = session.connection() else { return };
+        let waits = session.state_name() == "Idle" && self.write.is_none() && self.seen == self.api.version;
+        let target = self.viewed.target.as_ref().filter(|target| !target.ended);
+        let ended =
+            |target: &Target| self.viewed.progress.is_some_and(|at| at.target == target.id && at.phase == Phase::Done);
+        let wire = &self.wires[&link];
+        let Some(info) = wire.info.as_ref().filter(|info| info.capabilities.has(Capabilities::ANNOUNCEMENT)) else {
+            return;
+        };
+        if waits && wire.open && self.viewed.legal && target.is_none_or(ended) {
+            let due = self.viewed.declared.as_ref().filter(|release| release.version != info.version);
+            let version = |release: &Release| release.version.clone();
+            assert_eq!(wire.announced.as_ref().map(version), due.map(version), "what a waiting device was told");
+        }
     }
 
     /// What was said on the connection since it was last asked, by message numbers.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use fettle_protocol::datum::{Capabilities, DownloadResult, ExecutionResult, Transfer};
-use fettle_protocol::message::{DeviceInformation, Download, ErrorDetail, Location, UpgradeAt};
+use fettle_protocol::message::{DeviceInformation, Download, ErrorDetail, Location, Release, UpgradeAt};
 use fettle_protocol::proof::LogKey;
 use fettle_protocol::{DeviceMessage, Dialect, Frame, Mac, ServerMessage, frame};
 
@@ -243,6 +243,13 @@ pub(crate) fn values() -> BTreeMap<String, Message> {
             ServerMessage::UploadLog(http("l5j2h8z4", "device.log", "http://192.0.2.1:8080/l5j2h8z4/device.log")),
         ),
     ];
+    let announced = |size| ServerMessage::Announcement(Some(Release { version: "5.2.1".into(), size }));
+    let announcements = [
+        ("35", announced(None)),
+        ("35-with-size", announced(Some(0x1_0000_0009))),
+        ("35-nothing", ServerMessage::Announcement(None)),
+    ];
+    let server = server.into_iter().chain(announcements);
     let device = device.map(|(name, message)| (name.to_owned(), Message::Device(message)));
     let server = server.map(|(name, message)| (name.to_owned(), Message::Server(message)));
     device.into_iter().chain(server).collect()
@@ -259,7 +266,7 @@ fn every_file_has_a_value_and_every_value_a_file() {
 fn every_message_of_the_protocol_has_a_golden() {
     let mut kinds: Vec<u8> = files().values().map(|bytes| bytes[0]).collect();
     kinds.dedup();
-    assert_eq!(kinds, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 32, 33, 34]);
+    assert_eq!(kinds, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 32, 33, 34, 35]);
 }
 
 #[test]

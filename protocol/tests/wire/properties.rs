@@ -2,7 +2,7 @@
 
 use fettle_protocol::datum::{Capabilities, DownloadResult, ExecutionResult, Transfer};
 use fettle_protocol::frame::{self, HEADER_LEN};
-use fettle_protocol::message::{DeviceInformation, Download, ErrorDetail, Location, UpgradeAt};
+use fettle_protocol::message::{DeviceInformation, Download, ErrorDetail, Location, Release, UpgradeAt};
 use fettle_protocol::proof::LogKey;
 use fettle_protocol::{Decoder, DeviceMessage, Dialect, Frame, Mac, ServerMessage};
 use proptest::option;
@@ -62,7 +62,7 @@ fn device_message() -> impl Strategy<Value = DeviceMessage> {
             .prop_map(|(percent, text)| DeviceMessage::Progress { percent, text }),
         Just(DeviceMessage::RestartComplete),
         Just(DeviceMessage::KeepAlive),
-        prop_oneof![12..=31u8, 35..=255u8].prop_map(DeviceMessage::Unknown),
+        prop_oneof![12..=31u8, 36..=255u8].prop_map(DeviceMessage::Unknown),
     ]
 }
 
@@ -126,7 +126,9 @@ fn server_message() -> impl Strategy<Value = ServerMessage> {
         Just(ServerMessage::Restart),
         upgrade_at().prop_map(ServerMessage::UpgradeProfile),
         location().prop_map(ServerMessage::UploadLog),
-        prop_oneof![12..=31u8, 35..=255u8].prop_map(ServerMessage::Unknown),
+        option::of(("[!-~]{1,248}", any::<Option<u64>>()))
+            .prop_map(|release| ServerMessage::Announcement(release.map(|(version, size)| Release { version, size }))),
+        prop_oneof![12..=31u8, 36..=255u8].prop_map(ServerMessage::Unknown),
     ]
 }
 
@@ -147,7 +149,7 @@ fn datum() -> impl Strategy<Value = (u8, Vec<u8>)> {
 }
 
 fn frame() -> impl Strategy<Value = Frame> {
-    let kind = prop_oneof![1..=11u8, 32..=34u8, any::<u8>()];
+    let kind = prop_oneof![1..=11u8, 32..=35u8, any::<u8>()];
     (kind, proptest::collection::vec(datum(), 0..=12)).prop_map(|(message, data)| Frame { message, data })
 }
 

@@ -2,7 +2,7 @@
 
 use fettle_protocol::crc::CrcKind;
 use fettle_protocol::datum::{Capabilities, DownloadResult, ExecutionResult};
-use fettle_protocol::message::{DeviceInformation, ErrorDetail, UpgradeAt};
+use fettle_protocol::message::{DeviceInformation, ErrorDetail, Release, UpgradeAt};
 use fettle_protocol::{DeviceMessage, Dialect, Frame, ServerMessage, frame};
 
 use crate::annotated;
@@ -61,6 +61,7 @@ fn examples() -> Vec<Message> {
         // On 8, mode 1
         server(ServerMessage::UpgradeProfile(UpgradeAt::Time(jiff::civil::date(2026, 12, 31).at(3, 0, 0, 0)))),
         // Extensions
+        server(ServerMessage::Announcement(Some(Release { version: "5.2.1".into(), size: Some(28 << 20) }))),
         device(DeviceMessage::Information(DeviceInformation {
             config: Some("17+77c0d1e2".into()),
             serial: Some("SN-2026-000917".into()),

@@ -143,7 +143,7 @@ fn a_message_that_goes_the_other_way_is_refused() {
         let message = frame.message;
         let refused = Err(MessageError::WrongDirection { message });
         match message {
-            2 | 3 | 4 | 6 | 8 | 10 => assert_eq!(DeviceMessage::from_frame(&frame).map(drop), refused),
+            2 | 3 | 4 | 6 | 8 | 10 | 35 => assert_eq!(DeviceMessage::from_frame(&frame).map(drop), refused),
             _ => assert_eq!(ServerMessage::from_frame(&frame).map(drop), refused),
         }
     }
@@ -299,7 +299,7 @@ fn a_failure_is_never_sent_as_success() {
 
 #[test]
 fn message_types_that_are_not_known_are_told_apart_from_errors_whatever_they_hold() {
-    for message in (0..=255).filter(|message| !matches!(message, 1..=11 | 32..=34)) {
+    for message in (0..=255).filter(|message| !matches!(message, 1..=11 | 32..=35)) {
         for data in [vec![], vec![(1, vec![]), (1, vec![0; 248])]] {
             let frame = Frame { message, data };
             assert_eq!(DeviceMessage::from_frame(&frame), Ok(DeviceMessage::Unknown(message)));

@@ -334,7 +334,7 @@ mod tests {
     }
 
     fn told(message: u8) -> Event {
-        Event::Received(Received { message, place: None, at: None })
+        Event::Received(Received { message, place: None, at: None, announced: None })
     }
 
     fn fetched(sha256: Digest) -> Event {

@@ -3,6 +3,7 @@
 #[path = "../../../agent-bridge/tests/files_support/foreign.rs"]
 mod foreign;
 
+mod announcements;
 mod applied;
 mod bridges;
 mod clock;

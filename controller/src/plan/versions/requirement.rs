@@ -15,7 +15,7 @@ use std::cmp::Ordering;
 
 pub use fettle_crds::schema::REQUIREMENT_PATTERN;
 
-use super::order::Version;
+use super::Version;
 
 /// The characters of a version in a requirement, besides letters and digits. All that [`Version`] can order, but for blanks
 /// and commas, which mean something else here, and square brackets, which nobody missed.

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use fettle_protocol::ServerMessage;
-use fettle_protocol::datum::Transfer;
+use fettle_protocol::datum::{Capabilities, Transfer};
 use fettle_protocol::message::{Download, Location, UpgradeAt, kind};
 use fettle_protocol::session::{
     Command, ConnectionId, Effect, EndedBy, Event, File, Hold, Phase, Session, SourceError, Stage, Step, Transferred,
@@ -266,6 +266,17 @@ impl World {
         };
         match message {
             ServerMessage::Interrupt(_) => return,
+            ServerMessage::Announcement(release) => {
+                let info = wire.info.as_ref().unwrap();
+                assert!(info.capabilities.has(Capabilities::ANNOUNCEMENT), "announced to who does not take it");
+                assert_ne!(wire.announced, release, "announced again");
+                assert!(release.as_ref().is_none_or(|release| release.version != info.version), "it runs that");
+                let facts = info.capabilities.has(Capabilities::FILE_FACTS);
+                assert!(release.as_ref().is_none_or(|release| release.size.is_some() == facts));
+                assert_eq!(self.viewed.hold, Hold::Us, "announced by who does not hold the device");
+                wire.announced = release;
+                return;
+            }
             ServerMessage::UploadLog(_) => {
                 let command = *self.numbers.last_key_value().unwrap().1;
                 wire.outstanding = Some((kind::LOG_RESULT, command));
