@@ -221,6 +221,15 @@ pub fn installed(program: &str) -> Option<PathBuf> {
     folders.map(|folder| folder.join(program)).find(|path| path.is_file())
 }
 
+/// Where a server of somebody else's is: unpacked by `tools/servers`, or installed.
+pub fn server(program: &str) -> Result<PathBuf> {
+    let folders =
+        ["sbin", "bin"].map(|folder| cache().map(|cache| cache.join("servers/usr").join(folder).join(program)));
+    let unpacked = folders.into_iter().flatten().find(|path| path.is_file());
+    let found = unpacked.or_else(|| installed(program));
+    found.with_context(|| format!("no {program}: tools/packages fetches it"))
+}
+
 /// How one tool is built, and the folder of the cache that its pins and flags lead to.
 struct Recipe {
     tool: Tool,
