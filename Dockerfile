@@ -4,6 +4,7 @@
 #   docker build --tag registry.example.net/fettle:0.1.0 .
 
 FROM rust:1.95.0-bookworm AS build
+# It has the compiler of C that ring and zstd are built with; both become part of the programs, which need no library for them.
 # The one that the image brings, without the components that only developers need.
 ENV RUSTUP_TOOLCHAIN=1.95.0
 WORKDIR /src

@@ -105,6 +105,10 @@ pub struct Args {
     /// How much the cache of verified files may take.
     #[arg(long, env = "FETTLE_CACHE_SIZE", default_value = "10GiB", value_parser = size)]
     pub cache_size: u64,
+    /// The largest image of which differences are made, for devices that announce Delta: making one takes memory for twice as
+    /// much, for as long as it takes. 0: none are made.
+    #[arg(long, env = "FETTLE_DELTA_MAX_IMAGE_SIZE", default_value = "0", value_parser = size)]
+    pub delta_max_image_size: u64,
     /// How much the uploaded logs may take; the oldest go first.
     #[arg(long, env = "FETTLE_LOG_STORE_SIZE", default_value = "1GiB", value_parser = size)]
     pub log_store_size: u64,

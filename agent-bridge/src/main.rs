@@ -24,6 +24,7 @@ use fettle_bridge::cluster::notices::Notices;
 use fettle_bridge::cluster::writer::Writer;
 use fettle_bridge::cluster::{Identity, firmware};
 use fettle_bridge::files::credentials::Credentials;
+use fettle_bridge::files::differences::Differences;
 use fettle_bridge::files::external::External;
 use fettle_bridge::files::ledger::Transfers;
 use fettle_bridge::files::logs::{Bucket, LogNews, LogSettings, LogStore, Retention};
@@ -110,6 +111,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     };
     let store = open_store(&args)?;
     store.register(&registry)?;
+    let (differences, maker) = Differences::new(store.clone(), args.delta_max_image_size, &registry)?;
     let credentials = credentials(&args)?;
     let transfers = Arc::new(Transfers::new());
     let (news, log_news) = mpsc::channel(LOGS);
@@ -181,7 +183,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let (declares, declared) = watch::channel(Declared::default());
     let images = Images::new(secrets.clone(), store, args.signatures);
     let contents = Contents::new(secrets, images.clone(), credentials, transfers, logs, advertised, heartbeat.held())
-        .with_external(external.clone());
+        .with_external(external.clone())
+        .with_differences(differences, declared.clone());
     let living = Arc::new(Mutex::new(Bridges::default()));
     let hub = Hub::new(Parts {
         us: us.clone(),
@@ -204,6 +207,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
             held.now() && living.first() == Some(name.as_str())
         })
     };
+    let maker = tokio::spawn(maker.run(shutdown.clone()));
     let log_keeper = tokio::spawn(log_store.keep(Arc::clone(&is_writer), shutdown.clone()));
     let (connections, told) = mpsc::channel(TOLD);
     let (synced, mut is_synced) = watch::channel(false);
@@ -251,6 +255,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         hub.await?;
     }
     keeper.await?;
+    maker.await?;
     log_keeper.await?;
     answers.await?;
     if let Some(tidier) = tidier {

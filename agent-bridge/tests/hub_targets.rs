@@ -97,7 +97,7 @@ fn declare(version: &str) -> Declared {
     firmware.status = Some(serde_json::from_value(status).unwrap());
     let selector: LabelSelector = serde_json::from_value(json!({"matchLabels": {"site": "b"}})).unwrap();
     let named = serde_json::from_value(json!({"name": "fw"})).unwrap();
-    let wish = Wish { selector, firmware: Some(named), is_taken_back: false };
+    let wish = Wish { selector, firmware: Some(named), retries: 2, is_taken_back: false };
     Declared::new([("g".to_owned(), wish)].into(), &[firmware])
 }
 

@@ -53,6 +53,8 @@ pub enum Fetched {
     Verified,
     /// All of it, damaged.
     CrcMismatch,
+    /// All of a difference, which makes something else than was promised of what runs.
+    OtherImage,
     /// Why not.
     Failed(String),
 }
@@ -397,6 +399,10 @@ impl Agent {
         let (result, detail) = match fetched {
             Fetched::Verified => (DownloadResult::Verified, ErrorDetail::default()),
             Fetched::CrcMismatch => (DownloadResult::CrcMismatch, ErrorDetail::default()),
+            Fetched::OtherImage => {
+                let why = "the difference does not make that image of what runs".to_owned();
+                (DownloadResult::CrcMismatch, self.detail(why))
+            }
             Fetched::Failed(why) => (DownloadResult::Failed(2), self.detail(why)),
         };
         self.report(Self::download_message(file, result, detail))

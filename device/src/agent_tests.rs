@@ -31,7 +31,16 @@ fn download() -> Download {
         url: None,
         log_key: None,
     };
-    Download { location, crc: 7, config: None, attempt: None, size: None, sha256: None, signature: None }
+    Download {
+        location,
+        crc: 7,
+        config: None,
+        attempt: None,
+        size: None,
+        sha256: None,
+        signature: None,
+        difference: None,
+    }
 }
 
 fn received(message: &ServerMessage) -> Input {

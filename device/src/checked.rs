@@ -9,6 +9,7 @@ use fettle_protocol::message::Download;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
+use crate::difference::MAX_IMAGE;
 use crate::hardware::{Hardware, HardwareError};
 use crate::journal::Digest;
 use crate::signature::Check;
@@ -19,6 +20,8 @@ use crate::transfer::Sink;
 pub(crate) struct Mishap {
     /// A byte is damaged.
     pub(crate) corrupt: bool,
+    /// The image that runs is another than its version says.
+    pub(crate) other_base: bool,
     /// Bytes a second.
     pub(crate) throttle: Option<u64>,
 }
@@ -32,17 +35,43 @@ pub(crate) struct Arrival {
 }
 
 impl Arrival {
-    /// Whether it is what the server said: the CRC of datum 14, and data 68 and 69 where they were sent.
+    /// Whether it is what the server said: the CRC of datum 14, and data 68 and 69 where they were sent. Of a difference, 69
+    /// says what comes out of it.
     pub(crate) fn is(&self, download: &Download) -> bool {
         self.crc == download.crc
             && download.size.is_none_or(|size| size == self.bytes)
-            && download.sha256.is_none_or(|sha256| Digest(sha256) == self.sha256)
+            && (download.difference.is_some() || download.sha256.is_none_or(|sha256| Digest(sha256) == self.sha256))
     }
 }
 
-/// Takes chunks, keeps count and digests, and hands them on to the hardware.
-pub(crate) struct CheckedFile<'a, H> {
-    hardware: &'a mut H,
+/// Where what comes is kept.
+pub(crate) trait Keeps: Send {
+    fn keep(&mut self, chunk: &[u8]) -> Result<(), HardwareError>;
+}
+
+impl<H: Hardware> Keeps for &mut H {
+    fn keep(&mut self, chunk: &[u8]) -> Result<(), HardwareError> {
+        self.write(chunk)
+    }
+}
+
+/// A difference: what is installed is not what comes.
+#[derive(Debug, Default)]
+pub(crate) struct Memory(pub(crate) Vec<u8>);
+
+impl Keeps for Memory {
+    fn keep(&mut self, chunk: &[u8]) -> Result<(), HardwareError> {
+        if (self.0.len() + chunk.len()) as u64 > MAX_IMAGE {
+            return Err(HardwareError::TooLarge(MAX_IMAGE));
+        }
+        self.0.extend_from_slice(chunk);
+        Ok(())
+    }
+}
+
+/// Takes chunks, keeps count and digests, and hands them on.
+pub(crate) struct Checked<K> {
+    kept: K,
     crc: Digest32,
     sha256: Sha256,
     signature: Option<Check>,
@@ -53,26 +82,26 @@ pub(crate) struct CheckedFile<'a, H> {
     began: Instant,
 }
 
-impl<'a, H: Hardware> CheckedFile<'a, H> {
+impl<K: Keeps> Checked<K> {
     pub(crate) fn new(
-        hardware: &'a mut H,
+        kept: K,
         crc: CrcKind,
         signature: Option<Check>,
         mishap: Mishap,
         progress: Arc<AtomicU64>,
     ) -> Self {
         let (crc, sha256, began) = (crc.digest(), Sha256::new(), Instant::now());
-        Self { hardware, crc, sha256, signature, bytes: 0, progress, mishap, began }
+        Self { kept, crc, sha256, signature, bytes: 0, progress, mishap, began }
     }
 
-    /// What came, and its signature, which is still to be judged.
-    pub(crate) fn arrived(self) -> (Arrival, Option<Check>) {
+    /// What came, its signature, which is still to be judged, and where it is.
+    pub(crate) fn arrived(self) -> (Arrival, Option<Check>, K) {
         let sha256 = Digest(self.sha256.finalize().into());
-        (Arrival { bytes: self.bytes, crc: self.crc.finalize(), sha256 }, self.signature)
+        (Arrival { bytes: self.bytes, crc: self.crc.finalize(), sha256 }, self.signature, self.kept)
     }
 
     fn keep(&mut self, chunk: &[u8]) -> Result<(), HardwareError> {
-        self.hardware.write(chunk)?;
+        self.kept.keep(chunk)?;
         self.crc.update(chunk);
         self.sha256.update(chunk);
         if let Some(signature) = &mut self.signature {
@@ -84,7 +113,7 @@ impl<'a, H: Hardware> CheckedFile<'a, H> {
     }
 }
 
-impl<H: Hardware> Sink for CheckedFile<'_, H> {
+impl<K: Keeps> Sink for Checked<K> {
     async fn take(&mut self, chunk: &[u8]) -> Result<(), HardwareError> {
         if std::mem::take(&mut self.mishap.corrupt) && !chunk.is_empty() {
             let mut damaged = chunk.to_vec();

@@ -1,6 +1,7 @@
 //! What can be said on the command line.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -84,6 +85,9 @@ pub struct Behaviour {
     /// they check it.
     #[arg(long, env = "FETTLE_DEVICE_IMAGE_KEY", value_name = "FILE", value_parser = image_key)]
     image_key: Option<ImageKey>,
+    /// The image that it runs at first: differences are applied to it. Extended devices announce that they can.
+    #[arg(long, env = "FETTLE_DEVICE_IMAGE", value_name = "FILE", value_parser = running_image)]
+    image: Option<Arc<[u8]>>,
     /// How to make one name of path and file name.
     #[arg(long, env = "FETTLE_DEVICE_PATH_STYLE", value_enum, default_value_t)]
     path_style: PathStyle,
@@ -129,7 +133,7 @@ pub struct Behaviour {
     /// Something that goes wrong, as STEP=KIND[:ARGUMENT][*TIMES]; can be given more than once (in the environment:
     /// separated by commas). Steps: connect, information, download3, result5, restart6, boot, download4, result7, apply8,
     /// result9, upload10, result11. Kinds: dropConnection:before, dropConnection:after, resetConnection:…, vanish, slow:30s,
-    /// throttle:BYTES_A_SECOND, corrupt, failDownload, claimWithoutDownload, refuse, comeBackOld, comeBackWith:VERSION,
+    /// throttle:BYTES_A_SECOND, corrupt, otherBase, failDownload, claimWithoutDownload, refuse, comeBackOld, comeBackWith:VERSION,
     /// loseResult, silent, halfOpen, stall, flood:COUNT, garbage, lyingLength, unknownMessage, wrongDirection,
     /// unasked:MESSAGE, raw:HEX. TIMES: a number, or always.
     #[arg(long = "fault", env = "FETTLE_DEVICE_FAULT", value_name = "FAULT", value_delimiter = ',')]
@@ -151,6 +155,7 @@ impl Behaviour {
             withheld: self.without.iter().fold(Capabilities::default(), |all, one| all.with(*one)),
             crc: self.crc,
             image_key: self.image_key,
+            image: self.image.clone(),
             path_style: self.path_style,
             file_ports: self.file_ports(),
             authorities: self.http_ca.clone(),
@@ -183,6 +188,10 @@ fn authorities(path: &str) -> anyhow::Result<Authorities> {
 fn image_key(path: &str) -> anyhow::Result<ImageKey> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
     ImageKey::parse(&text).with_context(|| format!("{path} cannot be used"))
+}
+
+fn running_image(path: &str) -> anyhow::Result<Arc<[u8]>> {
+    Ok(std::fs::read(path).with_context(|| format!("cannot read {path}"))?.into())
 }
 
 /// Where devices call.

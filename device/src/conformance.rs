@@ -44,14 +44,18 @@ impl From<FrameError> for Violation {
 /// The data of each message in the order of the table, and the extensions that may follow them.
 fn table(message: u8) -> Option<(&'static [u8], &'static [u8])> {
     use number::{
-        ATTEMPT, CONFIG_VERSION, CRC, FILE_NAME, FILE_SIZE, LOG_KEY, NONCE, PASSWORD, PATH, PROOF, RETRY_AFTER,
-        SERVER_ADDRESS, SERVER_PORT, SHA256, SIGNATURE, TRANSFER, UPGRADE_MODE, UPGRADE_TIME, URL, USER_NAME, VERSION,
+        ATTEMPT, BASE_VERSION, CONFIG_VERSION, CRC, DIFFERENCE_KIND, FILE_NAME, FILE_SIZE, LOG_KEY, NONCE, PASSWORD,
+        PATH, PROOF, RETRY_AFTER, SERVER_ADDRESS, SERVER_PORT, SHA256, SIGNATURE, TRANSFER, UPGRADE_MODE, UPGRADE_TIME,
+        URL, USER_NAME, VERSION,
     };
     const DOWNLOAD: &[u8] = &[TRANSFER, SERVER_ADDRESS, PATH, FILE_NAME, USER_NAME, PASSWORD, CRC];
     match message {
         kind::INTERRUPT => Some((&[], &[RETRY_AFTER])),
         kind::RESTART => Some((&[], &[])),
-        kind::DOWNLOAD_VERSION => Some((DOWNLOAD, &[ATTEMPT, FILE_SIZE, SHA256, SIGNATURE, SERVER_PORT, URL, LOG_KEY])),
+        kind::DOWNLOAD_VERSION => Some((
+            DOWNLOAD,
+            &[ATTEMPT, FILE_SIZE, SHA256, SIGNATURE, SERVER_PORT, URL, BASE_VERSION, DIFFERENCE_KIND, LOG_KEY],
+        )),
         kind::DOWNLOAD_PROFILE => {
             Some((DOWNLOAD, &[CONFIG_VERSION, ATTEMPT, FILE_SIZE, SHA256, SERVER_PORT, URL, LOG_KEY]))
         }
@@ -175,6 +179,7 @@ mod tests {
             size: None,
             sha256: None,
             signature: None,
+            difference: None,
         }
     }
 

@@ -103,6 +103,8 @@ pub enum FaultKind {
     Throttle(u64),
     /// Download steps: a byte of what arrives is damaged.
     Corrupt,
+    /// `Download3`: the image that it runs is not the one that its version stands for, so no difference applies to it.
+    OtherBase,
     /// Download steps: tries nothing, and says 5=2 or 7=2.
     FailDownload,
     /// Download steps: fetches nothing, and says 5=0 or 7=0.
@@ -303,6 +305,7 @@ fn parse(text: &str) -> Option<Fault> {
         "raw" => FaultKind::Raw(data_encoding::HEXLOWER_PERMISSIVE.decode(argument?.as_bytes()).ok()?),
         "vanish" => plain(FaultKind::Vanish)?,
         "corrupt" => plain(FaultKind::Corrupt)?,
+        "otherBase" => plain(FaultKind::OtherBase)?,
         "failDownload" => plain(FaultKind::FailDownload)?,
         "claimWithoutDownload" => plain(FaultKind::ClaimWithoutDownload)?,
         "refuse" => plain(FaultKind::Refuse)?,

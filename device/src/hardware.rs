@@ -48,6 +48,11 @@ pub trait Hardware: Send + 'static {
     /// Datum 64: the identity of the configuration in force, where it is known.
     fn config(&self) -> Option<String>;
 
+    /// The image that runs, byte by byte as it was fetched, where the machine keeps it: differences are applied to it.
+    fn image(&self) -> Option<Arc<[u8]>> {
+        None
+    }
+
     /// A file is about to come. `size` where the server said it.
     ///
     /// # Errors

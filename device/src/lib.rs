@@ -17,6 +17,7 @@ pub mod agent;
 mod checked;
 pub mod conformance;
 pub mod device;
+mod difference;
 pub mod duration;
 mod ear;
 pub mod faults;

@@ -8,14 +8,16 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use fettle_protocol::crc::CrcKind;
-use fettle_protocol::message::{Download, Location};
+use fettle_protocol::message::{Difference, Download, Location};
 use fettle_protocol::proof::LogKey;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex, Semaphore};
 
 use crate::agent::Fetched;
-use crate::checked::{CheckedFile, Mishap};
+use crate::checked::{Checked, Memory, Mishap};
+use crate::difference::{self, DifferenceError};
 use crate::hardware::{AppliedConfig, BootError, Hardware, HardwareError};
-use crate::journal::{Event, FileKind};
+use crate::journal::{Digest, Event, FileKind};
 use crate::record::Notebook;
 use crate::signature::{Check, ImageKey};
 use crate::spec::FlashAt;
@@ -190,12 +192,18 @@ impl<H: Hardware> Bench<H> {
         // Never closed.
         let _permit = self.transfers.acquire().await;
         let mut hardware = self.hardware.lock().await;
+        if let Some(difference) = &download.difference {
+            return match self.make_of(difference, &mut hardware, download, check, mishap, progress).await {
+                Ok(fetched) => fetched,
+                Err(error) => failed(&*error),
+            };
+        }
         if let Err(error) = hardware.open(file, download.size) {
             return failed(&error);
         }
-        let mut sink = CheckedFile::new(&mut *hardware, self.crc, check, mishap, progress);
+        let mut sink = Checked::new(&mut *hardware, self.crc, check, mishap, progress);
         let transferred = transfer::fetch(&self.route, &download.location, &mut sink).await;
-        let (arrival, signature) = sink.arrived();
+        let (arrival, signature, _) = sink.arrived();
         if let Err(error) = transferred {
             hardware.discard();
             return failed(&error);
@@ -220,6 +228,52 @@ impl<H: Hardware> Bench<H> {
             return failed(&error);
         }
         Fetched::Verified
+    }
+
+    /// Fetches a difference, and stores the image that it makes of the one that runs, where that is the promised one.
+    async fn make_of(
+        &self,
+        difference: &Difference,
+        hardware: &mut H,
+        download: &Download,
+        check: Option<Check>,
+        mishap: Mishap,
+        progress: Arc<AtomicU64>,
+    ) -> Result<Fetched, Box<dyn Error + Send + Sync>> {
+        let promised = download.sha256.map(Digest).ok_or("nothing says what the difference makes")?;
+        difference::check(difference, &hardware.version())?;
+        let mut running = hardware.image().ok_or(DifferenceError::NoBase)?;
+        if mishap.other_base {
+            running = running.iter().map(|byte| !byte).collect();
+        }
+        let mut sink = Checked::new(Memory::default(), self.crc, None, mishap, progress);
+        transfer::fetch(&self.route, &download.location, &mut sink).await?;
+        let (arrival, _, Memory(fetched)) = sink.arrived();
+        let crc_ok = arrival.is(download);
+        let (file, bytes) = (FileKind::Image, arrival.bytes);
+        if !crc_ok {
+            self.notebook.note(Event::Downloaded { file, bytes, crc_ok, sha256: arrival.sha256 });
+            return Ok(Fetched::CrcMismatch);
+        }
+        let made = tokio::task::spawn_blocking(move || difference::apply(&running, &fetched)).await??;
+        // What was fetched, and what has come of it: that is what the device has downloaded.
+        let sha256 = Digest(Sha256::digest(&made).into());
+        let fits = sha256 == promised;
+        self.notebook.note(Event::Downloaded { file, bytes, crc_ok: fits, sha256 });
+        if !fits {
+            return Ok(Fetched::OtherImage);
+        }
+        if let Some(mut check) = check {
+            check.update(&made);
+            check.finish()?;
+        }
+        hardware.open(file, Some(made.len() as u64))?;
+        hardware.write(&made)?;
+        hardware.store(None)?;
+        if self.flash_at == FlashAt::Download {
+            self.flash(hardware).await?;
+        }
+        Ok(Fetched::Verified)
     }
 
     async fn flash(&self, hardware: &mut H) -> Result<(), HardwareError> {

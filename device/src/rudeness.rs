@@ -64,6 +64,7 @@ pub(crate) fn bytes(fault: &FaultKind, information: &DeviceInformation, dialect:
         | FaultKind::Slow(_)
         | FaultKind::Throttle(_)
         | FaultKind::Corrupt
+        | FaultKind::OtherBase
         | FaultKind::FailDownload
         | FaultKind::ClaimWithoutDownload
         | FaultKind::Refuse

@@ -247,12 +247,13 @@ impl<H: Hardware> Device<H> {
             FileKind::Image => Step::Download3,
             FileKind::Profile => Step::Download4,
         });
-        let mut mishap = Mishap { corrupt: false, throttle: strike.throttle };
+        let mut mishap = Mishap { corrupt: false, other_base: false, throttle: strike.throttle };
         let mut pretence = None;
         let mut cut = None;
         match strike.kind {
             None => {}
             Some(FaultKind::Corrupt) => mishap.corrupt = true,
+            Some(FaultKind::OtherBase) => mishap.other_base = true,
             Some(FaultKind::FailDownload | FaultKind::Refuse) => pretence = Some(Pretence::Failure),
             Some(FaultKind::ClaimWithoutDownload) => pretence = Some(Pretence::Success),
             Some(kind) => match self.suffer(link, kind).await {
@@ -430,6 +431,7 @@ impl<H: Hardware> Device<H> {
             FaultKind::Slow(_)
             | FaultKind::Throttle(_)
             | FaultKind::Corrupt
+            | FaultKind::OtherBase
             | FaultKind::FailDownload
             | FaultKind::ClaimWithoutDownload
             | FaultKind::Refuse

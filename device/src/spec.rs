@@ -3,6 +3,7 @@
 //! What goes wrong is in [`crate::faults`].
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fettle_protocol::crc::CrcKind;
@@ -207,6 +208,9 @@ pub struct DeviceSpec {
     pub crc: CrcKind,
     /// Who vouches for images. With it the device takes none without a signature; without it, it announces no `Signature`.
     pub image_key: Option<ImageKey>,
+    /// The image that it runs at first. With it the device keeps the bytes of what it runs, and can apply differences to that;
+    /// without it, it announces no `Delta`.
+    pub image: Option<Arc<[u8]>>,
     pub path_style: PathStyle,
     pub file_ports: FilePorts,
     /// Whom it believes about HTTPS servers; without any it fetches from none.
@@ -244,6 +248,7 @@ impl DeviceSpec {
             withheld: Capabilities::default(),
             crc: CrcKind::Ieee,
             image_key: None,
+            image: None,
             path_style: PathStyle::default(),
             file_ports: FilePorts::default(),
             authorities: None,
@@ -276,6 +281,7 @@ impl DeviceSpec {
         let of = |withheld: bool, one| if withheld { one } else { Capabilities::default() };
         self.withheld
             .with(of(self.image_key.is_none(), Capabilities::SIGNATURE))
+            .with(of(self.image.is_none(), Capabilities::DELTA))
             .with(of(!self.udp, Capabilities::LOG_REQUEST_AUTH))
     }
 

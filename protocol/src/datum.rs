@@ -30,6 +30,8 @@ pub mod number {
     pub const SIGNATURE: u8 = 70;
     pub const SERVER_PORT: u8 = 71;
     pub const URL: u8 = 72;
+    pub const BASE_VERSION: u8 = 73;
+    pub const DIFFERENCE_KIND: u8 = 74;
     pub const ERROR_CODE: u8 = 75;
     pub const ERROR_TEXT: u8 = 76;
     pub const RETRY_AFTER: u8 = 77;
@@ -54,6 +56,7 @@ pub(crate) const fn is_number(datum: u8) -> bool {
             | number::ATTEMPT
             | number::FILE_SIZE
             | number::SERVER_PORT
+            | number::DIFFERENCE_KIND
             | number::ERROR_CODE
             | number::RETRY_AFTER
             | number::PERCENT
@@ -77,6 +80,31 @@ impl Transfer {
             Self::Ftp => 0,
             Self::Tftp => 1,
             Self::Http => 2,
+        }
+    }
+}
+
+/// Datum 74: how an image is made from the one that runs and a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DifferenceKind {
+    /// 1: one frame of Zstandard (RFC 8878) that refers to the image that runs as its prefix.
+    Zstd,
+    /// A number that this version does not know.
+    Other(u32),
+}
+
+impl DifferenceKind {
+    pub(crate) const fn from_code(code: u32) -> Self {
+        match code {
+            1 => Self::Zstd,
+            other => Self::Other(other),
+        }
+    }
+
+    pub(crate) const fn code(self) -> u32 {
+        match self {
+            Self::Zstd => 1,
+            Self::Other(code) => code,
         }
     }
 }
@@ -169,8 +197,11 @@ impl Capabilities {
     /// Takes datum 82 (a key) in messages 3, 4 and 10, and over UDP no message 10 that is not proven by it.
     pub const LOG_REQUEST_AUTH: Self = Self(1 << 11);
 
+    /// Takes data 73 and 74 (a difference) in message 3. Means nothing without [`FILE_FACTS`](Self::FILE_FACTS).
+    pub const DELTA: Self = Self(1 << 12);
+
     /// Every known capability with the name by which it stands in `Device.status.reported.capabilities`.
-    pub const NAMES: [(Self, &'static str); 12] = [
+    pub const NAMES: [(Self, &'static str); 13] = [
         (Self::PROGRESS, "Progress"),
         (Self::RESTART_COMPLETE, "RestartComplete"),
         (Self::KEEP_ALIVE, "KeepAlive"),
@@ -183,6 +214,7 @@ impl Capabilities {
         (Self::RETRY_AFTER, "RetryAfter"),
         (Self::ANNOUNCEMENT, "Announcement"),
         (Self::LOG_REQUEST_AUTH, "LogRequestAuth"),
+        (Self::DELTA, "Delta"),
     ];
 
     /// Whether all bits of `other` are set.

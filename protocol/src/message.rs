@@ -9,7 +9,7 @@ mod fields;
 use std::fmt;
 
 use self::fields::{Builder, Data};
-use crate::datum::{self, Capabilities, DownloadResult, ExecutionResult, Transfer, number};
+use crate::datum::{self, Capabilities, DifferenceKind, DownloadResult, ExecutionResult, Transfer, number};
 use crate::dialect::Dialect;
 use crate::frame::{EncodeError, Frame};
 use crate::mac::Mac;
@@ -143,19 +143,30 @@ impl fmt::Debug for Location {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Download {
     pub location: Location,
-    /// Datum 14: CRC-32 (IEEE 802.3) of the file.
+    /// Datum 14: CRC-32 (IEEE 802.3) of the file, of a difference where it is one.
     pub crc: u32,
     /// Datum 64, in message 4 alone (message 3 neither carries it nor is searched for it): the identity of the
     /// configuration.
     pub config: Option<String>,
     /// Datum 67.
     pub attempt: Option<u32>,
-    /// Datum 68: bytes.
+    /// Datum 68: bytes of the file, of a difference where it is one.
     pub size: Option<u64>,
-    /// Datum 69.
+    /// Datum 69: of the file, or of the image that a difference makes.
     pub sha256: Option<[u8; 32]>,
-    /// Datum 70, in message 3 alone: Ed25519 (RFC 8032, without prehash or context) over all bytes of the file.
+    /// Datum 70, in message 3 alone: Ed25519 (RFC 8032, without prehash or context) over all bytes of the image.
     pub signature: Option<Box<[u8; 64]>>,
+    /// Data 73 and 74, in message 3 alone: the file is no image, but what makes one from another.
+    pub difference: Option<Box<Difference>>,
+}
+
+/// What a file that is a difference is applied to, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// Datum 73: the version whose image it was made from, as the device reports it.
+    pub base: String,
+    /// Datum 74.
+    pub kind: DifferenceKind,
 }
 
 /// Data 11 and 12: when a downloaded profile is put into force.
@@ -322,6 +333,7 @@ impl ServerMessage {
             kind::INTERRUPT => Self::Interrupt(data.parsed(number::RETRY_AFTER, datum::u32_value)?),
             kind::DOWNLOAD_VERSION => Self::DownloadVersion(Download {
                 signature: data.parsed(number::SIGNATURE, |value| <[u8; 64]>::try_from(value).ok().map(Box::new))?,
+                difference: data.difference()?,
                 ..data.download(None)?
             }),
             kind::DOWNLOAD_PROFILE => {
@@ -352,11 +364,14 @@ impl ServerMessage {
             Self::Interrupt(again) => {
                 Builder::new(kind::INTERRUPT).maybe(*again, |b, seconds| b.int(number::RETRY_AFTER, seconds))
             }
-            Self::DownloadVersion(download) => {
-                Builder::new(kind::DOWNLOAD_VERSION).download(download, None, download.signature.as_deref())
-            }
+            Self::DownloadVersion(download) => Builder::new(kind::DOWNLOAD_VERSION).download(
+                download,
+                None,
+                download.signature.as_deref(),
+                download.difference.as_deref(),
+            ),
             Self::DownloadProfile(download) => {
-                Builder::new(kind::DOWNLOAD_PROFILE).download(download, download.config.as_deref(), None)
+                Builder::new(kind::DOWNLOAD_PROFILE).download(download, download.config.as_deref(), None, None)
             }
             Self::Restart => Builder::new(kind::RESTART),
             Self::UpgradeProfile(UpgradeAt::Immediately) => {
@@ -365,7 +380,9 @@ impl ServerMessage {
             Self::UpgradeProfile(UpgradeAt::Time(time)) => {
                 Builder::new(kind::UPGRADE_PROFILE).int(number::UPGRADE_MODE, 1).time(number::UPGRADE_TIME, *time)
             }
-            Self::UploadLog(location) => Builder::new(kind::UPLOAD_LOG).location(location).reached_at(location),
+            Self::UploadLog(location) => {
+                Builder::new(kind::UPLOAD_LOG).location(location).reached_at(location).known_by(location)
+            }
             Self::Announcement(None) => Builder::new(kind::ANNOUNCEMENT).text(number::VERSION, ""),
             Self::Announcement(Some(Release { version, size })) => Builder::new(kind::ANNOUNCEMENT)
                 .text(number::VERSION, version)

@@ -1,6 +1,8 @@
-//! Gets the file of a command ready: from the Secret that keeps what it is, into the cache, with a credential for it.
+//! Gets the file of a command ready: from the Secret that keeps what it is, into the cache, with a credential for it; or what
+//! makes it of the image that the device runs.
 
 mod configuration;
+mod difference;
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -10,20 +12,23 @@ use std::time::Duration;
 use fettle_crds::content::ImageContent;
 use fettle_crds::{Crc, Device, Target, WireTransfer};
 use fettle_protocol::crc::CrcKind;
-use fettle_protocol::datum::{Capabilities, Transfer};
-use fettle_protocol::message::{Download, Location};
+use fettle_protocol::datum::{Capabilities, DifferenceKind, Transfer};
+use fettle_protocol::message::{Difference, Download, Location};
 use fettle_protocol::proof::LogKey;
 use fettle_protocol::session::{Command, File, SourceError, Step, Transferred};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt};
+use tokio::sync::watch;
 
 use configuration::Templates;
 
+use super::declared::Declared;
 use super::images::{FetchError, Images, Wanted};
 use super::lease::Held;
 use super::request::{backoff, request};
 use crate::files::credentials::{Credentials, DeviceId, Minted, Permission};
+use crate::files::differences::Differences;
 use crate::files::external::{External, Over, Told};
 use crate::files::ledger::Transfers;
 use crate::files::logs::LogStore;
@@ -90,6 +95,7 @@ pub struct Contents {
     logs: Arc<LogStore>,
     advertised: Advertised,
     external: Option<External>,
+    differences: Option<(Differences, watch::Receiver<Declared>)>,
     held: Held,
     /// The SHA-256 of what a Secret keeps, where that is the same for every device.
     known: Remembered<[u8; 32]>,
@@ -133,6 +139,7 @@ impl Contents {
             logs,
             advertised,
             external: None,
+            differences: None,
             held,
             known,
             known_images: Remembered::default(),
@@ -211,15 +218,20 @@ impl Contents {
                         (self.config(device, config, until).await?, self.crc_of_config(target, until).await?, None)
                     }
                 };
-                let permission = Permission::download(id, &content.sha256, command.number, until);
-                if !self.store.pin(&content.sha256, until) {
+                let difference = match command.step {
+                    Step::Version => self.difference(device, target, &content, until).await,
+                    Step::Profile | Step::Log => None,
+                };
+                let file = difference.unwrap_or(content);
+                let permission = Permission::download(id, &file.sha256, command.number, until);
+                if !self.store.pin(&file.sha256, until) {
                     return Err(SourceError("the cache has no room to keep the file for the device".to_owned()));
                 }
-                let crc = self.store.crc(&content, crc).await.map_err(|error| refused(&error))?;
-                self.transfers.expect(&permission, Some(content.size));
+                let crc = self.store.crc(&file, crc).await.map_err(|error| refused(&error))?;
+                self.transfers.expect(&permission, Some(file.size));
                 let location = match self.elsewhere(target.transfer, can) {
                     Some((external, told, over)) => {
-                        let name = external.place(&permission, &content).await.map_err(|error| refused(&error))?;
+                        let name = external.place(&permission, &file).await.map_err(|error| refused(&error))?;
                         location_elsewhere(told, over, name, can)
                     }
                     None => self.location(&permission, target.transfer, can),
@@ -234,9 +246,11 @@ impl Contents {
                         .filter(|_| can.has(Capabilities::CONFIG_VERSION))
                         .map(|config| config.identity.clone()),
                     attempt: can.has(Capabilities::ATTEMPT).then_some(target.attempt),
-                    size: facts.then_some(content.size),
+                    size: facts.then_some(file.size),
                     sha256: facts.then_some(content.sha256),
                     signature: signature.filter(|_| can.has(Capabilities::SIGNATURE)).map(Box::new),
+                    difference: difference
+                        .map(|_| Box::new(Difference { base: target.from.clone(), kind: DifferenceKind::Zstd })),
                 };
                 Ok((File::Download(download), permission))
             }

@@ -1,5 +1,5 @@
-//! What a device is to run once its turn has come, as far as that can be seen from what is declared: for announcements (message
-//! 35). Pure, but for who is told.
+//! What a device runs, and is to run once its turn has come, as far as that can be seen from what is declared: for announcements
+//! (message 35) and differences. Pure, but for who is told.
 //!
 //! It decides nothing: who moves when, and over which releases, is the controller's. It leaves out what the controller would
 //! not do either, by the same order of versions; where it cannot be known, nothing is announced.
@@ -9,13 +9,16 @@ use std::collections::BTreeMap;
 
 use fettle_crds::version::Version;
 use fettle_crds::{DesiredFirmware, Device, Firmware, FirmwarePolicy, Reported};
+use fettle_protocol::datum::Capabilities;
 use fettle_protocol::message::Release;
 use kube::ResourceExt;
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::Store as Cache;
 use tokio::sync::watch;
 
+use super::content::digest;
 use super::groups::{Groups, Wish};
+use crate::files::differences::Pair;
 
 /// What groups and releases say, as they were last seen.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -32,6 +35,7 @@ struct Image {
     /// Of the release, and what a device on it reports.
     version: String,
     reports: String,
+    sha256: [u8; 32],
     /// Bytes, where it was fetched and verified.
     size: Option<u64>,
 }
@@ -45,25 +49,49 @@ impl Declared {
 
     /// What the device is to run, where that is something else than it reports.
     pub fn release_for(&self, device: &Device) -> Option<Release> {
+        let goal = self.goal_for(device)?;
+        Some(Release { version: goal.reports.clone(), size: goal.size })
+    }
+
+    /// What would make of the image that the device runs the one that it is to run, where it can apply that.
+    pub fn difference_for(&self, device: &Device) -> Option<Pair> {
+        let (base, image) = (self.base_of(device)?, self.goal_for(device)?.sha256);
+        (base != image).then(|| Pair::new(base, image))
+    }
+
+    /// The image that the device runs, where it can apply a difference to that and has another try after one that failed. It is
+    /// none of which more than one release says that it reports so.
+    pub fn base_of(&self, device: &Device) -> Option<[u8; 32]> {
         let reported = device.status.as_ref()?.reported.as_ref()?;
-        let DesiredFirmware { name, policy } = self.wish_for(device)?;
-        let goal = self.image(name, &reported.model)?;
-        let size = goal.size?;
+        let can = |capability| can(reported, capability);
+        let takes = can(Capabilities::DELTA) && can(Capabilities::FILE_FACTS);
+        self.group_of(device).filter(|wish| takes && wish.retries > 0)?;
+        let of_model = self.releases.keys().filter_map(|release| self.image(release, &reported.model));
+        let mut runs = of_model.filter(|image| image.reports == reported.version).peekable();
+        let base = *runs.peek()?;
+        (base.size.is_some() && runs.all(|image| image.sha256 == base.sha256)).then_some(base.sha256)
+    }
+
+    /// The verified image that the device is to run, where it reports another.
+    fn goal_for(&self, device: &Device) -> Option<&Image> {
+        let reported = device.status.as_ref()?.reported.as_ref()?;
+        let DesiredFirmware { name, policy } = self.group_of(device)?.firmware.as_ref()?;
+        let goal = self.image(name, &reported.model).filter(|goal| goal.size.is_some())?;
         if goal.reports == reported.version || (*policy == FirmwarePolicy::UpgradeOnly && self.is_older(goal, reported))
         {
             return None;
         }
-        Some(Release { version: goal.reports.clone(), size: Some(size) })
+        Some(goal)
     }
 
-    /// What the one group of the device wants it to run: where there are two, neither acts on it.
-    fn wish_for(&self, device: &Device) -> Option<&DesiredFirmware> {
+    /// What the one group of the device declares: where there are two, neither acts on it.
+    fn group_of(&self, device: &Device) -> Option<&Wish> {
         if device.spec.held {
             return None;
         }
         let mut wishes = self.groups.values().filter(|wish| wish.selector.matches(device.labels()));
         match (wishes.next(), wishes.next()) {
-            (Some(wish), None) if !wish.is_taken_back => wish.firmware.as_ref(),
+            (Some(wish), None) if !wish.is_taken_back => Some(wish),
             (Some(_), _) | (None, _) => None,
         }
     }
@@ -89,13 +117,22 @@ impl Declared {
 
 fn images(firmware: &Firmware) -> Vec<Image> {
     let verified = firmware.status.as_ref().map(|status| status.images.as_slice()).unwrap_or_default();
-    let images = firmware.spec.images.iter().map(|image| Image {
-        models: image.models.clone(),
-        version: firmware.spec.version.clone(),
-        reports: image.reports.clone().unwrap_or_else(|| firmware.spec.version.clone()),
-        size: verified.iter().find(|it| it.sha256 == image.sha256).and_then(|it| u64::try_from(it.size).ok()),
+    let images = firmware.spec.images.iter().filter_map(|image| {
+        Some(Image {
+            models: image.models.clone(),
+            version: firmware.spec.version.clone(),
+            reports: image.reports.clone().unwrap_or_else(|| firmware.spec.version.clone()),
+            // The schema lets nothing else through.
+            sha256: digest(&image.sha256).ok()?,
+            size: verified.iter().find(|it| it.sha256 == image.sha256).and_then(|it| u64::try_from(it.size).ok()),
+        })
     });
     images.collect()
+}
+
+/// Whether the device has announced this, as far as is on record.
+pub(super) fn can(reported: &Reported, capability: Capabilities) -> bool {
+    reported.capabilities.iter().any(|name| Capabilities::named(name) == Some(capability))
 }
 
 /// Tells whoever listens what is declared.
@@ -142,7 +179,7 @@ mod tests {
     fn wish(firmware: Value) -> Wish {
         let spec = json!({"selector": {"matchLabels": {"role": "access"}}, "firmware": firmware});
         let group = DeviceGroup::new("g", serde_json::from_value(spec).unwrap());
-        Wish { selector: group.spec.selector, firmware: group.spec.firmware, is_taken_back: false }
+        Wish { selector: group.spec.selector, firmware: group.spec.firmware, retries: 2, is_taken_back: false }
     }
 
     fn device(model: &str, version: &str) -> Device {
@@ -185,6 +222,41 @@ mod tests {
         assert_eq!(announced(&gone, &device("S1", "4.9.0")), None, "there is no such release");
         let taken_back = declared(vec![Wish { is_taken_back: true, ..group() }]);
         assert_eq!(announced(&taken_back, &device("S1", "4.9.0")), None, "it was rolled back");
+    }
+
+    #[test]
+    fn a_difference_is_from_the_one_image_that_the_device_runs_for_who_can_apply_it_and_has_another_try() {
+        let group = || wish(json!({"name": "fw-5.2.1"}));
+        let firmwares = |bases: &[(&str, char)]| {
+            let mut all = vec![firmware("5.2.1", "5.2.1")];
+            for (name, sha) in bases {
+                let mut base = firmware(name, "4.9.0");
+                base.spec.images[0].sha256 = sha.to_string().repeat(64);
+                base.status.as_mut().unwrap().images[0].sha256 = sha.to_string().repeat(64);
+                all.push(base);
+            }
+            all
+        };
+        let capable = |capabilities: &[&str]| {
+            let mut device = device("S1", "4.9.0");
+            let reported = device.status.as_mut().and_then(|status| status.reported.as_mut()).unwrap();
+            reported.capabilities = capabilities.iter().map(|&name| name.to_owned()).collect();
+            device
+        };
+        let pair = |wish: Wish, bases: &[(&str, char)], capabilities: &[&str]| {
+            let declared = Declared::new([("g".to_owned(), wish)].into(), &firmwares(bases));
+            declared.difference_for(&capable(capabilities))
+        };
+        let (both, one) = (["FileFacts", "Delta"], [("4.9.0", 'c')]);
+        assert_eq!(pair(group(), &one, &both), Some(Pair::new([0xcc; 32], [0xaa; 32])));
+        assert_eq!(pair(group(), &one, &["Delta"]), None, "it could not tell what comes out of it");
+        assert_eq!(pair(group(), &one, &["FileFacts"]), None);
+        assert_eq!(pair(group(), &[], &both), None, "nobody knows what it runs");
+        assert_eq!(pair(group(), &[("4.9.0", 'c'), ("4.9.0-b", 'c')], &both).map(|pair| pair.base), Some([0xcc; 32]));
+        assert_eq!(pair(group(), &[("4.9.0", 'c'), ("4.9.0-b", 'd')], &both), None, "it may run either");
+        assert_eq!(pair(group(), &[("4.9.0", 'a')], &both), None, "it runs the image already");
+        assert_eq!(pair(Wish { retries: 0, ..group() }, &one, &both), None, "it has but one try");
+        assert_eq!(pair(Wish { is_taken_back: true, ..group() }, &one, &both), None);
     }
 
     #[test]

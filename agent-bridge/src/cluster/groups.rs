@@ -17,6 +17,8 @@ pub struct Wish {
     pub selector: LabelSelector,
     /// `None`: a configuration alone.
     pub firmware: Option<DesiredFirmware>,
+    /// Further tries of a device, after its first.
+    pub retries: u32,
     /// The controller takes the devices back, or has: what the group declares is refused.
     pub is_taken_back: bool,
 }
@@ -75,6 +77,7 @@ fn note(by_group: &mut BTreeMap<String, Wish>, group: &DeserializeGuard<DeviceGr
             let wish = Wish {
                 selector: group.spec.selector.clone(),
                 firmware: group.spec.firmware.clone(),
+                retries: group.spec.rollout.retries,
                 is_taken_back: is_taken_back(group),
             };
             by_group.insert(group.name_any(), wish);

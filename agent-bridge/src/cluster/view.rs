@@ -14,7 +14,7 @@ use jiff::SignedDuration;
 
 use super::Identity;
 use super::bridges::Bridges;
-use super::declared::Declared;
+use super::declared::{Declared, can};
 
 /// The most that a command must go before the end of its try: for clocks that differ.
 const MARGIN_MAX: SignedDuration = SignedDuration::from_secs(30);
@@ -82,8 +82,7 @@ pub fn view(device: &Device, standing: Standing, us: &Identity, bridges: &Bridge
 /// Whether the device takes announcements, as far as is on record: for all others nobody need look up what is declared.
 fn listens(device: &Device) -> bool {
     let reported = device.status.as_ref().and_then(|status| status.reported.as_ref());
-    let announcement = |name: &String| Capabilities::named(name) == Some(Capabilities::ANNOUNCEMENT);
-    reported.is_some_and(|reported| reported.capabilities.iter().any(announcement))
+    reported.is_some_and(|reported| can(reported, Capabilities::ANNOUNCEMENT))
 }
 
 /// What a person asks for and was not acted on: the value of the annotation. One that the status could not say is none.

@@ -13,6 +13,7 @@
 //! passwords are never logged: log lines name the device and the command.
 
 pub mod credentials;
+pub mod differences;
 mod expected;
 pub mod external;
 mod ftp;

@@ -8,6 +8,7 @@
 
 mod copy;
 mod crc;
+mod difference;
 mod download;
 mod error;
 mod flight;
@@ -39,6 +40,7 @@ use tokio::task::spawn_blocking;
 
 use super::credentials::ContentId;
 use crc::Crcs;
+pub use difference::{NoDifference, most};
 use download::Job;
 pub use error::SourceError;
 pub(super) use flight::Flights;

@@ -95,7 +95,7 @@ pub struct Hub {
     /// Whose Device is being made, or will be unless it comes by itself.
     recording: HashSet<Mac>,
     recording_places: Arc<Semaphore>,
-    /// Who takes announcements, and was not looked at since something else was declared.
+    /// To whom it matters, and who was not looked at since something else was declared.
     listening: Vec<Mac>,
     timers: BTreeSet<(Timestamp, Mac)>,
     repeats: Repeats,
@@ -150,7 +150,7 @@ struct Connected {
     dialect: Dialect,
     /// It takes datum 77.
     retries: bool,
-    /// It takes message 35.
+    /// What is declared matters to it: it takes message 35, or differences.
     listens: bool,
     orders: Orders,
     outstanding: bool,
@@ -316,7 +316,7 @@ impl Hub {
         match told {
             Told::Called { info, address, orders } => {
                 let (mac, dialect, can) = (info.mac, info.dialect, info.capabilities);
-                let (retries, listens) = (can.has(Capabilities::RETRY_AFTER), can.has(Capabilities::ANNOUNCEMENT));
+                let (retries, listens) = (can.has(Capabilities::RETRY_AFTER), listens(can));
                 let connected = Connected { mac, address, dialect, retries, listens, orders, outstanding: false };
                 self.connections.insert(id, connected);
                 self.called(id, *info, address);
@@ -345,7 +345,7 @@ impl Hub {
         let Some(connected) = self.connections.get_mut(&id) else { return };
         let mac = connected.mac;
         if let DeviceMessage::Information(info) = &message {
-            connected.listens = info.capabilities.has(Capabilities::ANNOUNCEMENT);
+            connected.listens = listens(info.capabilities);
             if info.mac != mac {
                 if let Some(line) = self.lines.line() {
                     let (claimed, left_out) = (info.mac, line.left_out);
@@ -393,6 +393,11 @@ impl Hub {
             }
         });
     }
+}
+
+/// Whether what is declared matters to a device that can do this.
+const fn listens(can: Capabilities) -> bool {
+    can.has(Capabilities::ANNOUNCEMENT) || can.has(Capabilities::DELTA)
 }
 
 /// Who ended a connection: what a device does not live up to is its own doing.

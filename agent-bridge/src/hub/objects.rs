@@ -94,7 +94,7 @@ impl Hub {
         false
     }
 
-    /// Something else is declared: whoever takes announcements is looked at again.
+    /// Something else is declared: whoever is told of that, or may be given a difference, is looked at again.
     pub(super) fn declared_anew(&mut self) {
         self.parts.declared.mark_unchanged();
         let listening = self.connections.values().filter(|connected| connected.listens);
@@ -170,6 +170,7 @@ impl Hub {
             Lookup::Known(known) if known == *name => Standing::Accepted,
             Lookup::Known(_) | Lookup::Unknown | Lookup::Unapproved | Lookup::Ambiguous => Standing::NotAccepted,
         };
+        self.parts.contents.look_ahead(device);
         let bridges = self.parts.bridges.lock().unwrap_or_else(PoisonError::into_inner);
         view(device, standing, &self.parts.us, &bridges, &self.parts.declared.borrow())
     }

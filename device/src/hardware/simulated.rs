@@ -1,6 +1,7 @@
 //! A machine with two image slots, a profile store and a log, all in memory.
 //!
-//! Of an image it keeps no more than its first line: thousands of them fetch images at the same time.
+//! Of an image it keeps no more than its first line: thousands of them fetch images at the same time. One that can apply
+//! differences keeps the whole.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use fettle_protocol::Mac;
 use sha2::{Digest as _, Sha256};
 
 use super::{AppliedConfig, BootError, Hardware, HardwareError};
+use crate::difference::MAX_IMAGE;
 use crate::faults::{FaultKind, FaultPlan, Step};
 use crate::image::{ImageHeader, MAX_HEADER_LEN};
 use crate::journal::{Digest, FileKind};
@@ -17,13 +19,16 @@ use crate::spec::{DeviceSpec, Timings};
 /// The largest profile it takes: far more than a configuration has, and little enough that a fleet of thousands may hold
 /// real ones.
 const MAX_PROFILE: u64 = 1 << 20;
+/// The largest image that is kept whole.
+const MAX_KEPT: usize = MAX_IMAGE as usize;
 /// Lines of its log: some ten upgrades' worth.
 const LOG_LINES: usize = 64;
 
 /// What is in an image slot, as far as booting goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Slot {
-    Bootable(String),
+    /// The version, and all bytes, where they are kept.
+    Bootable(String, Option<Arc<[u8]>>),
     /// Why not.
     Unbootable(String),
 }
@@ -31,8 +36,13 @@ enum Slot {
 /// A file that is coming.
 #[derive(Debug)]
 enum Incoming {
-    Image { beginning: Vec<u8> },
-    Profile { content: Vec<u8> },
+    /// All of it where it is kept, else its beginning.
+    Image {
+        beginning: Vec<u8>,
+    },
+    Profile {
+        content: Vec<u8>,
+    },
 }
 
 /// The machine.
@@ -44,6 +54,10 @@ pub struct SimulatedHardware {
     faults: Arc<FaultPlan>,
     /// What runs, if it ever boots again from the slot it runs from.
     running: String,
+    /// Its bytes, of a machine that can apply differences to them.
+    image: Option<Arc<[u8]>>,
+    /// Whether it can.
+    keeps: bool,
     /// The other slot: what the next boot takes, once it is written.
     other: Option<Slot>,
     incoming: Option<Incoming>,
@@ -64,6 +78,8 @@ impl SimulatedHardware {
             timings: spec.timings,
             faults,
             running: spec.version.clone(),
+            image: spec.image.clone(),
+            keeps: spec.image.is_some(),
             other: None,
             incoming: None,
             stored_image: None,
@@ -84,10 +100,12 @@ impl SimulatedHardware {
     }
 
     /// What an image with this beginning does when it is booted.
-    fn judge(&self, beginning: &[u8]) -> Slot {
-        match ImageHeader::parse(beginning) {
+    fn judge(&self, beginning: Vec<u8>) -> Slot {
+        match ImageHeader::parse(&beginning) {
             None => Slot::Unbootable("what is in the flash is no image".to_owned()),
-            Some(ImageHeader { model, version }) if model == self.model => Slot::Bootable(version),
+            Some(ImageHeader { model, version }) if model == self.model => {
+                Slot::Bootable(version, self.keeps.then(|| beginning.into()))
+            }
             Some(ImageHeader { model, version: _ }) => {
                 Slot::Unbootable(format!("the image is for {model}, the device is a {}", self.model))
             }
@@ -102,6 +120,10 @@ impl Hardware for SimulatedHardware {
 
     fn config(&self) -> Option<String> {
         self.config.clone()
+    }
+
+    fn image(&self) -> Option<Arc<[u8]>> {
+        self.image.clone()
     }
 
     fn open(&mut self, file: FileKind, size: Option<u64>) -> Result<(), HardwareError> {
@@ -126,7 +148,11 @@ impl Hardware for SimulatedHardware {
         match &mut self.incoming {
             None => return Err(HardwareError::Other("no file is open".to_owned())),
             Some(Incoming::Image { beginning }) => {
-                let room = MAX_HEADER_LEN.saturating_sub(beginning.len()).min(chunk.len());
+                let most = if self.keeps { MAX_KEPT } else { MAX_HEADER_LEN };
+                if self.keeps && chunk.len() > most - beginning.len() {
+                    return Err(HardwareError::TooLarge(MAX_KEPT as u64));
+                }
+                let room = most.saturating_sub(beginning.len()).min(chunk.len());
                 beginning.extend_from_slice(&chunk[..room]);
             }
             Some(Incoming::Profile { content }) => {
@@ -144,7 +170,7 @@ impl Hardware for SimulatedHardware {
             None => return Err(HardwareError::Other("no file is open".to_owned())),
             Some(Incoming::Image { beginning }) => {
                 self.record("stored", "an image");
-                self.stored_image = Some(self.judge(&beginning));
+                self.stored_image = Some(self.judge(beginning));
             }
             Some(Incoming::Profile { content }) => {
                 self.record("stored", "a profile");
@@ -169,7 +195,7 @@ impl Hardware for SimulatedHardware {
         let Some(image) = self.stored_image.take() else { return Err(HardwareError::NothingStored) };
         tokio::time::sleep(self.timings.install).await;
         let version = match &image {
-            Slot::Bootable(version) => Some(version.clone()),
+            Slot::Bootable(version, _) => Some(version.clone()),
             Slot::Unbootable(_) => None,
         };
         self.record("flashed", version.as_deref().unwrap_or("what is no image of ours"));
@@ -185,9 +211,9 @@ impl Hardware for SimulatedHardware {
         match (self.faults.strike_hardware(Step::Boot), self.other.take()) {
             // Whatever is in the other slot is not taken.
             (Some(FaultKind::ComeBackOld), _) => {}
-            (Some(FaultKind::ComeBackWith(version)), _) => self.running = version,
+            (Some(FaultKind::ComeBackWith(version)), _) => (self.running, self.image) = (version, None),
             (_, None) => {}
-            (_, Some(Slot::Bootable(version))) => self.running = version,
+            (_, Some(Slot::Bootable(version, image))) => (self.running, self.image) = (version, image),
             (_, Some(Slot::Unbootable(reason))) => {
                 self.bricked = Some(reason.clone());
                 return Err(BootError(reason));

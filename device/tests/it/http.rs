@@ -72,6 +72,7 @@ impl Server {
             size: None,
             sha256: None,
             signature: None,
+            difference: None,
         }
     }
 }

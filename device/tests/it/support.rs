@@ -200,6 +200,7 @@ impl Files {
             size: None,
             sha256: None,
             signature: None,
+            difference: None,
         }
     }
 

@@ -2,8 +2,8 @@
 //!
 //! Knows how each datum is written, and not which message has which.
 
-use super::{Download, ErrorDetail, Location, MessageError, UpgradeAt};
-use crate::datum::{self, DownloadResult, ExecutionResult, Transfer, number};
+use super::{Difference, Download, ErrorDetail, Location, MessageError, UpgradeAt};
+use crate::datum::{self, DifferenceKind, DownloadResult, ExecutionResult, Transfer, number};
 use crate::frame::Frame;
 use crate::proof::LogKey;
 
@@ -105,7 +105,22 @@ impl<'a> Data<'a> {
             size: self.parsed(number::FILE_SIZE, datum::u64_value)?,
             sha256: self.parsed(number::SHA256, |value| value.try_into().ok())?,
             signature: None,
+            difference: None,
         })
+    }
+
+    /// Data 73 and 74: both, or neither.
+    pub(super) fn difference(&self) -> Result<Option<Box<Difference>>, MessageError> {
+        match self.parsed(number::DIFFERENCE_KIND, datum::u32_value)? {
+            Some(kind) => {
+                let base = self.text(number::BASE_VERSION)?;
+                Ok(Some(Box::new(Difference { base, kind: DifferenceKind::from_code(kind) })))
+            }
+            None if self.optional_text(number::BASE_VERSION)?.is_some() => {
+                Err(MessageError::Missing { message: self.message, datum: number::DIFFERENCE_KIND })
+            }
+            None => Ok(None),
+        }
     }
 
     pub(super) fn upgrade_at(&self) -> Result<UpgradeAt, MessageError> {
@@ -193,17 +208,27 @@ impl Builder {
             .text(number::PASSWORD, &location.password)
     }
 
-    /// What says more closely where the server is than data 5–7 do, and by what it is known over UDP.
+    /// What says more closely where the server is than data 5–7 do.
     pub(super) fn reached_at(self, location: &Location) -> Self {
         let with_port = self.maybe(location.port, |b, port| b.int(number::SERVER_PORT, u32::from(port)));
-        let with_url = match location.transfer {
+        match location.transfer {
             Transfer::Ftp | Transfer::Tftp => with_port,
             Transfer::Http => with_port.text(number::URL, location.url.as_deref().unwrap_or_default()),
-        };
-        with_url.maybe(location.log_key, |b, key| b.bytes(number::LOG_KEY, key.bytes()))
+        }
     }
 
-    pub(super) fn download(self, download: &Download, config: Option<&str>, signature: Option<&[u8; 64]>) -> Self {
+    /// By what the server is known over UDP.
+    pub(super) fn known_by(self, location: &Location) -> Self {
+        self.maybe(location.log_key, |b, key| b.bytes(number::LOG_KEY, key.bytes()))
+    }
+
+    pub(super) fn download(
+        self,
+        download: &Download,
+        config: Option<&str>,
+        signature: Option<&[u8; 64]>,
+        difference: Option<&Difference>,
+    ) -> Self {
         self.location(&download.location)
             .int(number::CRC, download.crc)
             .maybe(config, |b, config| b.text(number::CONFIG_VERSION, config))
@@ -212,5 +237,9 @@ impl Builder {
             .maybe(download.sha256, |b, sha256| b.bytes(number::SHA256, &sha256))
             .maybe(signature, |b, signature| b.bytes(number::SIGNATURE, signature))
             .reached_at(&download.location)
+            .maybe(difference, |b, Difference { base, kind }| {
+                b.text(number::BASE_VERSION, base).int(number::DIFFERENCE_KIND, kind.code())
+            })
+            .known_by(&download.location)
     }
 }

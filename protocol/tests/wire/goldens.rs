@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use fettle_protocol::datum::{Capabilities, DownloadResult, ExecutionResult, Transfer};
-use fettle_protocol::message::{DeviceInformation, Download, ErrorDetail, Location, Release, UpgradeAt};
+use fettle_protocol::datum::{Capabilities, DifferenceKind, DownloadResult, ExecutionResult, Transfer};
+use fettle_protocol::message::{DeviceInformation, Difference, Download, ErrorDetail, Location, Release, UpgradeAt};
 use fettle_protocol::proof::LogKey;
 use fettle_protocol::{DeviceMessage, Dialect, Frame, Mac, ServerMessage, frame};
 
@@ -51,7 +51,7 @@ pub(crate) fn files() -> BTreeMap<String, Vec<u8>> {
     files
 }
 
-const SHA256_OF_CHECK_STRING: [u8; 32] = [
+pub(crate) const SHA256_OF_CHECK_STRING: [u8; 32] = [
     0x15, 0xe2, 0xb0, 0xd3, 0xc3, 0x38, 0x91, 0xeb, 0xb0, 0xf1, 0xef, 0x60, 0x9e, 0xc4, 0x19, 0x42, 0x0c, 0x20, 0xe3,
     0x20, 0xce, 0x94, 0xc6, 0x5f, 0xbc, 0x8c, 0x33, 0x12, 0x44, 0x8e, 0xb2, 0x25,
 ];
@@ -99,7 +99,16 @@ pub(crate) fn http(path: &str, file: &str, url: &str) -> Location {
 }
 
 pub(crate) fn download(location: Location) -> Download {
-    Download { location, crc: 0xcbf4_3926, config: None, attempt: None, size: None, sha256: None, signature: None }
+    Download {
+        location,
+        crc: 0xcbf4_3926,
+        config: None,
+        attempt: None,
+        size: None,
+        sha256: None,
+        signature: None,
+        difference: None,
+    }
 }
 
 fn detail(code: impl Into<Option<u32>>, text: &str) -> ErrorDetail {
@@ -249,7 +258,19 @@ pub(crate) fn values() -> BTreeMap<String, Message> {
         ("35-with-size", announced(Some(0x1_0000_0009))),
         ("35-nothing", ServerMessage::Announcement(None)),
     ];
-    let server = server.into_iter().chain(announcements);
+    let difference = Difference { base: "4.9.0".into(), kind: DifferenceKind::Zstd };
+    let of_difference = Download {
+        size: Some(34),
+        sha256: Some(SHA256_OF_CHECK_STRING),
+        difference: Some(Box::new(difference)),
+        ..download(Location {
+            port: Some(2121),
+            log_key: Some(LogKey::new(std::array::from_fn(|index| index as u8))),
+            ..ftp("v7k2m9x4", "s5700.bin", "d14.7", "q8w3e6r1")
+        })
+    };
+    let differences = [("03-extended-difference", ServerMessage::DownloadVersion(of_difference))];
+    let server = server.into_iter().chain(announcements).chain(differences);
     let device = device.map(|(name, message)| (name.to_owned(), Message::Device(message)));
     let server = server.map(|(name, message)| (name.to_owned(), Message::Server(message)));
     device.into_iter().chain(server).collect()

@@ -1,8 +1,8 @@
 //! What holds for all bytes and all messages, on generated ones.
 
-use fettle_protocol::datum::{Capabilities, DownloadResult, ExecutionResult, Transfer};
+use fettle_protocol::datum::{Capabilities, DifferenceKind, DownloadResult, ExecutionResult, Transfer};
 use fettle_protocol::frame::{self, HEADER_LEN};
-use fettle_protocol::message::{DeviceInformation, Download, ErrorDetail, Location, Release, UpgradeAt};
+use fettle_protocol::message::{DeviceInformation, Difference, Download, ErrorDetail, Location, Release, UpgradeAt};
 use fettle_protocol::proof::LogKey;
 use fettle_protocol::{Decoder, DeviceMessage, Dialect, Frame, Mac, ServerMessage};
 use proptest::option;
@@ -91,9 +91,10 @@ fn location() -> impl Strategy<Value = Location> {
         })
 }
 
-fn download() -> impl Strategy<Value = Download> {
-    (location(), any::<u32>(), any::<Option<u32>>(), any::<Option<u64>>(), any::<Option<[u8; 32]>>()).prop_map(
-        |(location, crc, attempt, size, sha256)| Download {
+/// Boxed: each layer of what is generated from it keeps a copy on the stack.
+fn download() -> BoxedStrategy<Download> {
+    (location(), any::<u32>(), any::<Option<u32>>(), any::<Option<u64>>(), any::<Option<[u8; 32]>>())
+        .prop_map(|(location, crc, attempt, size, sha256)| Download {
             location,
             crc,
             config: None,
@@ -101,8 +102,9 @@ fn download() -> impl Strategy<Value = Download> {
             size,
             sha256,
             signature: None,
-        },
-    )
+            difference: None,
+        })
+        .boxed()
 }
 
 fn upgrade_at() -> impl Strategy<Value = UpgradeAt> {
@@ -114,13 +116,20 @@ fn upgrade_at() -> impl Strategy<Value = UpgradeAt> {
     prop_oneof![Just(UpgradeAt::Immediately), time]
 }
 
+fn difference() -> impl Strategy<Value = Box<Difference>> {
+    let kind = prop_oneof![Just(DifferenceKind::Zstd), (2u32..).prop_map(DifferenceKind::Other)];
+    (text(), kind).prop_map(|(base, kind)| Box::new(Difference { base, kind }))
+}
+
 fn server_message() -> impl Strategy<Value = ServerMessage> {
     prop_oneof![
         any::<Option<u32>>().prop_map(ServerMessage::Interrupt),
-        (download(), option::of(any::<[u8; 32]>())).prop_map(|(download, half)| {
-            let signature = half.map(|half| Box::new(std::array::from_fn(|index| half[index % 32])));
-            ServerMessage::DownloadVersion(Download { signature, ..download })
-        }),
+        (download(), option::of(any::<[u8; 32]>()), option::of(difference())).prop_map(
+            |(download, half, difference)| {
+                let signature = half.map(|half| Box::new(std::array::from_fn(|index| half[index % 32])));
+                ServerMessage::DownloadVersion(Download { signature, difference, ..download })
+            }
+        ),
         (download(), option::of(text()))
             .prop_map(|(download, config)| ServerMessage::DownloadProfile(Download { config, ..download })),
         Just(ServerMessage::Restart),

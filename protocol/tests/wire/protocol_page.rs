@@ -1,8 +1,8 @@
 //! `docs/protocol.md` says the truth: its examples are messages, and its tables are those of the code.
 
 use fettle_protocol::crc::CrcKind;
-use fettle_protocol::datum::{Capabilities, DownloadResult, ExecutionResult};
-use fettle_protocol::message::{DeviceInformation, ErrorDetail, Release, UpgradeAt};
+use fettle_protocol::datum::{Capabilities, DifferenceKind, DownloadResult, ExecutionResult};
+use fettle_protocol::message::{DeviceInformation, Difference, ErrorDetail, Location, Release, UpgradeAt};
 use fettle_protocol::{DeviceMessage, Dialect, Frame, ServerMessage, frame};
 
 use crate::annotated;
@@ -71,6 +71,16 @@ fn examples() -> Vec<Message> {
         device(DeviceMessage::Progress { percent: Some(25), text: Some("erasing slot B".into()) }),
         // HTTP
         version(goldens::http("v7k2m9x4q8w3e6r1", "s5700.bin", "http://192.0.2.1:8080/v7k2m9x4q8w3e6r1/s5700.bin")),
+        // Differences
+        server(ServerMessage::DownloadVersion(fettle_protocol::message::Download {
+            size: Some(2_000_000),
+            sha256: Some(goldens::SHA256_OF_CHECK_STRING),
+            difference: Some(Box::new(Difference { base: "4.9.0".into(), kind: DifferenceKind::Zstd })),
+            ..download(
+                Location { port: Some(2121), ..goldens::ftp("v7k2m9x4", "s5700.bin", "d14.7", "q8w3e6r1") },
+                0x5d2f_40c1,
+            )
+        })),
         // A whole upgrade
         device(before),
         version(goldens::ftp("v7k2m9x4", "s5700.bin", "d14.7", "q8w3e6r1")),

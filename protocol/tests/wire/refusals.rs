@@ -199,6 +199,7 @@ fn a_datum_of_fixed_length_has_no_other() {
         number::URL,
         number::ERROR_TEXT,
         number::TEXT,
+        number::BASE_VERSION,
     ];
     for name in goldens::files().into_keys() {
         let frame = golden(&name);
@@ -314,8 +315,8 @@ fn data_that_a_message_does_not_name_are_skipped_wherever_and_however_often_they
         let frame = golden(&name);
         for at in 0..=frame.data.len() {
             let mut more = frame.clone();
-            // A number of no meaning, and one that means something elsewhere: with neither its length nor its values.
-            more.data.splice(at..at, [(200, vec![0xff; 9]), (200, vec![]), (73, vec![1]), (73, vec![1])]);
+            // Numbers of no meaning.
+            more.data.splice(at..at, [(200, vec![0xff; 9]), (200, vec![]), (61, vec![1]), (61, vec![1])]);
             assert_eq!(read(&more).as_ref(), Ok(&value), "{name}");
         }
     }
@@ -419,9 +420,30 @@ fn what_opens_a_file_is_not_shown_for_debugging() {
         url: None,
         log_key: None,
     };
-    let download =
-        Download { location, crc: 1, config: None, attempt: None, size: None, sha256: None, signature: None };
+    let download = Download {
+        location,
+        crc: 1,
+        config: None,
+        attempt: None,
+        size: None,
+        sha256: None,
+        signature: None,
+        difference: None,
+    };
     let shown = format!("{:?}", ServerMessage::DownloadVersion(download));
     assert!(!shown.contains("secret"), "{shown}");
     assert!(shown.contains("image.bin") && shown.contains("Tftp"), "{shown}");
+}
+
+#[test]
+fn a_difference_is_of_a_version_and_of_a_kind_or_there_is_none() {
+    let frame = golden("03-extended-difference");
+    for datum in [number::BASE_VERSION, number::DIFFERENCE_KIND] {
+        let mut frame = frame.clone();
+        frame.data.retain(|(number, _)| *number != datum);
+        assert_eq!(ServerMessage::from_frame(&frame), Err(MessageError::Missing { message: 3, datum }));
+    }
+    let profile = Frame { message: 4, ..frame };
+    let Ok(ServerMessage::DownloadProfile(download)) = ServerMessage::from_frame(&profile) else { panic!("message 4") };
+    assert_eq!(download.difference, None, "a profile has none");
 }

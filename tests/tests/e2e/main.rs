@@ -7,6 +7,7 @@ mod announcements;
 mod applied;
 mod bridges;
 mod clock;
+mod differences;
 mod documented_device;
 mod enrolment;
 mod external;

@@ -120,10 +120,14 @@ impl World {
 
     /// Makes an image, and the manifest of its release.
     pub fn release(&self, version: &str, reports: &str) -> Result<String> {
-        let bytes = image::build(MODEL, reports, 64 * 1024);
+        self.release_of(version, reports, &image::build(MODEL, reports, 64 * 1024))
+    }
+
+    /// The manifest of the release whose image has these bytes.
+    pub fn release_of(&self, version: &str, reports: &str, bytes: &[u8]) -> Result<String> {
         let file = format!("{MODEL}-{version}.bin");
-        std::fs::write(self.fettle.files_dir().join(&file), &bytes)?;
-        let sha256 = HEXLOWER.encode(&Sha256::digest(&bytes));
+        std::fs::write(self.fettle.files_dir().join(&file), bytes)?;
+        let sha256 = HEXLOWER.encode(&Sha256::digest(bytes));
         Ok(format!(
             "apiVersion: fettle.dev/v1alpha1\nkind: Firmware\nmetadata: {{name: access-{version}}}\nspec:\n  version: \"{version}\"\n  images:\n  - {{models: [{MODEL}], source: {{file: {{path: {file}}}}}, sha256: {sha256}, reports: \"{reports}\"}}\n"
         ))

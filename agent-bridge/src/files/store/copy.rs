@@ -30,7 +30,7 @@ pub(super) async fn copy(inner: &Arc<Inner>, path: String, job: Job) -> Result<C
     .await
 }
 
-struct SetOnDrop(Arc<AtomicBool>);
+pub(super) struct SetOnDrop(pub(super) Arc<AtomicBool>);
 
 impl Drop for SetOnDrop {
     fn drop(&mut self) {

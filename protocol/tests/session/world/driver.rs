@@ -362,6 +362,7 @@ fn file(command: Command) -> File {
             size: None,
             sha256: None,
             signature: None,
+            difference: None,
         }),
         Step::Log => File::Upload(location),
     }
