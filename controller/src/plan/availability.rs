@@ -5,7 +5,7 @@
 
 use jiff::Timestamp;
 
-use super::model::{Bridge, Device, Session, Snapshot};
+use super::model::{Bridge, Device, Session, Settings, Snapshot};
 
 /// Whether a device is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub enum Presence {
     /// Its bridge has started anew, and the device has until then to call again.
     BridgeStarting { until: Timestamp },
     /// It is gone, but will count as such only then.
-    Reconnecting { since: Timestamp, until: Timestamp },
+    Reconnecting { since: Timestamp },
     /// It is gone.
     Offline { since: Timestamp },
     /// It has never called.
@@ -29,8 +29,7 @@ impl Presence {
     pub fn of(device: &Device, snapshot: &Snapshot, now: Timestamp) -> Self {
         let grace = snapshot.settings.reconnect_grace;
         let gone = |since: Timestamp| {
-            let until = since + grace;
-            if now < until { Self::Reconnecting { since, until } } else { Self::Offline { since } }
+            if now < since + grace { Self::Reconnecting { since } } else { Self::Offline { since } }
         };
         let Some(session) = &device.facts.session else {
             return device.facts.last_seen.map_or(Self::Never, gone);
@@ -60,17 +59,16 @@ impl Presence {
     /// When the device, or its bridge, was lost, as far as is known.
     pub fn lost_at(self) -> Option<Timestamp> {
         match self {
-            Self::Reconnecting { since, .. } | Self::Offline { since } => Some(since),
+            Self::Reconnecting { since } | Self::Offline { since } => Some(since),
             Self::Connected { .. } | Self::Dismissed | Self::BridgeStarting { .. } | Self::Never => None,
         }
     }
 
     /// When it will be something else by the passing of time alone.
-    pub fn changes_at(self) -> Option<Timestamp> {
+    pub fn changes_at(self, settings: &Settings) -> Option<Timestamp> {
         match self {
-            Self::Connected { lease_ends: at }
-            | Self::BridgeStarting { until: at }
-            | Self::Reconnecting { until: at, .. } => Some(at),
+            Self::Connected { lease_ends: at } | Self::BridgeStarting { until: at } => Some(at),
+            Self::Reconnecting { since } => Some(since + settings.reconnect_grace),
             Self::Dismissed | Self::Offline { .. } | Self::Never => None,
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use fettle_crds::{SessionPolicy, Stage, TryResult};
 
 use super::course::Course;
+use super::goal::Goal;
 use super::grants::{self, Backing, Fate, Try};
 use super::membership::{Membership, Standing as MacStanding};
 use super::model::{Ahead, Decisions, End, Granted, Progress, Rollout, Snapshot, Target};
@@ -14,7 +15,8 @@ use super::progress::{Standing, Way};
 use super::reason::{Failure, Reason};
 use super::revision::{Known, Wanted};
 use super::schedule;
-use super::scope::{Move, Scope, Seen};
+use super::scope::Scope;
+use super::seen::{Move, Seen};
 use super::spread::Full;
 use super::steps::{self, Rest};
 use super::transfer::{self, Choice};
@@ -23,9 +25,9 @@ use super::transfer::{self, Choice};
 const DOWNLOADS: usize = 32;
 
 /// A device that may be granted a try.
+#[derive(Clone, Copy)]
 struct Candidate {
     scope: usize,
-    to: Move,
     attempt: u32,
     kind: Kind,
     /// All the way, or only to fetch it.
@@ -85,16 +87,16 @@ impl<'a> Pass<'a> {
 
     fn judge_open_target(&mut self, index: usize) {
         let seen = &self.seen[index];
-        let Some((target, progress)) = seen.open.filter(|_| !seen.is_in_doubt) else { return };
-        let backing = self.backing(index, target);
+        let Some(open) = seen.open.filter(|_| !seen.is_in_doubt) else { return };
+        let backing = self.backing(index, open.target);
         let seen = &self.seen[index];
         let settings = &self.snapshot.settings;
-        let fate = Fate::of(seen.device, target, progress, backing, seen.presence, settings, self.now);
+        let fate = Fate::of(seen.device, open, backing, seen.presence, settings, self.now);
         let write = match fate {
             Fate::Stays { look_again } => return self.wake.at(look_again),
-            Fate::Withdrawn => (Change::Withdrawn, grants::withdrawn(seen.device, target)),
+            Fate::Withdrawn => (Change::Withdrawn, grants::withdrawn(seen.device, open.target)),
             Fate::TimedOut => {
-                let outcome = Some(grants::timed_out(target));
+                let outcome = Some(grants::timed_out(open.target));
                 (Change::Judged, Decisions { outcome, ..seen.device.decisions.clone() })
             }
         };
@@ -155,7 +157,7 @@ impl<'a> Pass<'a> {
         match seen.mac {
             MacStanding::Accepted => {}
             MacStanding::NotApproved | MacStanding::Yields => return Ok(Some(Reason::NotApproved)),
-            MacStanding::DuplicateMac(_) => return Ok(Some(Reason::DuplicateMac)),
+            MacStanding::DuplicateMac => return Ok(Some(Reason::DuplicateMac)),
         }
         let scope = match &seen.membership {
             Membership::None => return Ok(None),
@@ -198,9 +200,7 @@ impl<'a> Pass<'a> {
         if let Some(reason) = self.scopes[scope].waits_for_person().filter(|_| seen.granted_in.is_none()) {
             return Ok(Some(reason));
         }
-        // It was looked for together with what keeps it from a try.
-        let Some(to) = seen.to.clone() else { return Ok(Some(Reason::GroupInvalid)) };
-        let (to, opening) = match self.scopes[scope].opening(seen, to, self.now) {
+        let opening = match self.scopes[scope].opening(self.snapshot, seen.device, self.now) {
             Ok(opening) => opening,
             Err(reason) => {
                 let waits_until = self.scopes[scope].waits_until;
@@ -225,7 +225,7 @@ impl<'a> Pass<'a> {
                 Some(Rest::Approval | Rest::Empty) | None => Reason::WaitingForStep,
             }));
         }
-        Err(Candidate { scope, to, attempt, kind: Kind::Forward, stage: opening })
+        Err(Candidate { scope, attempt, kind: Kind::Forward, stage: opening })
     }
 
     fn reason_on_the_way_back(&mut self, index: usize, scope: usize) -> Result<Option<Reason>, Candidate> {
@@ -252,10 +252,7 @@ impl<'a> Pass<'a> {
         }
         match seen.standing {
             Standing::BetweenTries { at, .. } if at > self.now => Ok(Some(Reason::BackingOff)),
-            _ => {
-                let to = Move { firmware: way_back.goal.firmware.clone(), config: way_back.goal.config.clone() };
-                Err(Candidate { scope, to, attempt, kind: Kind::Back, stage: Stage::Activate })
-            }
+            _ => Err(Candidate { scope, attempt, kind: Kind::Back, stage: Stage::Activate }),
         }
     }
 
@@ -269,13 +266,30 @@ impl<'a> Pass<'a> {
         if !closes || !may_begin || !seen.presence.is_connected() || seen.device.decisions.target.is_some() {
             return None;
         }
-        let to = self.scopes[scope].next_move(self.snapshot, seen.device).ok()?;
-        Some(Candidate { scope, to, attempt: 1, kind: Kind::Farewell, stage: Stage::Activate })
+        self.scopes[scope].stone(self.snapshot, seen.device).ok()?;
+        Some(Candidate { scope, attempt: 1, kind: Kind::Farewell, stage: Stage::Activate })
+    }
+
+    /// What a candidate is told, where it is let go. That is made for few: most wait.
+    fn to(&mut self, index: usize, candidate: Candidate) -> Result<Move, Reason> {
+        let (device, scope) = (self.seen[index].device, &mut self.scopes[candidate.scope]);
+        match candidate.kind {
+            Kind::Forward => scope.wording(self.snapshot, device, self.now),
+            Kind::Farewell => scope.next_move(self.snapshot, device),
+            Kind::Back => {
+                let Goal { firmware, config } = scope.way_back(device).ok_or(Reason::NoWayBack)?.goal.clone();
+                Ok(Move { firmware, config })
+            }
+        }
     }
 
     /// Lets a device fetch what it is to run, and stay in service. Limits, steps and budgets are for when it goes on.
     fn fetch_ahead(&mut self, index: usize, candidate: Candidate) -> Reason {
-        let Candidate { scope: at, to, attempt, stage, .. } = candidate;
+        let to = match self.to(index, candidate) {
+            Ok(to) => to,
+            Err(reason) => return reason,
+        };
+        let Candidate { scope: at, attempt, stage, .. } = candidate;
         let seen = &self.seen[index];
         let (scope, device) = (&mut self.scopes[at], seen.device);
         // What is on the way there may have become another release meanwhile.
@@ -320,7 +334,7 @@ impl<'a> Pass<'a> {
         if candidate.stage == Stage::Download {
             return self.fetch_ahead(index, candidate);
         }
-        let Candidate { scope: at, to, attempt, kind, stage } = candidate;
+        let Candidate { scope: at, attempt, kind, stage } = candidate;
         let seen = &self.seen[index];
         let (device, granted_in) = (seen.device, seen.granted_in);
         let scope = &mut self.scopes[at];
@@ -349,6 +363,11 @@ impl<'a> Pass<'a> {
             self.wake.at_once();
             return Reason::NextPass;
         }
+        let to = match self.to(index, candidate) {
+            Ok(to) => to,
+            Err(reason) => return reason,
+        };
+        let (seen, scope) = (&self.seen[index], &mut self.scopes[at]);
         let start_by = match kind {
             Kind::Back => None,
             Kind::Forward | Kind::Farewell => scope.start_by(self.now),
@@ -440,7 +459,7 @@ fn room(scope: &Scope<'_>) -> usize {
 
 /// The try that a target of the same rollout, taken back in this pass, was for: it was not used up.
 fn interrupted_try(seen: &Seen<'_>, scope: &Scope<'_>) -> Option<u32> {
-    let target = seen.open.map(|(target, _)| target).or(seen.ahead.map(|ahead| ahead.target))?;
+    let target = seen.open.map(|open| open.target).or(seen.ahead.map(|ahead| ahead.target))?;
     (target.rollout_uid == scope.rollout?.uid).then_some(target.attempt)
 }
 

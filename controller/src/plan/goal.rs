@@ -1,5 +1,6 @@
 //! What a device is to run: what its group wants, or, on the way back, what it ran before.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use fettle_crds::{DeviceRolloutSpec, Previous, TargetConfig, TargetFirmware, TryResult};
@@ -31,16 +32,16 @@ impl Goal {
         })
     }
 
-    /// With the configuration as it is for a device, where that is rendered.
+    /// A goal with the configuration as it is for a device, where that is rendered. Devices share what is not.
     ///
     /// # Errors
     /// Where it cannot be.
-    pub fn rendered(self, template: Option<&Template>, device: &Device) -> Result<Self, Reason> {
-        match template.filter(|_| self.config.is_some()) {
-            None => Ok(self),
+    pub fn rendered(goal: Rc<Self>, template: Option<&Template>, device: &Device) -> Result<Rc<Self>, Reason> {
+        match template.filter(|_| goal.config.is_some()) {
+            None => Ok(goal),
             Some(template) => {
                 let config = device.rendered(template).map_err(|_| Reason::TemplateError)?;
-                Ok(Self { config: Some(config), ..self })
+                Ok(Rc::new(Self { config: Some(config), firmware: goal.firmware.clone() }))
             }
         }
     }

@@ -7,8 +7,8 @@ use fettle_crds::{Outcome, Stage, TryResult, Verdict, WireTransfer};
 use jiff::{SignedDuration, Timestamp};
 
 use super::availability::Presence;
-use super::model::{Decisions, Device, Group, Progress, Rollout, Settings, Target};
-use super::scope::Move;
+use super::model::{Decisions, Device, Group, Open, Rollout, Settings, Target};
+use super::seen::Move;
 
 /// No first command later than this after the grant: a decision that old may no longer hold.
 pub const START_WITHIN: SignedDuration = SignedDuration::from_secs(60);
@@ -37,14 +37,13 @@ impl Fate {
     /// Judges an open target.
     pub fn of(
         device: &Device,
-        target: &Target,
-        progress: Progress,
+        open: Open<'_>,
         backing: Backing,
         presence: Presence,
         settings: &Settings,
         now: Timestamp,
     ) -> Self {
-        let begun = progress == Progress::Begun;
+        let Open { target, has_begun: begun } = open;
         if !begun && (backing == Backing::Gone || !still_applies(device, target)) {
             return Self::Withdrawn;
         }

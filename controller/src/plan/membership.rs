@@ -1,14 +1,15 @@
 //! Which group a device belongs to, and whether it is accepted at all.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fettle_crds::LabelSelector;
 use jiff::Timestamp;
 
-use super::model::{Acceptance, Device, Group, Mac, Origin, Snapshot, Text};
+use super::devices::Devices;
+use super::model::{Acceptance, Device, Group};
 
 /// The group, or groups, of a device: indices into the groups of the snapshot, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,25 +132,29 @@ impl Selectors {
 }
 
 /// Whether a device is accepted: approved, and the only one with its MAC.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     Accepted,
     NotApproved,
-    /// The others with its MAC.
-    DuplicateMac(Vec<Text>),
+    /// Others have its MAC.
+    DuplicateMac,
     /// Recorded, and declared by somebody meanwhile: it is deleted.
     Yields,
 }
 
+/// So many others with the same MAC are named.
+const NAMED: usize = 3;
+
 impl Standing {
     /// The condition that says so, where it is not what is written.
-    pub fn acceptance(&self, device: &Device, now: Timestamp) -> Option<Acceptance> {
+    pub fn acceptance(self, device: &Device, devices: &Devices, now: Timestamp) -> Option<Acceptance> {
         let (accepted, reason, message) = match self {
             Self::Accepted => (true, "Accepted", Cow::from("it is approved, and no other Device has its MAC")),
             Self::NotApproved | Self::Yields => {
                 (false, "NotApproved", Cow::from("nobody has approved it: set spec.approved"))
             }
-            Self::DuplicateMac(others) => {
+            Self::DuplicateMac => {
+                let others: Vec<&str> = devices.sharing_mac(device).take(NAMED).map(|name| &**name).collect();
                 let others = others.join(", ");
                 (false, "DuplicateMac", Cow::from(format!("it has the MAC of {others}: none of them is served")))
             }
@@ -163,45 +168,5 @@ impl Standing {
         }
         let since = before.map_or(now, |before| before.since);
         Some(Acceptance { accepted, reason: reason.into(), message: message.into(), generation, since })
-    }
-}
-
-/// Whether devices are accepted, by the MACs of all.
-pub struct Macs<'a> {
-    /// Of declared devices, in order.
-    declared: Vec<(Mac, &'a Text)>,
-    /// Those that more than one of them has.
-    doubled: HashSet<Mac>,
-}
-
-/// So many others with the same MAC are named.
-const NAMED: usize = 3;
-
-impl<'a> Macs<'a> {
-    pub fn new(snapshot: &'a Snapshot) -> Self {
-        let declared = snapshot.devices.values().filter(|device| device.origin == Origin::Declared);
-        let mut declared: Vec<(Mac, &Text)> = declared.map(|device| (device.mac, &device.name)).collect();
-        declared.sort_unstable();
-        let doubled = declared.windows(2).filter(|pair| pair[0].0 == pair[1].0).map(|pair| pair[0].0).collect();
-        Self { declared, doubled }
-    }
-
-    pub fn standing(&self, device: &Device) -> Standing {
-        match device.origin {
-            Origin::Pending if self.having(device.mac).next().is_some() => Standing::Yields,
-            Origin::Pending => Standing::NotApproved,
-            Origin::Declared if self.doubled.contains(&device.mac) => {
-                let others = self.having(device.mac).filter(|name| **name != device.name);
-                Standing::DuplicateMac(others.take(NAMED).cloned().collect())
-            }
-            Origin::Declared if !device.approved => Standing::NotApproved,
-            Origin::Declared => Standing::Accepted,
-        }
-    }
-
-    /// The declared devices with that MAC, by name.
-    fn having(&self, mac: Mac) -> impl Iterator<Item = &'a Text> {
-        let first = self.declared.partition_point(|(other, _)| *other < mac);
-        self.declared[first..].iter().take_while(move |(other, _)| *other == mac).map(|(_, name)| *name)
     }
 }

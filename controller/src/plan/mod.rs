@@ -4,16 +4,19 @@
 //! groups and devices in the order of their names, so that equal input has equal output. One pass plans a whole namespace,
 //! because limits span groups.
 //!
-//! The rules, by file: who belongs to what ([`membership`]), who is there ([`availability`]), what a group wants
-//! ([`revision`]) and what that is for a device ([`goal`], [`rendering`]), where a device stands with it ([`progress`]), which way a
-//! rollout goes and whether anybody may begin ([`course`], [`windows`], [`schedule`]), whom a step takes on
-//! ([`steps`]), how many may be away ([`limits`], [`spread`]), over which releases a device gets there ([`paths`],
-//! [`versions`]), which targets are given and taken back ([`grants`]), and how it is all told ([`status`], [`profiles`]).
+//! The rules, by file: who belongs to what ([`membership`]) and whose a MAC is ([`devices`]), who is there
+//! ([`availability`]), what a group wants ([`revision`]) and what that is for a device ([`goal`], [`rendering`]), where a
+//! device stands with it ([`progress`]), which way a rollout goes and whether anybody may begin ([`course`], [`windows`],
+//! [`schedule`]), whom a step takes on ([`steps`]), how many may be away ([`limits`], [`spread`]), over which releases a
+//! device gets there ([`paths`], [`versions`]), which targets are given and taken back ([`grants`]), and how it is all told
+//! ([`status`], [`profiles`]).
 
+mod attempt;
 pub mod availability;
 mod conditions;
 pub mod course;
 mod decide;
+pub mod devices;
 pub mod goal;
 pub mod grants;
 pub mod labels;
@@ -31,6 +34,7 @@ pub mod rendering;
 pub mod revision;
 pub mod schedule;
 mod scope;
+mod seen;
 pub mod spread;
 pub mod status;
 pub mod steps;

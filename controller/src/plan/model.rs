@@ -15,6 +15,8 @@ use fettle_crds::{
 };
 use jiff::{SignedDuration, Timestamp};
 
+pub use super::attempt::{Ahead, End, Open, Progress};
+use super::devices::Devices;
 use super::labels::Labels;
 use super::membership::LastSelectors;
 use super::rendering::{Renderings, Template};
@@ -29,7 +31,7 @@ pub type Text = Arc<str>;
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     pub settings: Settings,
-    pub devices: BTreeMap<Text, Device>,
+    pub devices: Devices,
     pub groups: BTreeMap<Text, Group>,
     pub rollouts: BTreeMap<Text, Rollout>,
     pub firmwares: BTreeMap<Text, Firmware>,
@@ -448,71 +450,4 @@ impl Device {
     pub fn has_known_zone(&self) -> bool {
         self.time_zone.as_deref().is_none_or(|zone| Zone::named(zone).is_ok())
     }
-
-    /// Its target, and how far it is.
-    pub fn attempt(&self) -> Option<(&Target, Progress)> {
-        let target = self.decisions.target.as_ref()?;
-        let upgrade = self.facts.upgrade.as_ref().filter(|upgrade| upgrade.target == target.id);
-        let progress = match upgrade {
-            Some(Upgrade { phase: Phase::Done, result, reason, since, .. }) => Progress::Ended(End {
-                result: result.unwrap_or(TryResult::Failed),
-                reason: reason.unwrap_or(Verdict::TimedOut),
-                at: Some(*since),
-            }),
-            _ => match self.decisions.outcome.as_ref().filter(|outcome| outcome.target == target.id) {
-                Some(outcome) => Progress::Ended(End { result: outcome.result, reason: outcome.reason, at: None }),
-                None => match upgrade.map(|upgrade| upgrade.phase) {
-                    Some(Phase::Restarting | Phase::Applying | Phase::Scheduled) => Progress::Begun,
-                    Some(Phase::Downloaded | Phase::Done) | None => Progress::Granted,
-                },
-            },
-        };
-        Some((target, progress))
-    }
-
-    /// Its target, where that lets it go all the way and the outcome is not known.
-    pub fn open_target(&self) -> Option<(&Target, Progress)> {
-        self.attempt().filter(|(target, progress)| match progress {
-            Progress::Granted => target.stage == Stage::Activate,
-            Progress::Begun => true,
-            Progress::Ended(_) => false,
-        })
-    }
-
-    /// Its target, where that lets it only fetch what it is to run, and that has not failed.
-    pub fn download(&self) -> Option<Ahead<'_>> {
-        let (target, _) = self
-            .attempt()
-            .filter(|(target, progress)| target.stage == Stage::Download && *progress == Progress::Granted)?;
-        let upgrade = self.facts.upgrade.as_ref().filter(|upgrade| upgrade.target == target.id);
-        Some(Ahead { target, is_fetched: upgrade.is_some_and(|upgrade| upgrade.phase == Phase::Downloaded) })
-    }
-}
-
-/// A target that lets a device fetch what it is to run, ahead of a window. Such a device is in service.
-#[derive(Debug, Clone, Copy)]
-pub struct Ahead<'a> {
-    pub target: &'a Target,
-    /// It has it, and waits.
-    pub is_fetched: bool,
-}
-
-/// How far a device is with its target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    /// Nothing has been written of it: it may be withdrawn.
-    Granted,
-    /// The command that cannot be taken back is written: whatever comes, it is waited for.
-    Begun,
-    /// The try has ended.
-    Ended(End),
-}
-
-/// How a try ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct End {
-    pub result: TryResult,
-    pub reason: Verdict,
-    /// Where the bridge said it.
-    pub at: Option<Timestamp>,
 }

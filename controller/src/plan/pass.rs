@@ -1,6 +1,8 @@
 //! One pass over the namespace: facts first, then limits and steps, then what follows for each device.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+use std::rc::Rc;
 
 use fettle_crds::{Step, TryResult, Verdict};
 use jiff::{SignedDuration, Timestamp};
@@ -10,7 +12,7 @@ use super::availability::Presence;
 use super::course::{Clock, Course, Turn};
 use super::goal::Goal;
 use super::limits::Budget;
-use super::membership::{Macs, Membership, Standing as MacStanding};
+use super::membership::{Membership, Standing as MacStanding};
 use super::model::{Device, End, Group, Progress, Snapshot, Text};
 use super::output::{Change, DeviceWrite, Plan};
 use super::profiles;
@@ -18,7 +20,8 @@ use super::progress::{Standing, Terms, Way};
 use super::reason::Reason;
 use super::rendering::Coverage;
 use super::revision::{self, Content, Known, Rollouts, Wanted};
-use super::scope::{Move, Scope, Seen};
+use super::scope::Scope;
+use super::seen::Seen;
 use super::spread::{self, Domains, Full};
 use super::status::{self, GroupView};
 use super::steps::{self, Census, Counted, State};
@@ -47,6 +50,10 @@ pub(super) struct Pass<'a> {
     pub(super) now: Timestamp,
     pub(super) scopes: Vec<Scope<'a>>,
     pub(super) seen: Vec<Seen<'a>>,
+    /// Those of whose acceptance there is something to say, or that are deleted.
+    untold: Vec<usize>,
+    /// The rollouts that open targets are of.
+    busy: BTreeSet<&'a str>,
     wanted: &'a [Wanted<'a>],
     pub(super) domains: Domains<'a>,
     pub(super) known: Option<Known<'a>>,
@@ -93,6 +100,8 @@ impl<'a> Pass<'a> {
             now,
             scopes,
             seen: Vec::with_capacity(snapshot.devices.len()),
+            untold: Vec::new(),
+            busy: BTreeSet::new(),
             wanted,
             domains: Domains::new(groups),
             known: None,
@@ -101,13 +110,21 @@ impl<'a> Pass<'a> {
             wake: Wake { now, at: None },
             plan: Plan::default(),
         };
-        let (selectors, macs) = (snapshot.selectors.of(groups), Macs::new(snapshot));
+        let selectors = snapshot.selectors.of(groups);
         let by_uid = pass.by_uid();
         for (index, device) in snapshot.devices.values().enumerate() {
-            let seen = pass.look_at(device, selectors.of(device), macs.standing(device));
+            let seen = pass.look_at(device, selectors.of(device), snapshot.devices.standing(device));
             pass.count(&seen, &by_uid);
             if let Some(scope) = seen.membership.only() {
-                pass.scopes[scope].members.push(index);
+                let scope = &mut pass.scopes[scope];
+                scope.members.push(index);
+                scope.ahead.extend(seen.ahead.map(|_| index));
+                scope.reached = scope.reached.max(seen.granted_in.unwrap_or(1));
+            }
+            let target = seen.open.map(|open| open.target).or(seen.ahead.map(|ahead| ahead.target));
+            pass.busy.extend(target.map(|target| &*target.rollout_uid));
+            if !seen.is_told || seen.mac == MacStanding::Yields {
+                pass.untold.push(index);
             }
             pass.seen.push(seen);
         }
@@ -116,7 +133,7 @@ impl<'a> Pass<'a> {
 
     fn look_at(&mut self, device: &'a Device, membership: Membership, mac: MacStanding) -> Seen<'a> {
         let presence = Presence::of(device, self.snapshot, self.now);
-        self.wake.at(presence.changes_at());
+        self.wake.at(presence.changes_at(&self.snapshot.settings));
         let doubt = self.snapshot.in_doubt.get(&device.name).copied().filter(|until| *until > self.now);
         self.wake.at(doubt);
         let decisions = &device.decisions;
@@ -125,14 +142,13 @@ impl<'a> Pass<'a> {
             device,
             membership,
             is_served: mac == MacStanding::Accepted && !device.held,
-            is_told: is_observed && mac.acceptance(device, self.now).is_none(),
+            is_told: is_observed && mac.acceptance(device, &self.snapshot.devices, self.now).is_none(),
             is_wished: device.retry_at.is_some() && device.retry_at != decisions.retried_at,
             done: decisions.target.as_ref().map(|target| target.done),
             mac,
             presence,
             standing: Standing::Untried,
             obstacle: None,
-            to: None,
             open: device.open_target(),
             ahead: device.download(),
             is_in_doubt: doubt.is_some(),
@@ -180,14 +196,12 @@ impl<'a> Pass<'a> {
         seen.is_retried = matches!(seen.standing, Standing::Forgiven { .. })
             || granted.is_some_and(|granted| granted.forgiven.is_some());
         if !matches!(seen.standing, Standing::Current) {
-            match next_try(scope, seen, way, snapshot) {
-                Ok(to) => seen.to = Some(to),
-                Err(obstacle) => seen.obstacle = Some(obstacle),
-            }
+            seen.obstacle = obstacle(scope, seen, way, goal.as_ref(), snapshot);
         }
         if seen.obstacle.is_none()
             && seen.standing != Standing::Current
-            && let (Some(Ok(Goal { firmware: Some(to), .. })), Some(reported)) = (&goal, &device.facts.reported)
+            && let (Some(Ok(goal)), Some(reported)) = (&goal, &device.facts.reported)
+            && let Some(to) = &goal.firmware
         {
             scope.flashes |= *to.reports != *reported.version;
         }
@@ -203,7 +217,7 @@ impl<'a> Pass<'a> {
     /// Counts whether a device is away and whether it has failed, before anything is decided.
     fn count(&mut self, seen: &Seen<'a>, by_uid: &Map<&str, usize>) {
         // A device counts where it is now, and where it was when it was granted.
-        let granted = seen.open.and_then(|(target, _)| by_uid.get(&*target.rollout_uid).copied());
+        let granted = seen.open.and_then(|open| by_uid.get(&*open.target.rollout_uid).copied());
         let elsewhere = granted.filter(|index| !seen.membership.all().contains(index));
         if let Some(index) = elsewhere {
             self.scopes[index].usage.updating += 1;
@@ -269,8 +283,8 @@ impl<'a> Pass<'a> {
                 }
                 census
             };
-            let reached = members.iter().filter_map(|index| seen[*index].granted_in).max().unwrap_or(1);
-            let stage = steps::find(rollout, reached, all_accepted, now, census, |stage| !budget(stage).is_exceeded());
+            let stage =
+                steps::find(rollout, scope.reached, all_accepted, now, census, |stage| !budget(stage).is_exceeded());
             self.wake.at(stage.soak_until);
             scope.budget = budget(&stage);
             scope.course = Course::of(scope.group, rollout, scope.budget);
@@ -283,7 +297,7 @@ impl<'a> Pass<'a> {
             }
             scope.places = stage.places();
             let step = steps::listed(&rollout.spec, stage.number);
-            (scope.downloading, scope.reserved) = count_ahead(&scope.members, &self.seen, &self.domains, step);
+            (scope.downloading, scope.reserved) = count_ahead(&scope.ahead, &self.seen, &self.domains, step);
             scope.stage = Some(stage);
         }
     }
@@ -300,17 +314,14 @@ impl<'a> Pass<'a> {
 
     /// Whether each device is accepted. Goes with what is written of it anyway, else by itself.
     fn accept(&mut self) {
-        for index in 0..self.seen.len() {
-            let Seen { device, ref mac, ref write, is_told, .. } = self.seen[index];
-            if *mac == MacStanding::Yields {
+        for index in mem::take(&mut self.untold) {
+            let Seen { device, mac, ref write, .. } = self.seen[index];
+            if mac == MacStanding::Yields {
                 self.plan.deletions.devices.push((device.name.clone(), device.resource_version));
                 continue;
             }
             let goes_along = write.is_some();
-            if is_told {
-                continue;
-            }
-            let acceptance = mac.acceptance(device, self.now);
+            let acceptance = mac.acceptance(device, &self.snapshot.devices, self.now);
             if self.seen[index].is_in_doubt || (!goes_along && !self.may_write()) {
                 continue;
             }
@@ -333,10 +344,8 @@ impl<'a> Pass<'a> {
                 self.plan.rollouts.push(revision.rollout(scope.group, scope.rollouts.last_number() + 1));
             }
         }
-        let open = self.seen.iter().filter_map(|seen| seen.open.map(|(target, _)| target));
-        let ahead = self.seen.iter().filter_map(|seen| seen.ahead.map(|ahead| ahead.target));
-        let busy: BTreeSet<&str> = open.chain(ahead).map(|target| &*target.rollout_uid).collect();
-        let surplus = |scope: &Scope<'a>| scope.rollouts.surplus(scope.group.history_limit, &busy).collect::<Vec<_>>();
+        let busy = &self.busy;
+        let surplus = |scope: &Scope<'a>| scope.rollouts.surplus(scope.group.history_limit, busy).collect::<Vec<_>>();
         for rollout in self.scopes.iter().flat_map(surplus) {
             self.plan.deletions.rollouts.push((rollout.name.clone(), rollout.uid.clone()));
         }
@@ -384,9 +393,9 @@ impl<'a> Pass<'a> {
 }
 
 /// How many devices of a group are fetching ahead; and how many places of its step are kept for those that do, or have.
-fn count_ahead(members: &[usize], seen: &[Seen<'_>], domains: &Domains<'_>, step: Option<&Step>) -> (usize, usize) {
+fn count_ahead(ahead: &[usize], seen: &[Seen<'_>], domains: &Domains<'_>, step: Option<&Step>) -> (usize, usize) {
     let (mut downloading, mut reserved) = (0, 0);
-    for index in members {
+    for index in ahead {
         let seen = &seen[*index];
         let Some(ahead) = seen.ahead else { continue };
         downloading += usize::from(!ahead.is_fetched);
@@ -417,44 +426,51 @@ fn observe_duration(scope: &mut Scope<'_>, device: &Device) {
     }
 }
 
-/// What a device would be told in its next try.
-///
-/// # Errors
-/// What keeps it from that, whatever its rollout is at.
-fn next_try<'a>(scope: &mut Scope<'a>, seen: &Seen<'a>, way: Way, snapshot: &Snapshot) -> Result<Move, Reason> {
+/// What keeps a device from its next try, whatever its rollout is at.
+fn obstacle<'a>(
+    scope: &mut Scope<'a>,
+    seen: &Seen<'a>,
+    way: Way,
+    goal: Option<&Result<Rc<Goal>, Reason>>,
+    snapshot: &Snapshot,
+) -> Option<Reason> {
     match seen.mac {
         MacStanding::Accepted => {}
-        MacStanding::NotApproved | MacStanding::Yields => return Err(Reason::NotApproved),
-        MacStanding::DuplicateMac(_) => return Err(Reason::DuplicateMac),
+        MacStanding::NotApproved | MacStanding::Yields => return Some(Reason::NotApproved),
+        MacStanding::DuplicateMac => return Some(Reason::DuplicateMac),
     }
     if seen.device.held {
-        return Err(Reason::Held);
+        return Some(Reason::Held);
     }
     if seen.has_wrong_model() {
-        return Err(Reason::WrongModel);
+        return Some(Reason::WrongModel);
     }
     match seen.presence {
         Presence::Connected { .. } => {}
-        Presence::Dismissed => return Err(Reason::Dismissed),
-        Presence::BridgeStarting { .. } => return Err(Reason::BridgeStarting),
-        Presence::Reconnecting { .. } => return Err(Reason::Reconnecting),
-        Presence::Offline { .. } => return Err(Reason::Offline),
-        Presence::Never => return Err(Reason::NeverConnected),
+        Presence::Dismissed => return Some(Reason::Dismissed),
+        Presence::BridgeStarting { .. } => return Some(Reason::BridgeStarting),
+        Presence::Reconnecting { .. } => return Some(Reason::Reconnecting),
+        Presence::Offline { .. } => return Some(Reason::Offline),
+        Presence::Never => return Some(Reason::NeverConnected),
     }
     match way {
         Way::Forward => {
-            let to = scope.next_move(snapshot, seen.device)?;
-            // Before its firmware goes: else it would be left half way, and its step with it.
-            let is_lost_in_time = scope.schedule.is_some() && !seen.device.has_known_zone();
-            if is_lost_in_time {
-                return Err(Reason::UnknownTimeZone);
+            // What cannot be rendered for it comes before how it would get there.
+            if let Some(Err(reason)) = goal {
+                return Some(*reason);
             }
-            if transfer::cannot(seen.device, scope.group) { Err(Reason::HttpNotAnnounced) } else { Ok(to) }
+            if let Err(reason) = scope.stone(snapshot, seen.device) {
+                return Some(reason);
+            }
+            // Before its firmware goes: else it would be left half way, and its step with it.
+            if scope.schedule.is_some() && !seen.device.has_known_zone() {
+                return Some(Reason::UnknownTimeZone);
+            }
+            transfer::cannot(seen.device, scope.group).then_some(Reason::HttpNotAnnounced)
         }
         Way::Back => {
-            let way_back = scope.way_back(seen.device).filter(|way_back| way_back.can_be_had);
-            let Goal { firmware, config } = way_back.ok_or(Reason::NoWayBack)?.goal.clone();
-            Ok(Move { firmware, config })
+            let can_be_had = scope.way_back(seen.device).is_some_and(|way_back| way_back.can_be_had);
+            (!can_be_had).then_some(Reason::NoWayBack)
         }
     }
 }

@@ -18,7 +18,6 @@
 //! Each hop of a path brings a device closer to the goal, by number of hops, and the one after it is found by the same
 //! count: a device that does as it is told arrives, and is never sent in a circle.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use fettle_crds::FirmwarePolicy;
@@ -78,7 +77,7 @@ pub struct Paths {
     goal: Stone,
     /// All other releases, those first that are taken first.
     stones: Vec<Stone>,
-    found: HashMap<Text, Result<Hop, NoHop>>,
+    found: super::Map<Text, Result<Hop, NoHop>>,
     /// Drawn when the first device asks that is not there.
     map: Option<Map>,
 }
@@ -185,7 +184,7 @@ impl Paths {
         let others = others.into_iter().filter(|other| other.name != goal.name && other.reports != goal.reports);
         let mut stones: Vec<Stone> = others.map(Stone::new).collect();
         stones.sort_by(|a, b| b.version.stable_cmp(&a.version).then_with(|| a.release.name.cmp(&b.release.name)));
-        Self { policy, goal: Stone::new(goal), stones, found: HashMap::new(), map: None }
+        Self { policy, goal: Stone::new(goal), stones, found: super::Map::default(), map: None }
     }
 
     /// The next release for a device that reports this version.

@@ -1,28 +1,24 @@
-//! What a pass holds of each group and of each device while it goes on.
+//! What a pass holds of each group while it goes on.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use fettle_crds::{DownloadTime, FirmwarePolicy, Stage, TargetConfig, TargetFirmware, Verdict};
+use fettle_crds::{DownloadTime, FirmwarePolicy, Scheduled, Stage, TargetConfig, TargetFirmware};
 use jiff::{SignedDuration, Timestamp};
 
 use super::Map;
-use super::availability::Presence;
 use super::course::{self, Clock, Course};
 use super::goal::{Goal, WayBack};
 use super::limits::{Budget, Usage};
-use super::membership::{Membership, Standing as MacStanding};
-use super::model::{
-    Ahead, Decisions, Device, End, Firmware, Group, Image, Profile, Progress, Readiness, Rollout, Snapshot, Target,
-    Text,
-};
-use super::output::Change;
+use super::model::{Device, Firmware, Group, Image, Profile, Readiness, Rollout, Snapshot, Target, Text};
 use super::paths::{Hop, NoHop, Paths, Release};
-use super::progress::{Standing, Way};
+use super::progress::Way;
 use super::reason::Reason;
 use super::rendering::Template;
 use super::revision::{Revision, Rollouts, Wanted};
 use super::schedule::{self, Next, Schedule};
+use super::seen::{Move, Seen};
 use super::steps::{self, Rest};
 use super::tally::Tally;
 
@@ -47,6 +43,10 @@ pub struct Scope<'a> {
     ways_back: Map<usize, Arc<WayBack>>,
     /// The devices that no other group selects.
     pub members: Vec<usize>,
+    /// Those of them that fetch ahead, or have done so.
+    pub ahead: Vec<usize>,
+    /// The last step in which any of them was granted.
+    pub reached: u32,
     pub usage: Usage,
     /// Devices that count as failed.
     pub failed: usize,
@@ -78,50 +78,11 @@ pub struct Scope<'a> {
 
 /// What a revision means for a model.
 struct Model {
-    goal: Goal,
+    goal: Rc<Goal>,
     /// The ways to its firmware.
     paths: Option<Paths>,
     /// The releases on those, as targets name them.
     stones: Map<Text, Arc<TargetFirmware>>,
-}
-
-/// A device with what was found of it.
-pub struct Seen<'a> {
-    pub device: &'a Device,
-    pub membership: Membership,
-    pub mac: MacStanding,
-    pub presence: Presence,
-    pub standing: Standing,
-    /// Approved, the only one with its MAC, and not held.
-    pub is_served: bool,
-    /// What is written of its acceptance is what there is to say.
-    pub is_told: bool,
-    /// A person wants it to be tried again, and that has not been acted on.
-    pub is_wished: bool,
-    /// What its target says of whether it may be sent away; `None`: it has none.
-    pub done: Option<bool>,
-    /// What keeps it from a try, whatever its group is at.
-    pub obstacle: Option<Reason>,
-    /// What it would be told in its next try, where nothing keeps it from that.
-    pub to: Option<Move>,
-    pub open: Option<(&'a Target, Progress)>,
-    /// What it may fetch ahead of a window.
-    pub ahead: Option<Ahead<'a>>,
-    /// It may have been granted a try by a write that was not answered.
-    pub is_in_doubt: bool,
-    /// The step in which the rollout of its group has granted it.
-    pub granted_in: Option<u32>,
-    /// A person had it tried again: it counts as failed until it is current.
-    pub is_retried: bool,
-    /// Its decisions, where they change: for few devices of many.
-    pub write: Option<Box<(Change, Decisions)>>,
-}
-
-/// What a device would be told in its next try.
-#[derive(Debug, Clone)]
-pub struct Move {
-    pub firmware: Option<Arc<TargetFirmware>>,
-    pub config: Option<Arc<TargetConfig>>,
 }
 
 impl<'a> Scope<'a> {
@@ -142,6 +103,8 @@ impl<'a> Scope<'a> {
             templates: &snapshot.templates,
             ways_back: Map::default(),
             members: Vec::new(),
+            ahead: Vec::new(),
+            reached: 1,
             usage: Usage::default(),
             failed: 0,
             failed_away: 0,
@@ -180,27 +143,28 @@ impl<'a> Scope<'a> {
 
     fn model(&mut self, snapshot: &Snapshot, model: &Text) -> Option<&mut Result<Model, Reason>> {
         let revision = self.revision()?;
-        let policy = self.group.policy;
-        Some(self.models.entry(model.clone()).or_insert_with(|| {
-            Goal::of(revision, model).map(|goal| Model {
-                goal,
-                paths: revision.firmware.and_then(|goal| paths(goal, snapshot, model, policy)),
+        if !self.models.contains_key(model) {
+            let found = Goal::of(revision, model).map(|goal| Model {
+                goal: Rc::new(goal),
+                paths: revision.firmware.and_then(|goal| paths(goal, snapshot, model, self.group.policy)),
                 stones: Map::default(),
-            })
-        }))
+            });
+            self.models.insert(model.clone(), found);
+        }
+        self.models.get_mut(model)
     }
 
     /// What the revision means for a device of the model that it reports; `None` where either is not known.
-    pub fn goal(&mut self, snapshot: &Snapshot, device: &Device) -> Option<Result<Goal, Reason>> {
+    pub fn goal(&mut self, snapshot: &Snapshot, device: &Device) -> Option<Result<Rc<Goal>, Reason>> {
         let template = self.template();
         let model = self.model(snapshot, &device.facts.reported.as_ref()?.model)?;
-        let goal = model.as_ref().map(|model| model.goal.clone()).map_err(|reason| *reason);
-        Some(goal.and_then(|goal| goal.rendered(template, device)))
+        let goal = model.as_ref().map(|model| Rc::clone(&model.goal)).map_err(|reason| *reason);
+        Some(goal.and_then(|goal| Goal::rendered(goal, template, device)))
     }
 
     /// Counts whether the configuration can be rendered for a device that it is for; also of one that has never called, where
     /// it is for all models: so what is wrong is found before there is anybody to grant it to.
-    pub fn cover(&mut self, device: &Device, goal: Option<&Result<Goal, Reason>>) {
+    pub fn cover(&mut self, device: &Device, goal: Option<&Result<Rc<Goal>, Reason>>) {
         let Some((profile, config)) = self.revision().and_then(|revision| revision.config) else { return };
         let Some(template) = &config.template else { return };
         let is_for_it = match goal {
@@ -223,43 +187,28 @@ impl<'a> Scope<'a> {
         self.revision()?.config.and_then(|(_, config)| config.template.as_deref())
     }
 
-    /// What a device would be told next, on its way to what the revision means for it.
+    /// The release that a device has to go over before it can be told what the revision means for it, where there is one.
     ///
     /// # Errors
     /// Why it can be told nothing.
-    pub fn next_move(&mut self, snapshot: &Snapshot, device: &Device) -> Result<Move, Reason> {
+    pub fn stone(&mut self, snapshot: &Snapshot, device: &Device) -> Result<Option<&Arc<TargetFirmware>>, Reason> {
         if self.revision().is_none() {
             return Err(Reason::GroupInvalid);
         }
         let reported = device.facts.reported.as_ref().ok_or(Reason::NeverConnected)?;
-        let is_scheduled = self.schedule.is_some();
-        let template = self.template();
         let found = self.model(snapshot, &reported.model).ok_or(Reason::NeverConnected)?;
-        let Model { goal, paths, stones } = found.as_mut().map_err(|reason| *reason)?;
-        let goal = goal.clone().rendered(template, device)?;
-        let last = |Goal { firmware, config }: Goal| {
-            match &firmware {
-                // A configuration that has its time goes by itself, when the firmware is there.
-                Some(to) if is_scheduled && *to.reports == *reported.version => Move { firmware: None, config },
-                Some(_) if is_scheduled => Move { firmware, config: None },
-                Some(_) | None => Move { firmware, config },
-            }
-        };
-        let Some(paths) = paths else { return Ok(last(goal)) };
+        let Model { paths, stones, .. } = found.as_mut().map_err(|reason| *reason)?;
+        let Some(paths) = paths else { return Ok(None) };
         match paths.next(&reported.version) {
-            Err(NoHop::AlreadyThere) | Ok(Hop { hops: 1, .. }) => Ok(last(goal)),
+            Err(NoHop::AlreadyThere) | Ok(Hop { hops: 1, .. }) => Ok(None),
             Ok(hop) => {
-                let stone = match stones.get(&hop.release) {
-                    Some(stone) => Some(stone.clone()),
-                    None => {
-                        let release = snapshot.firmwares.get(&hop.release);
-                        let image = release.and_then(|release| release.image(&reported.model));
-                        let stone = image.map(|image| Arc::new(image.in_target()));
-                        stones.extend(stone.clone().map(|stone| (hop.release.clone(), stone)));
-                        stone
-                    }
-                };
-                stone.map(|stone| Move { firmware: Some(stone), config: None }).ok_or(Reason::NoUpgradePath)
+                if !stones.contains_key(&hop.release) {
+                    let release = snapshot.firmwares.get(&hop.release);
+                    let image = release.and_then(|release| release.image(&reported.model));
+                    let stone = Arc::new(image.ok_or(Reason::NoUpgradePath)?.in_target());
+                    stones.insert(hop.release.clone(), stone);
+                }
+                Ok(stones.get(&hop.release))
             }
             Err(NoHop::Newer) => Err(Reason::NewerThanDesired),
             Err(NoHop::NotComparable { .. }) => Err(Reason::VersionsNotComparable),
@@ -268,49 +217,81 @@ impl<'a> Scope<'a> {
         }
     }
 
+    /// What a device would be told next, on its way to what the revision means for it.
+    ///
+    /// # Errors
+    /// Why it can be told nothing.
+    pub fn next_move(&mut self, snapshot: &Snapshot, device: &Device) -> Result<Move, Reason> {
+        if let Some(stone) = self.stone(snapshot, device)? {
+            return Ok(Move { firmware: Some(stone.clone()), config: None });
+        }
+        let reported = device.facts.reported.as_ref().ok_or(Reason::NeverConnected)?;
+        let goal = self.goal(snapshot, device).ok_or(Reason::NeverConnected)??;
+        let Goal { firmware, config } = (*goal).clone();
+        let is_scheduled = self.schedule.is_some();
+        Ok(match &firmware {
+            // A configuration that has its time goes by itself, when the firmware is there.
+            Some(to) if is_scheduled && *to.reports == *reported.version => Move { firmware: None, config },
+            Some(_) if is_scheduled => Move { firmware, config: None },
+            Some(_) | None => Move { firmware, config },
+        })
+    }
+
     /// How a device may begin what it would be told next, as far as the clock is concerned.
     ///
     /// # Errors
     /// Why it may not begin now.
-    pub fn opening(&mut self, seen: &Seen<'a>, to: Move, now: Timestamp) -> Result<(Move, Stage), Reason> {
+    pub fn opening(&mut self, snapshot: &Snapshot, device: &Device, now: Timestamp) -> Result<Stage, Reason> {
         if let Clock::Frozen { .. } = self.clock {
             return Err(Reason::Frozen);
         }
-        let expected = self.expected();
-        let to = self.with_crc(seen.device, to);
-        if let (Some(schedule), Move { firmware: None, config: Some(config) }) = (&mut self.schedule, &to) {
-            return match schedule.next(seen.device, expected, now) {
-                Next::At(moment) if moment.at <= now + schedule::AHEAD => {
-                    let config = TargetConfig { scheduled: Some(moment.clone()), ..(**config).clone() };
-                    Ok((Move { firmware: None, config: Some(Arc::new(config)) }, Stage::Activate))
-                }
-                Next::At(moment) => {
-                    self.waits_until = self.waits_until.into_iter().chain([moment.at]).min();
-                    Err(Reason::WaitingForTime)
-                }
-                Next::Never => {
-                    self.waits_for_ever = true;
-                    Err(Reason::WaitingForTime)
-                }
-                Next::UnknownZone => Err(Reason::UnknownTimeZone),
-            };
+        if self.schedule.is_some() && self.next_move(snapshot, device)?.is_configuration() {
+            return self.moment(device, now).map(|_| Stage::Activate);
         }
-        let Some(held) = self.clock.holds() else { return Ok((to, Stage::Activate)) };
+        let Some(held) = self.clock.holds() else { return Ok(Stage::Activate) };
         let is_to_open = matches!(self.clock, Clock::Closed { next: Some(_), .. });
-        let fetches_ahead = self.group.strategy.download == DownloadTime::Ahead && to.is_to_be_fetched(seen.device);
-        if is_to_open && fetches_ahead { Ok((to, Stage::Download)) } else { Err(held) }
+        let fetches_ahead = self.group.strategy.download == DownloadTime::Ahead
+            && is_to_open
+            && self.next_move(snapshot, device)?.is_to_be_fetched(device);
+        if fetches_ahead { Ok(Stage::Download) } else { Err(held) }
     }
 
-    /// With the kind of CRC that the device checks its configuration with. The target may not name the image that says it,
-    /// where the configuration goes by itself.
-    fn with_crc(&self, device: &Device, to: Move) -> Move {
+    /// When a device puts a configuration into force, in a group that does so at a time of day; `None`: at once.
+    ///
+    /// # Errors
+    /// Why it cannot be told a time now.
+    fn moment(&mut self, device: &Device, now: Timestamp) -> Result<Option<Scheduled>, Reason> {
+        let expected = self.expected();
+        let Some(schedule) = &mut self.schedule else { return Ok(None) };
+        match schedule.next(device, expected, now) {
+            Next::At(moment) if moment.at <= now + schedule::AHEAD => Ok(Some(moment.clone())),
+            Next::At(moment) => {
+                self.waits_until = self.waits_until.into_iter().chain([moment.at]).min();
+                Err(Reason::WaitingForTime)
+            }
+            Next::Never => {
+                self.waits_for_ever = true;
+                Err(Reason::WaitingForTime)
+            }
+            Next::UnknownZone => Err(Reason::UnknownTimeZone),
+        }
+    }
+
+    /// What a device is told next, in the words of its target: with its time where it has one, and with the kind of CRC that it
+    /// checks its configuration with. The target may not name the image that says it, where the configuration goes by itself.
+    ///
+    /// # Errors
+    /// Why it can be told nothing.
+    pub fn wording(&mut self, snapshot: &Snapshot, device: &Device, now: Timestamp) -> Result<Move, Reason> {
+        let to = self.next_move(snapshot, device)?;
+        let scheduled = if to.is_configuration() { self.moment(device, now)? } else { None };
         let model = device.facts.reported.as_ref().map(|reported| &*reported.model);
         let crc = self.revision().zip(model).and_then(|(revision, model)| revision.crc(model));
-        let config = to.config.map(|config| match crc {
-            None => config,
-            Some(_) => Arc::new(TargetConfig { crc, ..(*config).clone() }),
+        let config = to.config.map(|config| match (crc, &scheduled) {
+            (None, None) => config,
+            _ => Arc::new(TargetConfig { crc: crc.or(config.crc), scheduled, ..(*config).clone() }),
         });
-        Move { config, ..to }
+        Ok(Move { config, ..to })
     }
 
     /// No first command after that: where a window ends too soon, or a freeze begins.
@@ -424,69 +405,4 @@ fn paths(goal: &Firmware, snapshot: &Snapshot, model: &str, policy: FirmwarePoli
 
 fn is_verified(firmware: &Firmware, image: &Image) -> bool {
     firmware.readiness == Readiness::Ready && firmware.verified.contains(image.content.sha256.as_str())
-}
-
-impl Move {
-    /// Whether there is a firmware in it that the device does not run yet.
-    fn is_to_be_fetched(&self, device: &Device) -> bool {
-        let version = device.facts.reported.as_ref().map(|reported| &*reported.version);
-        self.firmware.as_ref().is_some_and(|firmware| version != Some(&*firmware.reports))
-    }
-
-    /// Whether a target is for this.
-    pub fn is_that_of(&self, target: &Target) -> bool {
-        self.firmware == target.firmware && self.config == target.config
-    }
-}
-
-impl<'a> Seen<'a> {
-    /// What it may fetch ahead, or has fetched, unless that is taken back in this pass.
-    pub fn kept_ahead(&self) -> Option<Ahead<'a>> {
-        let is_withdrawn = self.write.as_deref().is_some_and(|(change, _)| *change == Change::Withdrawn);
-        self.ahead.filter(|_| !is_withdrawn)
-    }
-
-    /// Whether this pass takes back the only target that its rollout has given it.
-    pub fn leaves_its_step(&self) -> bool {
-        self.write
-            .as_deref()
-            .is_some_and(|(change, decisions)| *change == Change::Withdrawn && decisions.granted.is_none())
-    }
-
-    /// Whether it counts as unavailable without a try that runs.
-    pub fn is_away(&self) -> bool {
-        let lost = matches!(self.presence, Presence::Reconnecting { .. });
-        let failed = matches!(self.standing, Standing::Failed(_)) || self.vanished_in_its_try();
-        self.presence.is_offline() || (lost && failed)
-    }
-
-    /// Whether it has not been seen since its last try timed out. What its group wants may be another since: that brings
-    /// nobody back.
-    fn vanished_in_its_try(&self) -> bool {
-        match (self.device.attempt(), self.presence.lost_at()) {
-            (Some((target, Progress::Ended(End { reason: Verdict::TimedOut, at, .. }))), Some(lost)) => {
-                lost <= at.unwrap_or(target.until)
-            }
-            _ => false,
-        }
-    }
-
-    /// Whether a try of it runs, or may.
-    pub fn is_updating(&self) -> bool {
-        self.is_in_doubt || self.open.is_some()
-    }
-
-    /// Whether it counts against the failure budget.
-    pub fn has_failed(&self) -> bool {
-        if !self.is_served {
-            return false;
-        }
-        let retried = self.is_retried && self.standing != Standing::Current;
-        retried || (self.open.is_none() && matches!(self.standing, Standing::Failed(_)))
-    }
-
-    pub fn has_wrong_model(&self) -> bool {
-        let reported = self.device.facts.reported.as_ref().map(|reported| &reported.model);
-        matches!((&self.device.model, reported), (Some(declared), Some(reported)) if declared != reported)
-    }
 }

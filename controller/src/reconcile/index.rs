@@ -301,7 +301,7 @@ impl Index {
             }
             // Whatever was in doubt depended on what this has changed: it is in here, or will never be.
             self.snapshot.in_doubt.remove(&device.name);
-            self.snapshot.devices.insert(device.name.clone(), device);
+            self.snapshot.devices.insert(device);
         }
         News::Yes
     }

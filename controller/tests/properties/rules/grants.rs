@@ -1,6 +1,6 @@
 //! Rules 2 to 7, where a try is granted and where its first command is sent: by whom, to whom, when, and what.
 
-use fettle_controller::plan::model::{Group, Progress, Rollout, Target};
+use fettle_controller::plan::model::{Group, Open, Rollout, Target};
 use fettle_controller::plan::output::Plan;
 use fettle_crds::{Abort, FirmwarePolicy, OnFailure};
 use jiff::SignedDuration;
@@ -195,7 +195,7 @@ fn is_there(world: &World, number: usize, target: &Target) -> bool {
 pub fn what_has_not_begun_is_backed(world: &World, made: &Plan) -> Result<(), String> {
     for (number, permission) in &world.account.open {
         let (device, name) = (world.device(*number), &world.names[*number]);
-        let Some((target, Progress::Granted)) = device.open_target() else { continue };
+        let Some(Open { target, has_begun: false }) = device.open_target() else { continue };
         if world.snapshot.in_doubt.contains_key(name) {
             continue;
         }

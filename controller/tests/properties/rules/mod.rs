@@ -7,7 +7,7 @@ mod reasons;
 mod rest;
 pub mod steps;
 
-use fettle_controller::plan::model::{Progress, Target};
+use fettle_controller::plan::model::{Open, Target};
 use fettle_controller::plan::output::{Change, Plan};
 
 use crate::world::World;
@@ -43,7 +43,7 @@ pub fn check(world: &World, made: &Plan) -> Result<(), String> {
 /// Rule 6: a device in mid-flash finishes that flash, whatever else is wanted.
 fn what_has_begun_stays(world: &World, number: usize, after: Option<&Target>) -> Result<(), String> {
     let device = world.device(number);
-    if let Some((before, Progress::Begun)) = device.open_target()
+    if let Some(Open { target: before, has_begun: true }) = device.open_target()
         && after != Some(before)
     {
         broken!(6, "{} has begun {}, and is to have {after:?}", device.name, before.id);

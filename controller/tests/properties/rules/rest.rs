@@ -40,13 +40,14 @@ fn is_empty(plan: &Plan) -> bool {
 /// The same snapshot has the same plan, also where what devices share is not shared.
 fn has_one_plan(world: &World) -> Result<(), String> {
     let mut apart = world.snapshot.clone();
-    for device in apart.devices.values_mut() {
+    for mut device in world.snapshot.devices.values().cloned() {
         let decisions = &mut device.decisions;
         decisions.previous = decisions.previous.take().map(|previous| Arc::new((*previous).clone()));
         if let Some(target) = &mut decisions.target {
             target.firmware = target.firmware.take().map(|firmware| Arc::new((*firmware).clone()));
             target.config = target.config.take().map(|config| Arc::new((*config).clone()));
         }
+        apart.devices.insert(device);
     }
     let one = format!("{:?}", plan(&world.snapshot, world.now));
     let another = format!("{:?}", plan(&apart, world.now));

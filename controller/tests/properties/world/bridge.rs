@@ -1,6 +1,6 @@
 //! What bridges do: they command devices as targets say, and write facts. One write ends a try.
 
-use fettle_controller::plan::model::{Bridge, Device, Facts, Progress, Reported, Target, Text, Upgrade};
+use fettle_controller::plan::model::{Bridge, Device, Facts, Open, Reported, Target, Text, Upgrade};
 use fettle_crds::{Phase, Stage, TryResult, Verdict};
 use jiff::{SignedDuration, Timestamp};
 
@@ -26,7 +26,7 @@ impl World {
         let session = device.facts.session.as_ref().filter(|session| !session.dismissed)?;
         let bridge = BRIDGES.iter().position(|name| *name == &*session.bridge).filter(|bridge| self.lives[*bridge])?;
         let lease = &self.snapshot.bridges[BRIDGES[bridge]];
-        let has_begun = matches!(device.open_target(), Some((_, Progress::Begun)));
+        let has_begun = device.open_target().is_some_and(|open| open.has_begun);
         let is_orphan = lease.incarnation.as_ref() != Some(&session.incarnation) && !has_begun;
         is_orphan.then_some(lease.started + self.snapshot.settings.reconnect_grace)
     }
@@ -34,15 +34,14 @@ impl World {
     pub(super) fn give_up(&mut self, number: usize) {
         if let Some(at) = self.given_up_at(number).filter(|at| *at <= self.now) {
             self.real[number].lost = Some(at);
-            let facts = self.facts(number);
-            (facts.session, facts.last_seen) = (None, Some(at));
+            self.facts(number, |facts| (facts.session, facts.last_seen) = (None, Some(at)));
         }
     }
 
     /// When the bridge that holds its session ends a try.
     pub(super) fn ends_at(&self, number: usize) -> Option<Timestamp> {
         let device = self.device(number);
-        let (target, _) = device.open_target()?;
+        let target = device.open_target()?.target;
         self.holds_session(device).then_some(target.until)
     }
 
@@ -55,21 +54,15 @@ impl World {
         })
     }
 
-    pub(super) fn facts(&mut self, number: usize) -> &mut Facts {
-        self.version += 1;
-        let version = self.version;
-        let device = self.snapshot.devices.get_mut(&self.names[number]).unwrap();
-        device.resource_version = version;
-        &mut device.facts
+    pub(super) fn facts(&mut self, number: usize, change: impl FnOnce(&mut Facts)) {
+        self.change(number, |device| change(&mut device.facts));
     }
 
     pub(super) fn has_downloaded(&mut self, number: usize, id: i64, temper: Option<Temper>) -> Result<(), String> {
         let now = self.now;
         let device = self.device(number);
-        let Some((target, Progress::Granted)) = device.open_target().filter(|(target, _)| target.id == id) else {
-            return Ok(());
-        };
-        let target = target.clone();
+        let open = device.open_target().filter(|open| open.target.id == id && !open.has_begun);
+        let Some(target) = open.map(|open| open.target.clone()) else { return Ok(()) };
         let failed = match temper {
             Some(Temper::CrcMismatch) => Some(Verdict::CrcMismatch),
             Some(Temper::DownloadFails) => Some(Verdict::DownloadFailed),
@@ -91,8 +84,8 @@ impl World {
         let to = target.firmware.as_ref().map(|firmware| firmware.reports.clone());
         let flash = to.filter(|to| *to != self.real[number].version);
         let phase = if flash.is_some() { Phase::Restarting } else { Phase::Applying };
-        self.facts(number).upgrade =
-            Some(Upgrade { target: id, phase, since: now, result: None, reason: None, message: None });
+        let upgrade = Upgrade { target: id, phase, since: now, result: None, reason: None, message: None };
+        self.facts(number, |facts| facts.upgrade = Some(upgrade));
         let permission = self.account.open.get_mut(&number).filter(|permission| permission.id == id);
         permission.ok_or_else(|| format!("rule 2: d{number} begins {id}, which it was not granted"))?.begun = true;
         let name = self.names[number].clone();
@@ -129,29 +122,30 @@ impl World {
         let same =
             |reported: &Reported| reported.version == version && reported.model == model && reported.config == config;
         if !self.device(number).facts.reported.as_ref().is_some_and(same) {
-            self.facts(number).reported =
-                Some(Reported { version, model, config, tells_config, takes_http: false, at: now });
+            let reported = Reported { version, model, config, tells_config, takes_http: false, at: now };
+            self.facts(number, |facts| facts.reported = Some(reported));
         }
     }
 
     /// The try of a device ends: one write, by the bridge.
     pub(super) fn finish(&mut self, number: usize, verdict: Verdict) {
         let now = self.now;
-        let Some((target, _)) = self.device(number).open_target() else { return };
+        let Some(Open { target, .. }) = self.device(number).open_target() else { return };
         let id = target.id;
         if self.real[number].link.is_some() {
             self.report(number);
         }
         let result = if worked(verdict) { TryResult::Succeeded } else { TryResult::Failed };
-        let facts = self.facts(number);
-        facts.drops = None;
-        facts.upgrade = Some(Upgrade {
-            target: id,
-            phase: Phase::Done,
-            since: now,
-            result: Some(result),
-            reason: Some(verdict),
-            message: None,
+        self.facts(number, |facts| {
+            facts.drops = None;
+            facts.upgrade = Some(Upgrade {
+                target: id,
+                phase: Phase::Done,
+                since: now,
+                result: Some(result),
+                reason: Some(verdict),
+                message: None,
+            });
         });
         let note = format!("{} ends {id}: {verdict:?}", self.names[number]);
         self.note(note);
@@ -171,8 +165,7 @@ impl World {
         if real.link.is_none() {
             let now = self.now;
             real.lost = Some(now);
-            let facts = self.facts(number);
-            (facts.session, facts.last_seen) = (None, Some(now));
+            self.facts(number, |facts| (facts.session, facts.last_seen) = (None, Some(now)));
         }
     }
 
@@ -184,7 +177,7 @@ impl World {
             return Ok(());
         }
         let device = self.device(number);
-        let Some((target, progress)) = device.open_target() else {
+        let Some(Open { target, has_begun }) = device.open_target() else {
             if device.decisions.target.as_ref().is_some_and(|target| target.done) {
                 self.dismiss(number);
             }
@@ -200,16 +193,15 @@ impl World {
             .config
             .as_ref()
             .is_none_or(|config| device.running_config().is_some_and(|running| **running == *config.identity));
-        match (progress, phase) {
-            (Progress::Begun, Some(Phase::Restarting)) if !arrived => {
+        match (has_begun, phase) {
+            (true, Some(Phase::Restarting)) if !arrived => {
                 let unchanged = *real.version == *target.from;
                 self.finish(number, if unchanged { Verdict::CameBackUnchanged } else { Verdict::UnexpectedVersion });
             }
             (_, _) if arrived && applied => {
-                let begun = progress == Progress::Begun;
-                self.finish(number, if begun { Verdict::Upgraded } else { Verdict::AlreadyCurrent });
+                self.finish(number, if has_begun { Verdict::Upgraded } else { Verdict::AlreadyCurrent });
             }
-            (Progress::Begun, _) => {
+            (true, _) => {
                 self.real[number].act = Act::Applying { id: target.id, ends: now + seconds(5), fails: false };
             }
             _ if !arrived && *real.version != *target.from => {}
@@ -244,11 +236,12 @@ impl World {
         let now = self.now;
         let real = &mut self.real[number];
         (real.link, real.dismissed, real.calls_at) = (None, true, now + minutes(7 * 60));
-        let facts = self.facts(number);
-        facts.last_seen = Some(now);
-        if let Some(session) = &mut facts.session {
-            session.dismissed = true;
-        }
+        self.facts(number, |facts| {
+            facts.last_seen = Some(now);
+            if let Some(session) = &mut facts.session {
+                session.dismissed = true;
+            }
+        });
     }
 
     /// A bridge is gone, without a word: its Lease ends in its time.

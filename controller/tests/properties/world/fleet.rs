@@ -179,7 +179,7 @@ impl Fleet {
             let mac = format!("02:00:00:00:00:{number:02x}");
             let mut device = object(json!({"mac": mac}), &name(number), |device| interner.device(device));
             device.labels = born.labels().into_iter().collect();
-            snapshot.devices.insert(device.name.clone(), device);
+            snapshot.devices.insert(device);
         }
         snapshot
     }

@@ -241,16 +241,12 @@ impl World {
         if let (Change::Retried, Some(granted)) = (write.change, &write.decisions.granted) {
             self.account.retried.insert((granted.rollout_uid.clone(), number));
         }
-        self.version += 1;
-        let version = self.version;
-        let device = self.snapshot.devices.get_mut(&write.device).unwrap();
-        device.resource_version = version;
-        device.decisions = write.decisions.clone();
+        self.change(number, |device| device.decisions = write.decisions.clone());
     }
 
     /// The account of a target that is judged or taken back by a write.
     fn close(&mut self, number: usize, write: &DeviceWrite) {
-        let Some(id) = self.device(number).open_target().map(|(target, _)| target.id) else { return };
+        let Some(id) = self.device(number).open_target().map(|open| open.target.id) else { return };
         let Decisions { target, outcome, granted, .. } = &write.decisions;
         if let Some(outcome) = outcome.as_ref().filter(|outcome| outcome.target == id) {
             self.note(format!("{} is judged: {id} {:?}", write.device, outcome.reason));
@@ -303,6 +299,15 @@ impl World {
 
     pub fn number(&self, name: &str) -> usize {
         self.names.iter().position(|known| **known == *name).unwrap()
+    }
+
+    /// A device becomes another, and its object with it.
+    fn change(&mut self, number: usize, change: impl FnOnce(&mut Device)) {
+        let mut device = self.snapshot.devices.remove(&self.names[number]).unwrap();
+        self.version += 1;
+        device.resource_version = self.version;
+        change(&mut device);
+        self.snapshot.devices.insert(device);
     }
 
     pub fn device(&self, number: usize) -> &Device {

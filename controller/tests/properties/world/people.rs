@@ -44,15 +44,19 @@ impl World {
             }
             Event::RetryOne(number) => {
                 let at: Text = self.now.to_string().into();
-                self.spec(number % devices).retry_at = Some(at);
+                self.spec(number % devices, |device| device.retry_at = Some(at));
             }
             Event::AcceptFailures(group, many) => self.say(group, |spec| spec.accept_failures = many),
-            Event::Hold(number, held) => self.spec(number % devices).held = held,
-            Event::ApproveDevice(number, approved) => self.spec(number % devices).approved = approved,
-            Event::Move(number, to) => move_to(self.spec(number % devices), to),
-            Event::Relabel(number, to) => relabel(self.spec(number % devices), |labels| {
-                labels.insert("site".into(), format!("s{}", to % 4));
-                labels.insert("pair".into(), format!("p{}", to % 12));
+            Event::Hold(number, held) => self.spec(number % devices, |device| device.held = held),
+            Event::ApproveDevice(number, approved) => {
+                self.spec(number % devices, |device| device.approved = approved);
+            }
+            Event::Move(number, to) => self.spec(number % devices, |device| move_to(device, to)),
+            Event::Relabel(number, to) => self.spec(number % devices, |device| {
+                relabel(device, |labels| {
+                    labels.insert("site".into(), format!("s{}", to % 4));
+                    labels.insert("pair".into(), format!("p{}", to % 12));
+                });
             }),
             Event::Want(group, release, config) => self.group(group, |group| {
                 // There is no sixth release.
@@ -77,24 +81,23 @@ impl World {
         }
     }
 
-    fn spec(&mut self, number: usize) -> &mut fettle_controller::plan::model::Device {
-        self.version += 1;
-        let version = self.version;
-        let device = self.snapshot.devices.get_mut(&self.names[number]).unwrap();
-        device.resource_version = version;
-        device.generation += 1;
-        device
+    fn spec(&mut self, number: usize, change: impl FnOnce(&mut fettle_controller::plan::model::Device)) {
+        self.change(number, |device| {
+            device.generation += 1;
+            change(device);
+        });
     }
 
     /// A person makes right what only a person can: a dead device is held, one that lives belongs to one group and is served.
     pub fn make_right(&mut self, number: usize) {
         let is_dead = self.real[number].is_dead();
-        let device = self.spec(number);
-        (device.held, device.approved) = (is_dead, true);
-        let roles_of = ROLES.iter().filter(|role| device.labels.contains_key(role)).count();
-        if roles_of != 1 {
-            move_to(device, number % 2);
-        }
+        self.spec(number, |device| {
+            (device.held, device.approved) = (is_dead, true);
+            let roles_of = ROLES.iter().filter(|role| device.labels.contains_key(role)).count();
+            if roles_of != 1 {
+                move_to(device, number % 2);
+            }
+        });
     }
 
     pub fn group(&mut self, number: usize, change: impl FnOnce(&mut fettle_controller::plan::model::Group)) {

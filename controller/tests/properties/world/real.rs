@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use fettle_controller::plan::model::{Applied, Progress, Session, Text};
+use fettle_controller::plan::model::{Applied, Session, Text};
 use fettle_crds::{Drops, Phase, Verdict};
 use jiff::{SignedDuration, Timestamp};
 
@@ -170,7 +170,7 @@ impl World {
             }
             Act::Applying { id, ends, fails } if ends <= now => {
                 real.act = Act::Idle;
-                let target = self.device(number).open_target().map(|(target, _)| target.clone());
+                let target = self.device(number).open_target().map(|open| open.target.clone());
                 if let Some(target) = target.filter(|target| target.id == id) {
                     if fails {
                         self.finish(number, Verdict::ApplyFailed);
@@ -178,7 +178,7 @@ impl World {
                         let identity = target.config.as_ref().map(|config| Text::from(config.identity.as_str()));
                         self.real[number].config = identity.clone();
                         self.real[number].told_config = identity.clone();
-                        self.facts(number).applied = identity.map(|config| Applied { config, at: now });
+                        self.facts(number, |facts| facts.applied = identity.map(|config| Applied { config, at: now }));
                         self.finish(number, Verdict::Upgraded);
                     }
                 }
@@ -218,17 +218,19 @@ impl World {
         }
         real.calls_at = now + away;
         let was_linked = real.link.take().is_some();
-        let begun = matches!(self.device(number).open_target(), Some((_, Progress::Begun)));
+        let begun = self.device(number).open_target().is_some_and(|open| open.has_begun);
         let note = format!("{} is lost for {away:#}", self.names[number]);
         self.note(note);
         if was_linked && !begun {
             self.real[number].lost = Some(now);
-            let facts = self.facts(number);
-            (facts.session, facts.last_seen) = (None, Some(now));
-            if let Some(upgrade) = facts.upgrade.as_ref().filter(|upgrade| upgrade.phase == Phase::Done) {
-                let count = facts.drops.filter(|drops| drops.target == upgrade.target).map_or(0, |drops| drops.count);
-                facts.drops = Some(Drops { target: upgrade.target, count: count + 1 });
-            }
+            self.facts(number, |facts| {
+                (facts.session, facts.last_seen) = (None, Some(now));
+                if let Some(upgrade) = facts.upgrade.as_ref().filter(|upgrade| upgrade.phase == Phase::Done) {
+                    let drops = facts.drops.filter(|drops| drops.target == upgrade.target);
+                    let count = drops.map_or(0, |drops| drops.count);
+                    facts.drops = Some(Drops { target: upgrade.target, count: count + 1 });
+                }
+            });
         }
     }
 
@@ -242,18 +244,19 @@ impl World {
             return;
         };
         let incarnation = self.snapshot.bridges[BRIDGES[bridge]].incarnation.clone().unwrap();
-        let begun = matches!(self.device(number).open_target(), Some((_, Progress::Begun)));
+        let begun = self.device(number).open_target().is_some_and(|open| open.has_begun);
         let real = &mut self.real[number];
         (real.link, real.lost, real.down_by, real.dismissed) = (Some(bridge), None, None, false);
         let note = format!("{} calls {}", self.names[number], BRIDGES[bridge]);
         self.note(note);
-        let facts = self.facts(number);
-        let ours = facts.session.as_ref().filter(|session| {
-            *session.bridge == *BRIDGES[bridge] && session.incarnation == incarnation && !session.dismissed
+        self.facts(number, |facts| {
+            let ours = facts.session.as_ref().filter(|session| {
+                *session.bridge == *BRIDGES[bridge] && session.incarnation == incarnation && !session.dismissed
+            });
+            let since = ours.map_or(now, |session| session.since);
+            facts.session = Some(Session { bridge: BRIDGES[bridge].into(), incarnation, since, dismissed: false });
+            facts.last_seen = None;
         });
-        let since = ours.map_or(now, |session| session.since);
-        facts.session = Some(Session { bridge: BRIDGES[bridge].into(), incarnation, since, dismissed: false });
-        facts.last_seen = None;
         // While a try runs, what it says is written with the result.
         if !begun {
             self.report(number);

@@ -147,7 +147,7 @@ impl Given {
                 snapshot.in_doubt.insert(name.as_str().into(), now + ahead.0);
             }
             let device = device.model(name, number, &snapshot, now);
-            snapshot.devices.insert(name.as_str().into(), device);
+            snapshot.devices.insert(device);
         }
         (snapshot, now)
     }
