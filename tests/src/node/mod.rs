@@ -151,6 +151,29 @@ impl Node {
         (self.process.name().to_owned(), self.process.pid(), setup::unshare())
     }
 
+    /// A program of those that the node runs on, such as `nft`, in the node's network.
+    pub async fn in_network(&self, program: &str) -> Result<Command> {
+        let first = fs::read_to_string(self.folder.join("node/first.pid")).context("this node is not up")?;
+        let packages = tokio::task::spawn_blocking(tools::packages_of_a_node).await??;
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net=/proc/{}/ns/net", first.trim()))
+            .arg(packages.join("usr/sbin").join(program))
+            .env("LD_LIBRARY_PATH", setup::libraries(&packages))
+            .kill_on_drop(true);
+        Ok(command)
+    }
+
+    /// The addresses that its pods have, as a prefix.
+    pub fn pods(&self) -> String {
+        self.numbered.pods()
+    }
+
+    /// The address of its DNS.
+    pub fn dns(&self) -> Ipv4Addr {
+        self.numbered.dns()
+    }
+
     /// Gives an image to the node.
     pub async fn load(&self, archive: &Path) -> Result<()> {
         load(&self.folder, archive).await

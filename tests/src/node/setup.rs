@@ -73,8 +73,12 @@ impl Numbered {
         self.address(1, 1)
     }
 
-    fn dns(self) -> Ipv4Addr {
+    pub(super) fn dns(self) -> Ipv4Addr {
         self.address(1, 10)
+    }
+
+    pub(super) fn pods(self) -> String {
+        format!("{}/24", self.address(2, 0))
     }
 
     /// Held by all of its processes, and by who sweeps after them.
@@ -117,6 +121,12 @@ pub(super) fn unshare() -> PathBuf {
     tools::installed("unshare").unwrap_or_else(|| PathBuf::from("/usr/bin/unshare"))
 }
 
+/// Where the programs among the packages find what they load, as a search path.
+pub(super) fn libraries(packages: &Path) -> String {
+    let libraries = format!("{}-linux-gnu", std::env::consts::ARCH);
+    ["usr/lib", "lib"].map(|lib| packages.join(lib).join(&libraries).display().to_string()).join(":")
+}
+
 /// Writes all files; gives the variables of `enter.sh` and `init.sh`.
 pub(super) fn write(
     folder: &Path,
@@ -143,7 +153,6 @@ pub(super) fn write(
     Image::new(PAUSE).program(&sleep)?.entry_point(&["sleep", "infinity"]).write(&pause)?;
 
     let path = |path: &Path| path.display().to_string();
-    let libraries = format!("{}-linux-gnu", std::env::consts::ARCH);
     let mut variables = vec![
         ("NAME", numbered.name()),
         ("LINK", numbered.link()),
@@ -159,14 +168,14 @@ pub(super) fn write(
         ("DNS_ADDRESS", numbered.dns().to_string()),
         ("NET", format!("{}/22", numbered.address(0, 0))),
         ("SERVICES", format!("{}/24", numbered.address(1, 0))),
-        ("PODS", format!("{}/24", numbered.address(2, 0))),
+        ("PODS", numbered.pods()),
         ("BALANCED_NET", format!("198.18.{}", numbered.0 * 16)),
         ("BALANCED_FIRST", "16".to_owned()),
         ("BALANCED_LAST", "250".to_owned()),
         ("CONTAINERD", CONTAINERD.to_owned()),
         ("PAUSE", path(&pause)),
         ("PACKAGES", path(&programs.packages)),
-        ("LIBRARIES", ["usr/lib", "lib"].map(|lib| path(&programs.packages.join(lib).join(&libraries))).join(":")),
+        ("LIBRARIES", libraries(&programs.packages)),
     ];
     variables.extend(programs.variables.iter().map(|(name, program)| (*name, path(program))));
     Ok(variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
@@ -242,16 +251,18 @@ disabled_plugins = [
     )
 }
 
-/// One bridge; pods keep their addresses wherever they call.
+/// A cable for each pod, so that all that one sends to another is routed, and can be filtered; pods keep their addresses
+/// wherever they call.
 fn network(numbered: Numbered) -> Value {
-    let pods = format!("{}/24", numbered.address(2, 0));
     json!({
         "cniVersion": "0.4.0",
         "name": "node",
         "plugins": [{
-            "type": "bridge", "bridge": "pods", "isGateway": true, "isDefaultGateway": true, "hairpinMode": true,
-            "ipMasq": false,
-            "ipam": {"type": "host-local", "dataDir": "/run/cni-addresses", "ranges": [[{"subnet": pods}]]},
+            "type": "ptp", "ipMasq": false,
+            "ipam": {
+                "type": "host-local", "dataDir": "/run/cni-addresses", "ranges": [[{"subnet": numbered.pods()}]],
+                "routes": [{"dst": "0.0.0.0/0"}],
+            },
         }],
     })
 }
@@ -306,7 +317,7 @@ fn kube_proxy(data: &Path, numbered: Numbered) -> Value {
         "kind": "KubeProxyConfiguration",
         "mode": "nftables",
         "clientConnection": {"kubeconfig": data.join("kube-proxy.kubeconfig")},
-        "clusterCIDR": format!("{}/24", numbered.address(2, 0)),
+        "clusterCIDR": numbered.pods(),
         "hostnameOverride": NODE,
         "oomScoreAdj": 0,
         // the machine's, and not to be changed from here
