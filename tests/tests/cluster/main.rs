@@ -1,5 +1,7 @@
 //! The chart on a real node: pods from our image, Services in front of them, devices outside of the cluster.
 
+mod enforcer;
+mod policies;
 mod site;
 
 use std::collections::BTreeSet;

@@ -35,7 +35,7 @@ pub const VERSIONS: [&str; 5] = ["1.0.0", "1.1.0", "1.2.0", "1.3.0", "1.4.0"];
 /// A cluster, and what keeps it alive.
 pub struct Cluster {
     control_plane: ControlPlane,
-    _node: Option<Node>,
+    pub node: Option<Node>,
 }
 
 impl Cluster {
@@ -57,7 +57,7 @@ impl Cluster {
             let loaded = Command::new("sh").args(["-c", &format!("{load} \"$0\"")]).arg(&path).status()?;
             ensure!(loaded.success(), "{load} {}: {loaded}", path.display());
             let control_plane = ControlPlane::given(&PathBuf::from(kubeconfig))?;
-            return Ok(Some(Cluster { control_plane, _node: None }));
+            return Ok(Some(Cluster { control_plane, node: None }));
         }
         if let Some(obstacle) = node::obstacle() {
             return left_out(&obstacle);
@@ -67,7 +67,7 @@ impl Cluster {
         let node = node?;
         written??;
         node.load(&path).await?;
-        Ok(Some(Cluster { control_plane: node.control_plane().clone(), _node: Some(node) }))
+        Ok(Some(Cluster { control_plane: node.control_plane().clone(), node: Some(node) }))
     }
 }
 
