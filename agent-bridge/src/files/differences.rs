@@ -23,6 +23,8 @@ const REMEMBERED: usize = 1024;
 const WAITING: usize = 64;
 /// What could not be made is not tried again sooner: it costs about as much as what can be.
 const AGAIN: Duration = Duration::from_secs(600);
+/// To find that an image is not here costs nothing, and it may be on its way: this bridge has just begun.
+const SOON: Duration = Duration::from_secs(15);
 
 /// What a difference is made from, and what it makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -130,9 +132,10 @@ impl Differences {
                 State::Ready(made)
             }
             Err(error) => {
-                let error = fettle_runtime::chain(&error).to_string();
-                tracing::info!(base, image, error, "no difference made: devices fetch the whole image");
-                State::None(Instant::now() + AGAIN)
+                let why = fettle_runtime::chain(&error).to_string();
+                tracing::info!(base, image, why, "no difference made: devices fetch the whole image");
+                let pause = if matches!(error, NoDifference::NotThere) { SOON } else { AGAIN };
+                State::None(Instant::now() + pause)
             }
         };
         self.known().insert(pair, state);
@@ -260,6 +263,13 @@ mod tests {
         tokio::time::advance(AGAIN).await;
         failing.differences.want(failing.pair);
         assert_eq!(make(&mut failing).await, 1);
+        std::fs::remove_dir_all(failing.folder.path().join("cache")).unwrap();
+        tokio::time::advance(AGAIN).await;
+        failing.differences.want(failing.pair);
+        assert_eq!(make(&mut failing).await, 1);
+        tokio::time::advance(SOON).await;
+        failing.differences.want(failing.pair);
+        assert_eq!(make(&mut failing).await, 1, "its images may be here by now");
         let mut off = scene(0).await;
         off.differences.want(off.pair);
         assert_eq!(make(&mut off).await, 0);
