@@ -22,14 +22,14 @@ pub struct Devices {
 impl Devices {
     /// Puts a device in the place of the one of its name.
     pub fn insert(&mut self, device: Device) -> Option<Device> {
-        let name = device.name.clone();
-        let former = self.by_name.get(&name).map(Claim::of);
-        let claim = Claim::of(&device);
-        if former != Some(claim) {
-            former.into_iter().for_each(|former| self.release(former, &name));
+        let (name, claim) = (device.name.clone(), Claim::of(&device));
+        let former = self.by_name.insert(name.clone(), device);
+        let released = former.as_ref().map(Claim::of);
+        if released != Some(claim) {
+            released.into_iter().for_each(|released| self.release(released, &name));
             self.register(claim, &name);
         }
-        self.by_name.insert(name, device)
+        former
     }
 
     pub fn remove(&mut self, name: &str) -> Option<Device> {
