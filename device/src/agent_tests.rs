@@ -31,16 +31,7 @@ fn download() -> Download {
         url: None,
         log_key: None,
     };
-    Download {
-        location,
-        crc: 7,
-        config: None,
-        attempt: None,
-        size: None,
-        sha256: None,
-        signature: None,
-        difference: None,
-    }
+    Download::base(location, 7)
 }
 
 fn received(message: &ServerMessage) -> Input {

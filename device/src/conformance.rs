@@ -171,16 +171,7 @@ mod tests {
     }
 
     fn download() -> Download {
-        Download {
-            location: location(),
-            crc: 1,
-            config: None,
-            attempt: None,
-            size: None,
-            sha256: None,
-            signature: None,
-            difference: None,
-        }
+        Download::base(location(), 1)
     }
 
     #[test]

@@ -160,6 +160,13 @@ pub struct Download {
     pub difference: Option<Box<Difference>>,
 }
 
+impl Download {
+    /// With what the base protocol has, and nothing besides.
+    pub const fn base(location: Location, crc: u32) -> Self {
+        Self { location, crc, config: None, attempt: None, size: None, sha256: None, signature: None, difference: None }
+    }
+}
+
 /// What a file that is a difference is applied to, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {

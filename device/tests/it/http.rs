@@ -63,17 +63,7 @@ impl Server {
     }
 
     fn download(&self) -> Download {
-        let crc = fettle_protocol::crc::CrcKind::Ieee.of(PROFILE);
-        Download {
-            location: self.location(),
-            crc,
-            config: None,
-            attempt: None,
-            size: None,
-            sha256: None,
-            signature: None,
-            difference: None,
-        }
+        Download::base(self.location(), fettle_protocol::crc::CrcKind::Ieee.of(PROFILE))
     }
 }
 

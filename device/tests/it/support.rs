@@ -192,16 +192,7 @@ impl Files {
     /// A file, and what a server would say about it.
     pub fn put(&self, transfer: Transfer, name: &str, content: &[u8]) -> Download {
         std::fs::write(self.path(&format!("a1/{name}")), content).unwrap();
-        Download {
-            location: self.location(transfer, name),
-            crc: fettle_protocol::crc::CrcKind::Ieee.of(content),
-            config: None,
-            attempt: None,
-            size: None,
-            sha256: None,
-            signature: None,
-            difference: None,
-        }
+        Download::base(self.location(transfer, name), fettle_protocol::crc::CrcKind::Ieee.of(content))
     }
 
     pub fn location(&self, transfer: Transfer, name: &str) -> Location {

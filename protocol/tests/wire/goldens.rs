@@ -99,16 +99,7 @@ pub(crate) fn http(path: &str, file: &str, url: &str) -> Location {
 }
 
 pub(crate) fn download(location: Location) -> Download {
-    Download {
-        location,
-        crc: 0xcbf4_3926,
-        config: None,
-        attempt: None,
-        size: None,
-        sha256: None,
-        signature: None,
-        difference: None,
-    }
+    Download::base(location, 0xcbf4_3926)
 }
 
 fn detail(code: impl Into<Option<u32>>, text: &str) -> ErrorDetail {

@@ -95,14 +95,10 @@ fn location() -> impl Strategy<Value = Location> {
 fn download() -> BoxedStrategy<Download> {
     (location(), any::<u32>(), any::<Option<u32>>(), any::<Option<u64>>(), any::<Option<[u8; 32]>>())
         .prop_map(|(location, crc, attempt, size, sha256)| Download {
-            location,
-            crc,
-            config: None,
             attempt,
             size,
             sha256,
-            signature: None,
-            difference: None,
+            ..Download::base(location, crc)
         })
         .boxed()
 }

@@ -420,16 +420,7 @@ fn what_opens_a_file_is_not_shown_for_debugging() {
         url: None,
         log_key: None,
     };
-    let download = Download {
-        location,
-        crc: 1,
-        config: None,
-        attempt: None,
-        size: None,
-        sha256: None,
-        signature: None,
-        difference: None,
-    };
+    let download = Download::base(location, 1);
     let shown = format!("{:?}", ServerMessage::DownloadVersion(download));
     assert!(!shown.contains("secret"), "{shown}");
     assert!(shown.contains("image.bin") && shown.contains("Tftp"), "{shown}");

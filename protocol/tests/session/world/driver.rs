@@ -354,16 +354,9 @@ fn file(command: Command) -> File {
         log_key: None,
     };
     match command.step {
-        Step::Version | Step::Profile => File::Download(Download {
-            location,
-            crc: 0,
-            config: None,
-            attempt: Some(command.number),
-            size: None,
-            sha256: None,
-            signature: None,
-            difference: None,
-        }),
+        Step::Version | Step::Profile => {
+            File::Download(Download { attempt: Some(command.number), ..Download::base(location, 0) })
+        }
         Step::Log => File::Upload(location),
     }
 }
