@@ -188,6 +188,10 @@ pub struct DeviceRolloutStatus {
     /// The step that it is at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<StepStatus>,
+    /// The steps that it has left behind.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 17))]
+    pub finished_steps: Vec<FinishedStep>,
     /// What it waits for, where no device moves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<Waiting>,
@@ -227,6 +231,18 @@ pub struct StepStatus {
     /// Until then the rollout rests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub soak_until: Option<Timestamp>,
+}
+
+/// A step that a rollout has left behind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
+pub struct FinishedStep {
+    /// Its number, from 1.
+    pub number: u32,
+    /// When its soak was over; without one, when all its devices were current or failed. One of them that had gone away, or
+    /// lost its connection again and again, by then has failed until it reports again.
+    pub soaked_at: Timestamp,
 }
 
 /// What a rollout waits for.
@@ -271,6 +287,9 @@ pub struct Counts {
     /// They run what the group wants.
     #[serde(default)]
     pub current: i64,
+    /// Of those, the ones that are away.
+    #[serde(default)]
+    pub current_offline: i64,
     /// They are on their way.
     #[serde(default)]
     pub updating: i64,

@@ -35,8 +35,8 @@ pub use device_group::{
 pub use device_log::{LOG_AT, LOG_AT_MAX, LastLog, LogRefused, LogRequest, LogResult};
 pub use device_progress::Progress;
 pub use device_rollout::{
-    Abort, Counts, DeviceRollout, DeviceRolloutSpec, DeviceRolloutStatus, Failure, RollbackStatus, RolloutConfig,
-    RolloutFirmware, RolloutImage, StepStatus, Waiting,
+    Abort, Counts, DeviceRollout, DeviceRolloutSpec, DeviceRolloutStatus, Failure, FinishedStep, RollbackStatus,
+    RolloutConfig, RolloutFirmware, RolloutImage, StepStatus, Waiting,
 };
 pub use device_session::{Contender, Drops, Session};
 pub use firmware::{Firmware, FirmwareSpec, FirmwareStatus, Image, ImageStatus};

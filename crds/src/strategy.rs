@@ -95,7 +95,7 @@ pub struct Step {
     /// How many of them the rollout has taken on when the step is done, those of former steps included: a number, or a
     /// percentage, rounded up.
     pub devices: IntOrPercent,
-    /// How long the rollout rests when they are done, before the next step.
+    /// How long the rollout rests when they are done, before the next step; after the last, before it is complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::duration_from_0s")]
     pub soak: Option<Duration>,

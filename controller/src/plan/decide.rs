@@ -64,7 +64,7 @@ impl<'a> Pass<'a> {
             let seen = &self.seen[index];
             for scope in seen.membership.all() {
                 let Scope { rollout, tally, .. } = &mut self.scopes[*scope];
-                tally.device(seen.device, reason, *rollout, seen.granted_in);
+                tally.device(seen, reason, *rollout);
             }
             if let (Membership::Overlap(groups), Some(_)) = (&seen.membership, reason) {
                 for scope in groups {

@@ -9,7 +9,7 @@
 //! device stands with it ([`progress`]), which way a rollout goes and whether anybody may begin ([`course`], [`windows`],
 //! [`schedule`]), whom a step takes on ([`steps`]), how many may be away ([`limits`], [`spread`]), over which releases a
 //! device gets there ([`paths`], [`versions`]), which targets are given and taken back ([`grants`]), and how it is all told
-//! ([`status`], [`profiles`]).
+//! ([`status`], [`verdict`], [`profiles`]).
 
 mod attempt;
 pub mod availability;
@@ -40,6 +40,7 @@ pub mod status;
 pub mod steps;
 mod tally;
 pub mod transfer;
+mod verdict;
 pub mod versions;
 pub mod windows;
 

@@ -283,8 +283,9 @@ impl<'a> Pass<'a> {
                 }
                 census
             };
-            let stage =
-                steps::find(rollout, scope.reached, all_accepted, now, census, |stage| !budget(stage).is_exceeded());
+            let may_pass = |stage: &steps::Stage| !budget(stage).is_exceeded();
+            let (stage, finished) = steps::find(rollout, scope.reached, all_accepted, now, census, may_pass);
+            scope.finished_steps = finished;
             self.wake.at(stage.soak_until);
             scope.budget = budget(&stage);
             scope.course = Course::of(scope.group, rollout, scope.budget);

@@ -36,6 +36,17 @@ pub enum Standing {
     Untried,
 }
 
+/// Whether a device has gone away in the soak of its step, for longer than a try may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    None,
+    /// It seems so, but none of ours has been there for long enough to see it come back.
+    Doubtful {
+        until: Timestamp,
+    },
+    Certain,
+}
+
 /// Which way devices are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
@@ -51,7 +62,8 @@ pub struct Terms<'a> {
     pub rollout: Option<&'a Rollout>,
     /// What that has done with the device.
     pub granted: Option<&'a Granted>,
-    /// The end of the soak of the step in which it was granted. What has happened by then counts, also afterwards.
+    /// The end of the soak of the step in which it was granted. What has happened by then counts, also afterwards, until it
+    /// reports again.
     pub watched_until: Option<Timestamp>,
     pub strategy: &'a Strategy,
     pub presence: Presence,
@@ -68,10 +80,10 @@ impl Standing {
             return terms.of_arrived(device, since);
         }
         let standing = terms.of_ended(device, goal);
-        match standing {
+        match (standing, terms.loss(device)) {
             // Granted, not there, and away for so long: the step would wait for it for ever.
-            Self::BetweenTries { .. } | Self::Untried if terms.is_lost_in_soak() => Self::Failed(Failure::Unstable),
-            other => other,
+            (Self::BetweenTries { .. } | Self::Untried, Loss::Certain) => Self::Failed(Failure::Unstable),
+            (other, _) => other,
         }
     }
 }
@@ -85,12 +97,12 @@ impl Terms<'_> {
         let until = since + min_ready;
         // Time counts while it is connected: up to now, or to when it was lost.
         let seen = self.presence.lost_at().map_or(self.now, |lost| lost.max(since).min(self.now));
-        if self.is_lost_in_soak() || self.keeps_dropping(device) {
-            Standing::Failed(Failure::Unstable)
-        } else if until <= seen {
-            Standing::Current
-        } else {
-            Standing::Settling { until }
+        match self.loss(device) {
+            Loss::Certain => Standing::Failed(Failure::Unstable),
+            _ if self.keeps_dropping(device) => Standing::Failed(Failure::Unstable),
+            Loss::Doubtful { until } => Standing::Settling { until },
+            Loss::None if until <= seen => Standing::Current,
+            Loss::None => Standing::Settling { until },
         }
     }
 
@@ -105,8 +117,23 @@ impl Terms<'_> {
         Some(at).filter(|at| self.is_watched_at(*at))
     }
 
-    fn is_lost_in_soak(&self) -> bool {
-        self.lost_in_soak_at().is_some_and(|at| at <= self.now)
+    /// When that is beyond doubt. After an outage of ours it has a time to call again, and until then it has not failed: a
+    /// whole one, where it was lost because its bridge was, and nobody saw it go.
+    fn loss_is_certain_at(&self, device: &Device) -> Option<Timestamp> {
+        let went_with_its_bridge = device.facts.session.is_some();
+        let Settings { watching_since, reconnect_grace, .. } = *self.settings;
+        let to_call_again = if went_with_its_bridge { self.strategy.device_timeout } else { reconnect_grace };
+        Some(self.lost_in_soak_at()?.max(watching_since + to_call_again))
+    }
+
+    fn loss(&self, device: &Device) -> Loss {
+        if self.lost_in_soak_at().is_none_or(|at| self.now < at) {
+            return Loss::None;
+        }
+        match self.loss_is_certain_at(device) {
+            Some(until) if self.now < until => Loss::Doubtful { until },
+            Some(_) | None => Loss::Certain,
+        }
     }
 
     /// It reports what it should, and loses its connection again and again. Connected for as long as a try may take, it
@@ -131,9 +158,10 @@ impl Terms<'_> {
 
     /// When the judgement changes by the passing of time alone.
     pub fn changes_at(&self, device: &Device, standing: Standing) -> impl Iterator<Item = Timestamp> {
+        let lost_at = || self.lost_in_soak_at().filter(|at| self.now < *at).or_else(|| self.loss_is_certain_at(device));
         let (by_itself, lost) = match standing {
-            Standing::Settling { until: at } | Standing::BetweenTries { at, .. } => (Some(at), self.lost_in_soak_at()),
-            Standing::Current | Standing::Untried => (None, self.lost_in_soak_at()),
+            Standing::Settling { until: at } | Standing::BetweenTries { at, .. } => (Some(at), lost_at()),
+            Standing::Current | Standing::Untried => (None, lost_at()),
             Standing::Failed(Failure::Unstable) => (self.stable_from(device), None),
             Standing::Forgiven { .. } | Standing::Failed(_) => (None, None),
         };

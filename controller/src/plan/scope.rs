@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use fettle_crds::{DownloadTime, FirmwarePolicy, Scheduled, Stage, TargetConfig, TargetFirmware};
+use fettle_crds::{DownloadTime, FinishedStep, FirmwarePolicy, Scheduled, Stage, TargetConfig, TargetFirmware};
 use jiff::{SignedDuration, Timestamp};
 
 use super::Map;
@@ -61,6 +61,8 @@ pub struct Scope<'a> {
     pub course: Course,
     pub clock: Clock,
     pub stage: Option<steps::Stage>,
+    /// The steps before that.
+    pub finished_steps: Vec<FinishedStep>,
     /// How many more devices the step may take on in this pass.
     pub places: usize,
     /// So many of those places are for devices that fetch ahead, or have done so.
@@ -115,6 +117,7 @@ impl<'a> Scope<'a> {
             course: Course::Forward,
             clock: Clock::Open { start_by: None },
             stage: None,
+            finished_steps: Vec::new(),
             places: 0,
             reserved: 0,
             downloading: 0,
@@ -373,11 +376,9 @@ impl<'a> Scope<'a> {
     }
 
     /// Until when a device that was granted in that step is watched: until the soak of the step is over. For ever while that
-    /// step is not done; not at all, where the rollout is past it or is complete.
+    /// step is not done; not at all, where nobody noted when it was.
     pub fn watched_until(&self, granted_in: Option<u32>) -> Option<Timestamp> {
-        let rollout = self.rollout.filter(|rollout| rollout.status.completed_at.is_none())?;
-        granted_in.filter(|step| *step >= steps::written(rollout))?;
-        Some(steps::soak_ends(rollout).unwrap_or(Timestamp::MAX))
+        steps::watched_until(self.rollout?, granted_in?)
     }
 
     /// How long a try is expected to take: as long as the longest that worked, or as it may at most. What a configuration

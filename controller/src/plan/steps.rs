@@ -1,6 +1,8 @@
 //! The steps of a rollout: whom the one that it is at takes on, when it is done, and when the next begins.
 
-use fettle_crds::{Approval, DeviceRolloutSpec, IntOrPercent, Step, StepStatus};
+use std::cmp::Ordering;
+
+use fettle_crds::{Approval, DeviceRolloutSpec, FinishedStep, IntOrPercent, Step, StepStatus};
 use jiff::{SignedDuration, Timestamp};
 
 use super::model::{Device, Rollout};
@@ -106,7 +108,7 @@ pub struct Stage {
     pub started_at: Timestamp,
     pub finished_at: Option<Timestamp>,
     pub soak_until: Option<Timestamp>,
-    /// What keeps the next one from beginning, once this one is done.
+    /// What keeps the next one from beginning, or the rollout from being complete, once this one is done.
     pub rests_for: Option<Rest>,
 }
 
@@ -138,10 +140,23 @@ pub fn is_about(step: Option<&Step>, device: &Device) -> bool {
     step.and_then(|step| step.selector.as_ref()).is_none_or(|selector| selector.matches(&device.labels))
 }
 
-/// When the soak of the step that is written is over, where that step is done.
-pub fn soak_ends(rollout: &Rollout) -> Option<Timestamp> {
-    let step = rollout.status.step.as_ref()?;
-    Some(step.finished_at? + soak(listed(&rollout.spec, step.number)).unwrap_or(SignedDuration::ZERO))
+/// Until when the devices that were granted in a step are watched: until its soak is over, and of the last one, until the
+/// rollout is complete. A step that is not done has no end yet.
+pub fn watched_until(rollout: &Rollout, granted_in: u32) -> Option<Timestamp> {
+    let status = &rollout.status;
+    match granted_in.cmp(&written(rollout)) {
+        Ordering::Less => {
+            status.finished_steps.iter().find(|step| step.number == granted_in).map(|step| step.soaked_at)
+        }
+        Ordering::Equal | Ordering::Greater if status.completed_at.is_some() => status.completed_at,
+        Ordering::Equal => Some(status.step.as_ref().and_then(soaked_at).unwrap_or(Timestamp::MAX)),
+        Ordering::Greater => Some(Timestamp::MAX),
+    }
+}
+
+/// When a step that is done has soaked.
+fn soaked_at(step: &StepStatus) -> Option<Timestamp> {
+    step.finished_at.map(|finished| step.soak_until.unwrap_or(finished))
 }
 
 fn soak(step: Option<&Step>) -> Option<SignedDuration> {
@@ -155,7 +170,7 @@ pub fn written(rollout: &Rollout) -> u32 {
 
 /// Finds the step that the rollout is at now, from the one that is written on: those that are done are left behind.
 /// `census` counts the devices of a step. One in which more failed than may is not left behind, `may_pass` says: the next,
-/// being larger, might allow as many.
+/// being larger, might allow as many. Those left behind come with it, as they are to be written.
 ///
 /// `reached` is the latest step in which anybody was granted. The status is written now and then, and may not say yet that
 /// the rollout was there: those who were granted in it do. Counted by a former step, they would take it up again.
@@ -166,10 +181,16 @@ pub fn find(
     now: Timestamp,
     mut census: impl FnMut(u32, Option<&Step>) -> Census,
     may_pass: impl Fn(&Stage) -> bool,
-) -> Stage {
+) -> (Stage, Vec<FinishedStep>) {
     let spec = &rollout.spec;
     let of = count(spec);
     let mut number = written(rollout).max(reached).clamp(1, of);
+    let mut finished = rollout.status.finished_steps.clone();
+    // Of steps that nobody wrote of it is not known when they were done: by now, they are.
+    finished.extend((written(rollout)..number).map(|number| {
+        let step = rollout.status.step.as_ref().filter(|step| step.number == number);
+        FinishedStep { number, soaked_at: step.and_then(soaked_at).unwrap_or(now) }
+    }));
     loop {
         let step = listed(spec, number);
         let before = rollout.status.step.as_ref().filter(|step| step.number == number);
@@ -180,8 +201,10 @@ pub fn find(
         }
         let is_done = !matches!(found.stand, Stand::Running) && found.rests_for.is_none();
         if number >= of || !is_done || !may_pass(&found) {
-            return found;
+            return (found, finished);
         }
+        let soaked_at = found.finished_at.map(|finished| found.soak_until.unwrap_or(finished));
+        finished.extend(soaked_at.map(|soaked_at| FinishedStep { number, soaked_at }));
         number += 1;
     }
 }
@@ -220,12 +243,14 @@ fn stage(
         Stand::Finished => Some(before.and_then(|before| before.finished_at).unwrap_or(now)),
         Stand::Running | Stand::NothingToDo | Stand::Empty => None,
     };
-    let soak_until = finished_at.zip(soak(step).filter(|soak| !soak.is_zero())).map(|(finished, soak)| finished + soak);
+    let soaks = || finished_at.zip(soak(step).filter(|soak| !soak.is_zero())).map(|(finished, soak)| finished + soak);
+    // Whoever is caught up in the last one does not have it begin its soak again.
+    let soak_until = before.filter(|_| number == of).and_then(|before| before.soak_until).or_else(soaks);
     let is_approved = spec.approved_step.is_some_and(|approved| approved >= number);
     let needs_approval = step.is_some_and(|step| step.approval == Approval::Required);
     let rests_for = match stand {
         Stand::Running | Stand::NothingToDo => None,
-        // After the last step nothing is to come that could be kept back.
+        // After the last step nothing is to come that an empty one would have to prove.
         Stand::Empty => (!is_approved && number < of).then_some(Rest::Empty),
         Stand::Finished => match soak_until.filter(|until| *until > now) {
             Some(until) => Some(Rest::Soak { until }),

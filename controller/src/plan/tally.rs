@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::model::{Device, Rollout, Text};
 use super::reason::{Class, Failure, Reason};
 use super::rendering::Coverage;
+use super::seen::Seen;
 
 /// So many failed devices are listed in a rollout.
 const FAILURES_LISTED: usize = 10;
@@ -41,18 +42,14 @@ pub struct Tally {
 
 impl Tally {
     /// A device of the group, and why it is not current.
-    pub fn device(
-        &mut self,
-        device: &Device,
-        reason: Option<Reason>,
-        rollout: Option<&Rollout>,
-        granted_in: Option<u32>,
-    ) {
+    pub fn device(&mut self, seen: &Seen<'_>, reason: Option<Reason>, rollout: Option<&Rollout>) {
+        let device = seen.device;
         self.counts.total += 1;
-        self.counts.granted += i64::from(granted_in.is_some());
+        self.counts.granted += i64::from(seen.granted_in.is_some());
         self.counts.rolled_back += i64::from(reason == Some(Reason::RolledBack));
         let Some(reason) = reason else {
             self.counts.current += 1;
+            self.counts.current_offline += i64::from(seen.presence.is_offline());
             return self.granted(device, rollout);
         };
         match reason.class() {
@@ -131,12 +128,17 @@ impl Tally {
 
     /// `17 of 20 devices are current; 2 updating, 1 offline`.
     pub(super) fn progress(&self) -> String {
-        let Counts { total, current, .. } = self.counts;
+        let Counts { total, current, current_offline, .. } = self.counts;
         let mut text = match (current, total) {
             (1, 1) => "the only device is current".to_owned(),
             (current, total) if current == total => format!("all {total} devices are current"),
             (current, total) => format!("{current} of {total} devices are current"),
         };
+        match (current_offline, total) {
+            (0, _) => {}
+            (_, 1) => text += ", and offline",
+            (offline, _) => text += &format!(", {offline} of them offline"),
+        }
         let mut separator = "; ";
         for (reason, count) in &self.reasons {
             text += &format!("{separator}{count} {}", reason.words());

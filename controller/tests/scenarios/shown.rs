@@ -92,11 +92,19 @@ fn step(status: &DeviceRolloutStatus, now: Timestamp) -> Option<String> {
             soak.unwrap_or_default()
         )
     });
+    let soaked = |at: Timestamp| match now.duration_since(at) {
+        span if span.is_zero() => "now".to_owned(),
+        span => format!("{} ago", ahead(span)),
+    };
+    let left_behind = status.finished_steps.iter();
+    let left_behind = left_behind.map(|step| format!("{} soaked {}", step.number, soaked(step.soaked_at)));
+    let left_behind: Vec<String> = left_behind.collect();
+    let left_behind = (!left_behind.is_empty()).then(|| format!("left behind: {}", left_behind.join(", ")));
     let back = status.rollback.as_ref().map(|rollback| {
         let finished = if rollback.finished_at.is_some() { ", finished" } else { "" };
         format!("going back for {}{finished}", rollback.reason)
     });
-    let told: Vec<String> = step.into_iter().chain(back).collect();
+    let told: Vec<String> = step.into_iter().chain(left_behind).chain(back).collect();
     (!told.is_empty()).then(|| told.join("; "))
 }
 

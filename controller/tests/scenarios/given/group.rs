@@ -8,8 +8,8 @@ use fettle_controller::plan::revision::Wanted;
 use fettle_controller::reconcile::convert;
 use fettle_crds::{
     Abort, Apply, ApplyMode, Condition, DeviceGroupStatus, DeviceRolloutSpec, DeviceRolloutStatus, DownloadTime,
-    FirmwarePolicy, Freeze, IntOrPercent, LabelSelector, Logs, OnFailure, RollbackStatus, SessionPolicy, Spread, Step,
-    StepStatus, Transfer, Window,
+    FinishedStep, FirmwarePolicy, Freeze, IntOrPercent, LabelSelector, Logs, OnFailure, RollbackStatus, SessionPolicy,
+    Spread, Step, StepStatus, Transfer, Window,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -31,8 +31,8 @@ pub struct Group {
     session: SessionPolicy,
     /// `current`: stands for what it wants; `former`: for something else; `none`.
     rollout: String,
-    /// Its rollout has been complete.
-    completed: bool,
+    /// Its rollout was complete for the first time that long ago.
+    completed: Option<Span>,
     last_rollout: i64,
     /// So many rollouts before that one are kept, all complete.
     history: i64,
@@ -57,6 +57,8 @@ pub struct Group {
     person: Person,
     /// The step that its rollout is at, as it is written.
     at_step: Option<AtStep>,
+    /// The steps that it has left behind, as it is written, and how long ago each had soaked.
+    finished_steps: BTreeMap<u32, Span>,
     /// Its rollout began to go back that long ago.
     rolling_back: Option<Span>,
 }
@@ -94,7 +96,7 @@ impl Default for Group {
             transfer: Transfer::Auto,
             session: SessionPolicy::Keep,
             rollout: "current".into(),
-            completed: false,
+            completed: None,
             last_rollout: 1,
             history: 0,
             history_of: None,
@@ -112,6 +114,7 @@ impl Default for Group {
             paused: false,
             person: Person::default(),
             at_step: None,
+            finished_steps: BTreeMap::new(),
             rolling_back: None,
         }
     }
@@ -125,7 +128,7 @@ impl Group {
     pub fn model(&self, name: m::Text, now: Timestamp) -> m::Group {
         let conditions = vec![Condition {
             type_: "Ready".into(),
-            status: if self.completed { "True" } else { "False" }.into(),
+            status: if self.completed.is_some() { "True" } else { "False" }.into(),
             observed_generation: Some(1),
             last_transition_time: Time(now),
             reason: "Progressing".into(),
@@ -183,22 +186,30 @@ impl Group {
                 accept_failures,
                 ..spec
             };
-            let step = self.at_step.as_ref().map(|at| StepStatus {
-                number: at.number,
-                progress: String::new(),
-                size: at.size,
-                granted: 0,
-                started_at: now - hours(1).0,
-                finished_at: at.finished.map(|ago| now - ago.0),
-                soak_until: None,
+            let step = self.at_step.as_ref().map(|at| {
+                let finished_at = at.finished.map(|ago| now - ago.0);
+                let soak = self.steps.get(at.number as usize - 1).and_then(|step| step.soak);
+                let soak = soak.and_then(|soak| SignedDuration::try_from(soak.0).ok());
+                StepStatus {
+                    number: at.number,
+                    progress: String::new(),
+                    size: at.size,
+                    granted: 0,
+                    started_at: now - hours(1).0,
+                    finished_at,
+                    soak_until: finished_at.zip(soak).map(|(finished, soak)| finished + soak),
+                }
             });
+            let finished_steps = self.finished_steps.iter();
+            let finished_steps =
+                finished_steps.map(|(number, ago)| FinishedStep { number: *number, soaked_at: now - ago.0 }).collect();
             let rollback = self.rolling_back.map(|ago| RollbackStatus {
                 reason: "BudgetExceeded".into(),
                 started_at: now - ago.0,
                 finished_at: None,
             });
             let conditions = group.status.conditions.clone();
-            let completed_at = self.completed.then_some(now);
+            let completed_at = self.completed.map(|ago| now - ago.0);
             let name = m::Text::from(format!("{name}-{number}"));
             Some(m::Rollout {
                 uid: format!("uid-of-{name}").into(),
@@ -210,6 +221,7 @@ impl Group {
                     conditions,
                     completed_at,
                     step,
+                    finished_steps,
                     rollback,
                     ..DeviceRolloutStatus::default()
                 },
