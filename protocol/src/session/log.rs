@@ -133,6 +133,10 @@ impl Session {
                 let why = "the device says that it has uploaded its log, but none has arrived";
                 self.answer_request(LogResult::Failed(why.to_owned()));
             }
+            Transferred::Unfetched(why) => {
+                let why = format!("the device says that it has uploaded its log, but it is not stored: {why}");
+                self.answer_request(LogResult::Failed(why));
+            }
         }
     }
 
@@ -247,10 +251,12 @@ impl Session {
     /// 11, from a device without a connection.
     pub(super) fn replied(&mut self, result: ExecutionResult, detail: &ErrorDetail, effects: &mut Vec<Effect>) {
         match (&mut self.remote, result) {
-            (Some(Remote::Asked { until, next, .. }), ExecutionResult::Success) => {
+            (Some(Remote::Asked { command, until, next, .. }), ExecutionResult::Success) => {
                 // The log may be a moment behind its word.
                 *next = *until;
                 self.memory.log_wanted = false;
+                let command = *command;
+                self.said_eleven(command, result, detail, effects);
             }
             (Some(Remote::Asked { .. }), ExecutionResult::Failure(code)) => {
                 (self.remote, self.memory.log_wanted) = (None, false);

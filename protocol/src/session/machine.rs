@@ -240,7 +240,8 @@ impl Session {
         }
         match transferred {
             Transferred::Wholly => self.state = State::Held { command },
-            Transferred::NotWholly => {
+            // The latter is said of logs alone.
+            Transferred::NotWholly | Transferred::Unfetched(_) => {
                 self.state = State::Idle;
                 let message = "the device says that it has the file, but our server has not sent it whole".to_owned();
                 self.end(Reason::NotTransferred, message, effects);

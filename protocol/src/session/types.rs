@@ -269,11 +269,13 @@ pub enum File {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceError(pub String);
 
-/// What our own accounting says of a download that the device calls verified.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What our own accounting says of a download that the device calls verified, or of a log that it says it has brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Transferred {
     Wholly,
     NotWholly,
+    /// A log that was brought elsewhere, and could not be fetched from there: why.
+    Unfetched(String),
 }
 
 /// How a write came out.

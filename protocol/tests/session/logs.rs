@@ -194,6 +194,14 @@ fn why_there_is_no_log_is_on_record() {
     assert_eq!(world.answer(), None);
     world.accounting_says(Transferred::NotWholly);
     assert!(world.answer().unwrap().1.unwrap().contains("none has arrived"));
+    // It has, where we do not get at it.
+    let (mut world, link) = World::waiting();
+    world.person_asks("a");
+    world.files_answer = Answers::Later;
+    world.says_eleven(link, ExecutionResult::Success);
+    world.accounting_says(Transferred::Unfetched("that server is away".to_owned()));
+    let said = "the device says that it has uploaded its log, but it is not stored: that server is away";
+    assert_eq!(world.answer(), Some(("a", Some(said))));
     // It says nothing.
     let (mut world, link) = World::waiting();
     world.person_asks("a");
@@ -282,6 +290,26 @@ fn a_device_that_has_answered_over_udp_is_asked_no_more() {
     world.replies(ExecutionResult::Failure(1));
     world.pass(mins(10));
     assert_eq!((world.asked.len(), world.state()), (1, "over"));
+}
+
+#[test]
+fn what_a_device_says_over_udp_of_its_log_is_held_against_what_has_come() {
+    let asked = || {
+        let (mut world, _) = stuck();
+        world.person_asks("a");
+        world.pass(secs(5));
+        world.files_answer = Answers::Later;
+        world.replies(ExecutionResult::Success);
+        assert_eq!((world.asked.len(), world.answer()), (1, None));
+        world
+    };
+    let mut world = asked();
+    let log = world.brings_log(1);
+    world.accounting_says(Transferred::Wholly);
+    assert_eq!((world.answer(), world.api.status.log.as_ref()), (Some(("a", None)), Some(&log)));
+    let mut world = asked();
+    world.accounting_says(Transferred::NotWholly);
+    assert!(world.answer().unwrap().1.unwrap().contains("none has arrived"), "it did answer: {:?}", world.answer());
 }
 
 #[test]

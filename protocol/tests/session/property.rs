@@ -14,7 +14,7 @@ use crate::honest::{Arrived, Device, Habit, Luck};
 use crate::world::{Answers, Link, World, clock, mins, secs};
 
 /// What happens.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Happening {
     /// The device does the next thing.
     Acts(Luck),
