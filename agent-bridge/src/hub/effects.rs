@@ -44,8 +44,10 @@ impl Hub {
         if let Some((stage, since)) = took {
             self.parts.metrics.took(stage, since.elapsed());
         }
-        if let (Event::Said { message: DeviceMessage::LogUploaded(..), .. }, Some((_, permission))) =
-            (&event, &entry.permission)
+        if let (
+            Event::Said { message: DeviceMessage::LogUploaded(..), .. } | Event::Replied(..),
+            Some((_, permission)),
+        ) = (&event, &entry.permission)
         {
             self.parts.contents.brought(permission);
         }

@@ -1,14 +1,15 @@
 //! A file server of the operator's, vsftpd with tftpd-hpa over the same folder, in place of the bridge's.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 
-use anyhow::Result;
-use fettle_crds::{TryResult, Verdict};
-use fettle_device::DeviceSpec;
+use anyhow::{Context, Result};
+use fettle_crds::{LogResult, TryResult, Verdict};
 use fettle_device::spec::{FilePorts, PathStyle};
+use fettle_device::{DeviceSpec, Fault, FaultKind, Step};
 
 use crate::foreign::Foreign;
-use crate::world::{NEW, PATIENCE, World, strict};
+use crate::world::{NEW, PATIENCE, World, device_does, strict};
 
 const PASSWORD: &str = "device-pass.1";
 
@@ -99,5 +100,54 @@ async fn devices_are_served_by_a_server_of_the_operators_and_nothing_stays_there
     let status = world.try_ended("sw-1", 1, TryResult::Failed, Verdict::SourceUnavailable).await?;
     let message = status.upgrade.and_then(|upgrade| upgrade.message).unwrap_or_default();
     assert!(message.contains("the external file server cannot be reached"), "{message}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_brought_to_a_server_of_the_operators_is_on_record_also_without_a_connection() -> Result<()> {
+    let share = tempfile::tempdir()?;
+    let folder = share.path().join("fw");
+    std::fs::create_dir(&folder)?;
+    let ftp = Foreign::vsftpd(share.path(), PASSWORD, "");
+    let password = share.path().join("password");
+    std::fs::write(&password, PASSWORD)?;
+    let mut world = World::start_with("external-logs", |builder| {
+        builder
+            .env("FETTLE_EXTERNAL_FTP_URL", &format!("ftp://ftp@{}/fw", ftp.address))
+            .env("FETTLE_EXTERNAL_FTP_PASSWORD_FILE", &password.display().to_string())
+    })
+    .await?;
+    world.firmware(NEW).await?;
+    let spec = DeviceSpec {
+        // Devices share this machine, and a bridge asks nobody whose address another has.
+        local_address: Some(Ipv4Addr::new(127, 0, 1, 2)),
+        udp: true,
+        file_ports: FilePorts { ftp: ftp.address.port(), tftp: 0 },
+        faults: vec![Fault::once(Step::Download3, FaultKind::HalfOpen)],
+        ..strict(1)
+    };
+    let device = world.device("sw-1", spec).await?;
+    world.connected("sw-1").await?;
+    world.ask_for_log("sw-1", "connected").await?;
+    let status = world.answered("sw-1", "connected").await?;
+    assert_eq!(status.log_request.as_ref().map(|request| request.result), Some(LogResult::Stored), "{status:?}");
+    let first = status.last_log.context("no log")?;
+    world.is_there(&first)?;
+
+    world
+        .group(&["firmware: {name: access-5.2.1}", "rollout: {deviceTimeout: 5s, retries: 0}", "logs: {udp: true}"])
+        .await?;
+    device_does(&device, "gets its first 3", |record| record.journal().counters().received(3) == 1).await?;
+    world.try_ended("sw-1", 1, TryResult::Failed, Verdict::TimedOut).await?;
+    let brought = |log: &fettle_crds::LastLog| log.target == 1;
+    let status =
+        world.device_until("sw-1", "has brought its log", |status| status.last_log.as_ref().is_some_and(brought));
+    let status = status.await?;
+    assert_eq!(status.session, None, "nobody holds it");
+    world.is_there(&status.last_log.context("no log")?)?;
+    world
+        .namespace
+        .eventually("nothing lies there", PATIENCE, || async { names(&folder).is_empty().then_some(()) })
+        .await?;
     Ok(())
 }

@@ -13,7 +13,7 @@ use crate::world::{NEW, World, condition, device_does, received, strict};
 
 impl World {
     /// A person asks for the log of a device.
-    async fn ask_for_log(&self, name: &str, word: &str) -> Result<()> {
+    pub async fn ask_for_log(&self, name: &str, word: &str) -> Result<()> {
         let patch = json!({"metadata": {"annotations": {LOG_AT: word}}});
         let devices = self.namespace.api::<Device>();
         devices.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
@@ -21,13 +21,13 @@ impl World {
     }
 
     /// Waits until it is on record what became of that.
-    async fn answered(&self, name: &str, word: &str) -> Result<DeviceStatus> {
+    pub async fn answered(&self, name: &str, word: &str) -> Result<DeviceStatus> {
         let answered = |status: &DeviceStatus| status.log_request.as_ref().is_some_and(|request| request.value == word);
         self.device_until(name, &format!("says what became of {word:?}"), answered).await
     }
 
     /// Holds a log against what lies where it is said to be.
-    fn is_there(&self, log: &LastLog) -> Result<()> {
+    pub fn is_there(&self, log: &LastLog) -> Result<()> {
         let path = log.location.strip_prefix("file://fettle-bridge-0").context("not at this bridge")?;
         assert!(Path::new(path).starts_with(self.fettle.bridge().data_dir().join("logs")), "{log:?}");
         assert_eq!(std::fs::read(path)?.len() as i64, log.size, "{log:?}");
