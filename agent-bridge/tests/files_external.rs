@@ -7,18 +7,23 @@ mod files_support;
 
 use std::net::{SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fettle_bridge::args::ExternalArgs;
-use fettle_bridge::files::external::{External, ExternalConfig, ExternalError, Login, Over, PutServer, Told};
+use fettle_bridge::files::external::{External, ExternalConfig, ExternalError, Fetched, Login, Over, PutServer, Told};
 use fettle_bridge::files::store::Content;
 use files_support::certificates::certificates;
 use files_support::foreign::Foreign;
 use files_support::programs::{curl, out, succeeded, text};
 use files_support::{Command, PATIENCE, Servers, assert_same, bytes};
+use futures::FutureExt;
 use futures::future::join_all;
 use jiff::Timestamp;
+use prometheus::Registry;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 const PASSWORD: &str = "pass-1.word";
@@ -180,6 +185,75 @@ async fn what_an_earlier_run_has_left_is_removed_and_nothing_else() {
     assert_eq!(world.names(), ["boot.bin", &needed, "fettle-readme"]);
 }
 
+/// Stands before a server, and refuses by itself that files with this in their name are removed.
+async fn refuses_to_remove(name: &'static str, server: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (from_client, mut to_client) = client.into_split();
+                let (mut from_server, mut to_server) = TcpStream::connect(server).await.unwrap().into_split();
+                let (mut lines, mut reply) = (BufReader::new(from_client).lines(), vec![0; 1024]);
+                loop {
+                    tokio::select! {
+                        Ok(len @ 1..) = from_server.read(&mut reply) => to_client.write_all(&reply[..len]).await.unwrap(),
+                        Ok(Some(line)) = lines.next_line() => match line {
+                            line if line.starts_with("DELE ") && line.contains(name) => {
+                                to_client.write_all(b"450 Somebody reads it.\r\n").await.unwrap();
+                            }
+                            line => to_server.write_all(format!("{line}\r\n").as_bytes()).await.unwrap(),
+                        },
+                        else => break,
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_removed_keeps_no_other_and_no_log_waiting() {
+    let mut world = World::start("");
+    let before = refuses_to_remove("zzzz", world.vsftpd.address).await;
+    world.external = External::new(
+        config_of(before),
+        world.servers.store.clone(),
+        Arc::clone(&world.servers.logs),
+        &Registry::new(),
+    )
+    .unwrap();
+    let hours_ago = Timestamp::now().as_second() - 7200;
+    let stale = |end: &str| format!("fettle-{hours_ago:08x}-abcdefghijkl{end}");
+    let stuck = stale("zzzz");
+    for name in [stale("aaaa"), stale("bbbb"), stuck.clone()] {
+        std::fs::write(world.folder.join(name), "x").unwrap();
+    }
+    world.keep();
+    world.until("all others are removed", || world.names() == [stuck.as_str()]).await;
+
+    let command = world.servers.order_upload("uid-1", "sw-1");
+    let name = world.external.expect(&command.permission, Over::Ftp).await.unwrap();
+    std::fs::write(world.folder.join(&name), "log").unwrap();
+    world.external.brought(&command.permission);
+    world.until("the log is stored", || world.has_log("sw-1")).await;
+    world.until("all others are removed", || world.names() == [stuck.as_str()]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_fetched_from_a_server_that_tells_no_sizes() {
+    let world = World::start("cmds_denied=SIZE");
+    world.keep();
+    let command = world.servers.order_upload("uid-1", "sw-1");
+    let name = world.external.expect(&command.permission, Over::Ftp).await.unwrap();
+    std::fs::write(world.folder.join(&name), "log").unwrap();
+    world.external.brought(&command.permission);
+    world.until("the log is stored", || world.has_log("sw-1")).await;
+    assert_same(&std::fs::read(&world.servers.stored_logs("sw-1")[0]).unwrap(), b"log");
+    world.until("nothing is left", || world.names().is_empty()).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_is_brought_there_is_fetched_and_removed() {
     let world = World::start("");
@@ -191,7 +265,7 @@ async fn a_log_that_is_brought_there_is_fetched_and_removed() {
     let name = world.external.expect(&command.permission, Over::Ftp).await.unwrap();
     succeeded(&curl(&["-T", text(&file), &world.url(&name)]).await);
     world.external.brought(&command.permission);
-    world.until("the log is stored", || world.has_log("sw-1")).await;
+    assert_eq!(world.external.fetched(&command.permission).await, Some(Fetched::Stored));
     assert_same(&std::fs::read(&world.servers.stored_logs("sw-1")[0]).unwrap(), &log);
     world.until("nothing is left", || world.names().is_empty()).await;
 
@@ -199,8 +273,42 @@ async fn a_log_that_is_brought_there_is_fetched_and_removed() {
     let command = world.servers.order_upload("uid-1", "sw-2");
     world.external.expect(&command.permission, Over::Ftp).await.unwrap();
     world.external.brought(&command.permission);
-    world.until("it was looked for", || world.operations("take", "ok") == 2.0).await;
+    assert_eq!(world.external.fetched(&command.permission).await, Some(Fetched::Nothing));
+    assert_eq!(world.operations("take", "ok"), 2.0);
     assert_eq!(world.servers.stored_logs("sw-2").len(), 0);
+
+    // Nor one that finds no room, and then it is known why.
+    let command = world.servers.order_upload("uid-1", "sw-3");
+    let name = world.external.expect(&command.permission, Over::Ftp).await.unwrap();
+    std::fs::write(world.folder.join(&name), bytes(100_000)).unwrap();
+    world.external.brought(&command.permission);
+    let Some(Fetched::Failed(why)) = world.external.fetched(&command.permission).await else {
+        panic!("it is too large")
+    };
+    assert!(why.ends_with("it is larger than 65536 bytes, the limit for a log"), "{why}");
+    world.until("nothing is left", || world.names().is_empty()).await;
+    let download = world.order("uid-1", &world.servers.content(b"image").await).await.unwrap().0;
+    assert_eq!(world.external.fetched(&download.permission).await, None, "no log");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_a_log_hears_how_fetching_it_came_out_however_long_that_takes() {
+    let mut world = World::start("");
+    let command = world.servers.order_upload("uid-1", "sw-1");
+    let name = world.external.expect(&command.permission, Over::Ftp).await.unwrap();
+    std::fs::write(world.folder.join(&name), "log").unwrap();
+    world.external.brought(&command.permission);
+    let mut fetched = pin!(world.external.fetched(&command.permission));
+    assert_eq!(fetched.as_mut().now_or_never(), None, "nobody has looked yet");
+    world.keep();
+    assert_eq!(fetched.await, Some(Fetched::Stored));
+
+    let command = world.servers.order_upload("uid-1", "sw-1");
+    world.external.expect(&command.permission, Over::Ftp).await.unwrap();
+    world.vsftpd.stop();
+    world.external.brought(&command.permission);
+    let Some(Fetched::Failed(why)) = world.external.fetched(&command.permission).await else { panic!("it is away") };
+    assert!(why.starts_with("the external file server cannot be reached"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

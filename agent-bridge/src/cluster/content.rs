@@ -29,7 +29,7 @@ use super::lease::Held;
 use super::request::{backoff, request};
 use crate::files::credentials::{Credentials, DeviceId, Minted, Permission};
 use crate::files::differences::Differences;
-use crate::files::external::{External, Over, Told};
+use crate::files::external::{External, Fetched, Over, Told};
 use crate::files::ledger::Transfers;
 use crate::files::logs::LogStore;
 use crate::files::store::{Content, Need, Store};
@@ -258,11 +258,19 @@ impl Contents {
     }
 
     /// Whether what the permission allows has been done wholly, by our own accounting. What another server has sent, only the
-    /// device knows.
+    /// device knows; what it has brought there, whoever fetches it.
     pub async fn check(&self, permission: &Permission) -> Transferred {
-        if let Some(external) = self.external.as_ref().filter(|external| external.has(permission)) {
-            external.release(permission);
-            return Transferred::Wholly;
+        if let Some(external) = &self.external {
+            match external.fetched(permission).await {
+                Some(Fetched::Stored) => return Transferred::Wholly,
+                Some(Fetched::Nothing) => return Transferred::NotWholly,
+                Some(Fetched::Failed(why)) => return Transferred::Unfetched(why),
+                None => {}
+            }
+            if external.has(permission) {
+                external.release(permission);
+                return Transferred::Wholly;
+            }
         }
         let complete = self.transfers.wait_complete(permission, ACCOUNTING).await;
         if complete { Transferred::Wholly } else { Transferred::NotWholly }

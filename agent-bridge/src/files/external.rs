@@ -14,14 +14,16 @@
 mod client;
 mod keeper;
 mod name;
+mod removals;
 mod server;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
 use super::credentials::Permission;
@@ -29,6 +31,7 @@ use super::logs::LogStore;
 use super::store::{Content, Flights, Store};
 pub use client::ExternalError;
 use client::Visit;
+use removals::Removals;
 pub use server::{Login, PutServer, Told, address, is_plain};
 
 /// Connections to that server at once. More would only share the same line, and such servers often allow few.
@@ -37,6 +40,16 @@ const MAX_VISITS: usize = 4;
 /// How much longer than the first device that needs it a file may be needed: others are told of the same file, while the
 /// end of their try is not later than that.
 const SHARED_FOR: SignedDuration = SignedDuration::from_hours(1);
+
+/// So long before a log is no longer waited for it is fetched, though nobody said that it has come: whoever waits for it is
+/// still there then. Less where logs are not waited for that long.
+const BEFORE_ITS_END: SignedDuration = SignedDuration::from_secs(30);
+
+/// How long somebody waits for a log to be fetched who is told of it. An attempt takes seconds where that server serves.
+const FETCH: Duration = Duration::from_secs(300);
+
+/// How long is known how fetching a log came out: who asks does so at once.
+const KNOWN_FOR: Duration = Duration::from_secs(60);
 
 /// Which files it serves, to whom.
 #[derive(Debug, Clone)]
@@ -79,9 +92,28 @@ struct State {
     placed: HashMap<[u8; 32], Vec<Placed>>,
     uses: HashMap<Permission, Use>,
     /// What lies there and is of no use.
-    removals: Vec<String>,
+    removals: Removals,
     /// Logs that may have arrived.
     arrived: Vec<(Permission, String)>,
+    /// How fetching them comes out: of no more logs than are expected within [`KNOWN_FOR`].
+    fetches: HashMap<Permission, Fetch>,
+}
+
+/// A log that is being fetched, or was not long ago.
+#[derive(Debug)]
+struct Fetch {
+    outcome: watch::Sender<Option<Fetched>>,
+    ended: Option<Instant>,
+}
+
+/// How fetching a log came out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fetched {
+    Stored,
+    /// There is none.
+    Nothing,
+    /// With a reason.
+    Failed(String),
 }
 
 /// A file that lies there.
@@ -96,8 +128,15 @@ struct Placed {
 
 #[derive(Debug)]
 enum Use {
-    Download { sha256: [u8; 32], name: String },
-    Upload { name: String },
+    Download {
+        sha256: [u8; 32],
+        name: String,
+    },
+    Upload {
+        name: String,
+        /// When it is looked for whether it has come.
+        look_at: Timestamp,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -209,7 +248,8 @@ impl External {
                 leftover.name = None;
             }
         }
-        self.inner.state().uses.insert(*permission, Use::Upload { name: name.clone() });
+        let look_at = look_at(permission.expires(), Timestamp::now());
+        self.inner.state().uses.insert(*permission, Use::Upload { name: name.clone(), look_at });
         self.inner.work.notify_one();
         Ok(name)
     }
@@ -226,6 +266,15 @@ impl External {
             state.release(permission);
             self.inner.work.notify_one();
         }
+    }
+
+    /// How fetching the log came out that was brought under this permission; `None`: none was to be brought here.
+    pub async fn fetched(&self, permission: &Permission) -> Option<Fetched> {
+        let mut outcome = self.inner.state().fetches.get(permission)?.outcome.subscribe();
+        let fetched = tokio::time::timeout(FETCH, outcome.wait_for(Option::is_some)).await;
+        let fetched = fetched.ok().and_then(|waited| waited.ok()?.clone());
+        let late = || Fetched::Failed("the external file server has not let it be fetched so far".to_owned());
+        Some(fetched.unwrap_or_else(late))
     }
 
     /// What the permission was for is over.
@@ -273,6 +322,12 @@ impl Inner {
     }
 }
 
+/// When a log is looked for that is expected from now on until `expires`.
+fn look_at(expires: Timestamp, now: Timestamp) -> Timestamp {
+    let before = BEFORE_ITS_END.min(expires.duration_since(now) / 10);
+    expires.saturating_sub(before).unwrap_or(now)
+}
+
 /// A file that may lie there, and is removed unless it comes into use.
 struct Leftover<'a> {
     inner: &'a Inner,
@@ -282,7 +337,7 @@ struct Leftover<'a> {
 impl Drop for Leftover<'_> {
     fn drop(&mut self) {
         if let Some(name) = self.name.take() {
-            self.inner.state().removals.push(name);
+            self.inner.state().removals.add(name, Instant::now());
             self.inner.work.notify_one();
         }
     }
@@ -307,8 +362,37 @@ impl State {
         match self.uses.remove(permission) {
             None => {}
             Some(Use::Download { sha256, name }) => self.idle(&sha256, &name),
-            Some(Use::Upload { name }) => self.arrived.push((*permission, name)),
+            Some(Use::Upload { name, look_at: _ }) => {
+                self.fetches.insert(*permission, Fetch { outcome: watch::Sender::new(None), ended: None });
+                self.arrived.push((*permission, name));
+            }
         }
+    }
+
+    /// Fetching a log came out so.
+    fn fetched(&mut self, permission: &Permission, outcome: Fetched) {
+        if let Some(fetch) = self.fetches.get_mut(permission) {
+            fetch.outcome.send_replace(Some(outcome));
+            fetch.ended = Some(Instant::now());
+        }
+    }
+
+    /// What has ended by itself: commands with their time, and what is known of logs after a while.
+    fn end_by_time(&mut self, now: Timestamp) {
+        let is_over = |permission: &Permission, use_: &Use| match use_ {
+            Use::Download { .. } => permission.remaining(now).is_zero(),
+            Use::Upload { look_at, .. } => *look_at <= now,
+        };
+        let over: Vec<Permission> = self
+            .uses
+            .iter()
+            .filter(|(permission, use_)| is_over(permission, use_))
+            .map(|(permission, _)| *permission)
+            .collect();
+        for permission in over {
+            self.release(&permission);
+        }
+        self.fetches.retain(|_, fetch| fetch.ended.is_none_or(|ended| ended.elapsed() < KNOWN_FOR));
     }
 
     /// A file has a user less.
@@ -317,6 +401,27 @@ impl State {
         for file in files.filter(|file| file.name == name) {
             file.users = file.users.saturating_sub(1);
             file.idle_since = Instant::now();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::credentials::DeviceId;
+    use super::*;
+
+    #[test]
+    fn a_log_is_fetched_before_nobody_waits_for_it_any_more_though_nobody_says_that_it_has_come() {
+        let begin = Timestamp::UNIX_EPOCH;
+        for (expected_for, looked_for_after) in [(600, 570), (100, 90)] {
+            let (mut state, expires) = (State::default(), begin + SignedDuration::from_secs(expected_for));
+            let permission = Permission::upload(DeviceId::of_uid("uid"), 1, expires);
+            let upload = Use::Upload { name: "log".to_owned(), look_at: look_at(expires, begin) };
+            state.uses.insert(permission, upload);
+            state.end_by_time(begin + SignedDuration::from_secs(looked_for_after - 1));
+            assert_eq!((state.uses.len(), state.arrived.len()), (1, 0), "it may be on its way");
+            state.end_by_time(begin + SignedDuration::from_secs(looked_for_after));
+            assert_eq!((state.uses.len(), &state.arrived), (0, &vec![(permission, "log".to_owned())]));
         }
     }
 }

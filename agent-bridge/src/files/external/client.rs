@@ -34,7 +34,7 @@ pub enum ExternalError {
     #[error("the external file server broke the connection: {doing}")]
     Broken { doing: &'static str, source: io::Error },
     #[error("the external file server refused: {doing}: {reply}")]
-    Refused { doing: &'static str, reply: String },
+    Refused { doing: &'static str, status: Status, reply: String },
     #[error("the external file server does not speak TLS as it should: {0}")]
     Tls(String),
     #[error("the external file server answered what is no FTP: {0}")]
@@ -195,7 +195,8 @@ async fn reply_within<T>(
             FtpError::ConnectionError(source) => ExternalError::Broken { doing, source },
             FtpError::SecureError(text) => ExternalError::Tls(text),
             FtpError::UnexpectedResponse(response) => {
-                ExternalError::Refused { doing, reply: said(&response.body, response.status) }
+                let status = response.status;
+                ExternalError::Refused { doing, status, reply: said(&response.body, status) }
             }
             FtpError::BadResponse | FtpError::InvalidAddress(_) | FtpError::DataConnectionAlreadyOpen => {
                 ExternalError::Gibberish(doing)

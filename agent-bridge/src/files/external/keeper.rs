@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use suppaftp::Status;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::client::{ExternalError, Visit};
-use super::{External, Inner, Operation, Use, name};
+use super::{External, Fetched, Inner, Operation, Use, name};
 use crate::files::credentials::Permission;
 
 /// How long a file lies there that nobody uses: the next device of a rollout may be told of it soon.
@@ -18,7 +19,7 @@ const LINGER: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(2);
 
 /// How often is looked for what others have left there.
-const CLEAN: Duration = Duration::from_secs(15 * 60);
+pub(super) const CLEAN: Duration = Duration::from_secs(15 * 60);
 
 /// The pause after a visit that failed; it doubles up to the other.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -26,9 +27,6 @@ const LAST_PAUSE: Duration = Duration::from_secs(60);
 
 /// How often a log is asked for that does not come.
 const MAX_TRIES: u32 = 5;
-
-/// What waits to be removed at most. What is forgotten is found again by its name.
-const MAX_REMOVALS: usize = 10_000;
 
 impl External {
     /// Keeps the server tidy until the token is cancelled. What lies there then is removed by the next run, when nobody can
@@ -40,92 +38,110 @@ impl External {
 
 impl Inner {
     async fn keep(self: Arc<Self>) {
-        let mut clean_at = Instant::now();
+        let (mut clean_at, mut tidy_at) = (Instant::now(), Instant::now());
         let mut pause = FIRST_PAUSE;
         loop {
             self.let_go();
-            let mut worked = self.take_logs().await.and(self.remove().await);
-            if clean_at <= Instant::now() {
-                clean_at = Instant::now() + CLEAN;
-                let cleaned = self.clean().await;
-                self.metrics.count(Operation::Clean, &cleaned);
-                worked = worked.and(cleaned);
-            }
-            match worked {
-                Ok(()) => {
-                    pause = FIRST_PAUSE;
-                    // New work, or the time for what ends by itself.
-                    let _ = tokio::time::timeout(LOOK, self.work.notified()).await;
-                }
-                Err(error) => {
-                    tracing::warn!(error = %fettle_runtime::chain(&error), "external file server; trying again");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LAST_PAUSE);
+            self.take_logs().await;
+            if tidy_at <= Instant::now() {
+                match self.tidy(&mut clean_at).await {
+                    Ok(()) => pause = FIRST_PAUSE,
+                    Err(error) => {
+                        tracing::warn!(error = %fettle_runtime::chain(&error), "external file server; trying again");
+                        tidy_at = Instant::now() + pause;
+                        pause = (pause * 2).min(LAST_PAUSE);
+                    }
                 }
             }
+            // New work, or the time for what ends by itself. Logs wait for no pause.
+            let _ = tokio::time::timeout(LOOK, self.work.notified()).await;
         }
+    }
+
+    /// Removes what is to be removed, and looks for more now and then. Fails where the server does not serve us at all.
+    async fn tidy(&self, clean_at: &mut Instant) -> Result<(), ExternalError> {
+        self.remove().await?;
+        if *clean_at <= Instant::now() {
+            let cleaned = self.clean().await;
+            self.metrics.count(Operation::Clean, &cleaned);
+            cleaned?;
+            *clean_at = Instant::now() + CLEAN;
+        }
+        Ok(())
     }
 
     /// Uses end with their permission; files without users are of no use after a while.
     fn let_go(&self) {
-        let (now, mut state) = (Timestamp::now(), self.state());
-        let over: Vec<Permission> = state.uses.keys().filter(|use_| use_.remaining(now).is_zero()).copied().collect();
-        for permission in over {
-            state.release(&permission);
-        }
+        let (now, mut state) = (Instant::now(), self.state());
+        state.end_by_time(Timestamp::now());
         let mut idle = Vec::new();
         state.placed.retain(|_, files| {
             idle.extend(files.extract_if(.., |file| file.users == 0 && file.idle_since.elapsed() >= LINGER));
             !files.is_empty()
         });
         self.metrics.files.sub(i64::try_from(idle.len()).unwrap_or_default());
-        state.removals.extend(idle.into_iter().map(|file| file.name));
-        state.removals.truncate(MAX_REMOVALS);
+        for file in idle {
+            state.removals.add(file.name, now);
+        }
     }
 
     async fn remove(&self) -> Result<(), ExternalError> {
-        let mut names = std::mem::take(&mut self.state().removals);
+        let names = self.state().removals.due(Instant::now());
         if names.is_empty() {
             return Ok(());
         }
-        let removed = self
+        let mut refused = Ok(());
+        let visited = self
             .visit(async |visit| {
-                while let Some(name) = names.last() {
-                    visit.remove(name).await?;
-                    tracing::info!(file = name, "removed from the external file server");
-                    names.pop();
+                for name in &names {
+                    match visit.remove(name).await {
+                        Ok(()) => {
+                            tracing::info!(file = name, "removed from the external file server");
+                            self.state().removals.removed(name);
+                        }
+                        Err(error) => {
+                            // Also where the server broke off over it: the next visit begins with another.
+                            self.state().removals.refused(name, Instant::now());
+                            let ExternalError::Refused { .. } = &error else { return Err(error) };
+                            let told = fettle_runtime::chain(&error).to_string();
+                            tracing::warn!(file = name, error = told, "not removed from the external file server");
+                            refused = Err(error);
+                        }
+                    }
                 }
                 Ok(())
             })
             .await;
-        self.metrics.count(Operation::Remove, &removed);
-        self.state().removals.append(&mut names);
-        removed
+        self.metrics.count(Operation::Remove, &visited.as_ref().map_err(drop).and(refused.as_ref().map_err(drop)));
+        visited
     }
 
-    async fn take_logs(&self) -> Result<(), ExternalError> {
+    async fn take_logs(&self) {
         let logs = std::mem::take(&mut self.state().arrived);
         for (permission, name) in logs {
             let taken = self.take_log(&permission, &name).await;
             self.metrics.count(Operation::Take, &taken);
-            if let Err(error) = taken {
+            let outcome = taken.unwrap_or_else(|error| {
+                let error = fettle_runtime::chain(&error).to_string();
                 tracing::warn!(
-                    device = %permission.device, command = permission.command, error = %fettle_runtime::chain(&error),
+                    device = %permission.device, command = permission.command, error,
                     "log not fetched from the external file server"
                 );
-            }
-            self.state().removals.push(name);
+                Fetched::Failed(error)
+            });
+            let mut state = self.state();
+            state.fetched(&permission, outcome);
+            state.removals.add(name, Instant::now());
         }
-        Ok(())
     }
 
     /// A log, if it has come. What cannot be had after some tries is given up.
-    async fn take_log(&self, permission: &Permission, name: &str) -> Result<(), ExternalError> {
+    async fn take_log(&self, permission: &Permission, name: &str) -> Result<Fetched, ExternalError> {
         let mut tries = 0;
         loop {
             tries += 1;
             let error = match self.visit(async |visit| self.take_one(visit, permission, name).await).await {
-                Ok(()) => return Ok(()),
+                Ok(fetched) => return Ok(fetched),
                 Err(error) => error,
             };
             let is_final = match &error {
@@ -145,20 +161,27 @@ impl Inner {
         }
     }
 
-    async fn take_one(&self, visit: &mut Visit, permission: &Permission, name: &str) -> Result<(), ExternalError> {
-        match visit.size(name).await? {
-            // Nothing has come, or nothing but the room that was made for it.
-            None | Some(0) => {
-                tracing::info!(device = %permission.device, command = permission.command, "no log on the external file server");
-                Ok(())
-            }
-            Some(_) => {
-                let mut upload = self.logs.begin(permission).await?;
-                visit.take(name, &mut upload).await?;
-                upload.finish().await?;
-                Ok(())
-            }
+    async fn take_one(&self, visit: &mut Visit, permission: &Permission, name: &str) -> Result<Fetched, ExternalError> {
+        let nothing = || {
+            tracing::info!(device = %permission.device, command = permission.command, "no log on the external file server");
+            Ok(Fetched::Nothing)
+        };
+        let size = visit.size(name).await?;
+        if size == Some(0) {
+            // But the room that was made for it.
+            return nothing();
         }
+        let mut upload = self.logs.begin(permission).await?;
+        match visit.take(name, &mut upload).await {
+            // There are servers that tell no sizes.
+            Err(ExternalError::Refused { status: Status::FileUnavailable, .. }) if size.is_none() => return nothing(),
+            taken => taken?,
+        }
+        if upload.received() == 0 {
+            return nothing();
+        }
+        upload.finish().await?;
+        Ok(Fetched::Stored)
     }
 
     /// Removes what nobody needs any more, whoever put it there.
@@ -168,14 +191,17 @@ impl Inner {
         let mut state = self.state();
         let ours: std::collections::HashSet<String> = (state.placed.values().flatten().map(|file| file.name.clone()))
             .chain(state.uses.values().map(|use_| match use_ {
-                Use::Download { name, .. } | Use::Upload { name } => name.clone(),
+                Use::Download { name, .. } | Use::Upload { name, .. } => name.clone(),
             }))
             .collect();
-        let stale = names.into_iter().filter(|name| name::is_stale(name, now) && !ours.contains(name));
-        state.removals.extend(stale);
-        if !state.removals.is_empty() {
-            tracing::info!(files = state.removals.len(), "files of earlier runs lie on the external file server");
+        let is_stale = |name: &String| name::is_stale(name, now) && !ours.contains(name);
+        let stale: Vec<String> = names.into_iter().filter(is_stale).collect();
+        if !stale.is_empty() {
+            tracing::info!(files = stale.len(), "files of earlier runs lie on the external file server");
             self.work.notify_one();
+        }
+        for name in stale {
+            state.removals.add(name, Instant::now());
         }
         Ok(())
     }
