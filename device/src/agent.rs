@@ -179,6 +179,11 @@ impl Agent {
         self.identity.vocabulary == Vocabulary::Extended
     }
 
+    /// What has booted knows this much of the protocol.
+    pub fn speaks(&mut self, vocabulary: Vocabulary) {
+        self.identity.vocabulary = vocabulary;
+    }
+
     /// Takes what happened, and says what to do about it, in order.
     pub fn on(&mut self, input: Input) -> Vec<Effect> {
         let mut effects = self.take(input);

@@ -105,7 +105,7 @@ impl<H: Hardware> Device<H> {
         let identity = Identity {
             mac: spec.mac,
             model: spec.model.clone(),
-            serial: spec.serial(),
+            serial: Some(spec.serial()),
             vocabulary: spec.vocabulary,
             withheld: spec.withheld(),
             scheduled_reply: spec.scheduled_reply,
@@ -287,6 +287,9 @@ impl<H: Hardware> Device<H> {
                 Wake::Finished(Finished::Booted(Ok(version)), _) => {
                     self.facts.version.clone_from(&version);
                     self.notebook.note(Event::Booted { version });
+                    if let Some(vocabulary) = self.bench.hardware.lock().await.vocabulary() {
+                        self.agent.speaks(vocabulary);
+                    }
                     let effects = self.agent.on(match why {
                         Boot::Commanded => Input::Restarted,
                         Boot::PowerOn => Input::PoweredOn,

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use crate::journal::{Digest, FileKind};
+use crate::spec::Vocabulary;
 
 mod simulated;
 
@@ -50,6 +51,12 @@ pub trait Hardware: Send + 'static {
 
     /// The image that runs, byte by byte as it was fetched, where the machine keeps it: differences are applied to it.
     fn image(&self) -> Option<Arc<[u8]>> {
+        None
+    }
+
+    /// How much of the protocol what runs knows, where that is not what the device was made with. It is asked for after each
+    /// boot; an ear for datagrams keeps to what it was made with.
+    fn vocabulary(&self) -> Option<Vocabulary> {
         None
     }
 

@@ -29,6 +29,19 @@ pub enum Vocabulary {
 }
 
 impl Vocabulary {
+    /// As it stands in the first line of an image.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::Extended => "extended",
+        }
+    }
+
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Strict, Self::Extended].into_iter().find(|vocabulary| vocabulary.name() == name)
+    }
+
     /// What it announces in datum 66.
     pub fn capabilities(self) -> Capabilities {
         match self {
@@ -290,13 +303,9 @@ impl DeviceSpec {
         self.vocabulary.capabilities().without(self.withheld()).has(capability)
     }
 
-    pub(crate) fn serial(&self) -> Option<String> {
-        match self.vocabulary {
-            Vocabulary::Strict => None,
-            Vocabulary::Extended => {
-                Some(self.serial.clone().unwrap_or_else(|| format!("SIM-{}", self.mac.dns_label().to_uppercase())))
-            }
-        }
+    /// What it says once it can: what it boots may teach it.
+    pub(crate) fn serial(&self) -> String {
+        self.serial.clone().unwrap_or_else(|| format!("SIM-{}", self.mac.dns_label().to_uppercase()))
     }
 }
 

@@ -5,6 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
+use fettle_device::Vocabulary;
 use fettle_device::image::{self, ImageHeader};
 
 #[derive(Debug, clap::Args)]
@@ -15,6 +16,9 @@ pub struct Arguments {
     /// The version that a device on it reports.
     #[arg(long, env = "FETTLE_DEVICE_VERSION")]
     version: String,
+    /// What a device on it knows of the protocol: strict or extended; without this, what it knew before.
+    #[arg(long, env = "FETTLE_DEVICE_VOCABULARY", value_enum)]
+    vocabulary: Option<Vocabulary>,
     /// How large: bytes, or with KiB, MiB or GiB.
     #[arg(long, env = "FETTLE_DEVICE_SIZE", value_parser = size, default_value = "1MiB")]
     size: u64,
@@ -24,12 +28,12 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let Arguments { model, version, size, out } = arguments;
+    let Arguments { model, version, vocabulary, size, out } = arguments;
     for (what, word) in [("model", model), ("version", version)] {
         let is_word = !word.is_empty() && !word.contains(char::is_whitespace);
         ensure!(is_word, "the {what} of an image is one word");
     }
-    let header = ImageHeader { model: model.clone(), version: version.clone() };
+    let header = ImageHeader { model: model.clone(), version: version.clone(), vocabulary: *vocabulary };
     let written = if out.as_os_str() == "-" {
         write(&header, *size, std::io::stdout().lock())
     } else {

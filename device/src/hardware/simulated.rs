@@ -14,7 +14,7 @@ use crate::difference::MAX_IMAGE;
 use crate::faults::{FaultKind, FaultPlan, Step};
 use crate::image::{ImageHeader, MAX_HEADER_LEN};
 use crate::journal::{Digest, FileKind};
-use crate::spec::{DeviceSpec, Timings};
+use crate::spec::{DeviceSpec, Timings, Vocabulary};
 
 /// The largest profile it takes: far more than a configuration has, and little enough that a fleet of thousands may hold
 /// real ones.
@@ -27,8 +27,8 @@ const LOG_LINES: usize = 64;
 /// What is in an image slot, as far as booting goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Slot {
-    /// The version, and all bytes, where they are kept.
-    Bootable(String, Option<Arc<[u8]>>),
+    /// Its first line, and all bytes, where they are kept.
+    Bootable(ImageHeader, Option<Arc<[u8]>>),
     /// Why not.
     Unbootable(String),
 }
@@ -54,6 +54,8 @@ pub struct SimulatedHardware {
     faults: Arc<FaultPlan>,
     /// What runs, if it ever boots again from the slot it runs from.
     running: String,
+    /// How much of the protocol that knows, where an image has changed it.
+    vocabulary: Option<Vocabulary>,
     /// Its bytes, of a machine that can apply differences to them.
     image: Option<Arc<[u8]>>,
     /// Whether it can.
@@ -78,6 +80,7 @@ impl SimulatedHardware {
             timings: spec.timings,
             faults,
             running: spec.version.clone(),
+            vocabulary: None,
             image: spec.image.clone(),
             keeps: spec.image.is_some(),
             other: None,
@@ -103,10 +106,8 @@ impl SimulatedHardware {
     fn judge(&self, beginning: Vec<u8>) -> Slot {
         match ImageHeader::parse(&beginning) {
             None => Slot::Unbootable("what is in the flash is no image".to_owned()),
-            Some(ImageHeader { model, version }) if model == self.model => {
-                Slot::Bootable(version, self.keeps.then(|| beginning.into()))
-            }
-            Some(ImageHeader { model, version: _ }) => {
+            Some(header) if header.model == self.model => Slot::Bootable(header, self.keeps.then(|| beginning.into())),
+            Some(ImageHeader { model, .. }) => {
                 Slot::Unbootable(format!("the image is for {model}, the device is a {}", self.model))
             }
         }
@@ -124,6 +125,10 @@ impl Hardware for SimulatedHardware {
 
     fn image(&self) -> Option<Arc<[u8]>> {
         self.image.clone()
+    }
+
+    fn vocabulary(&self) -> Option<Vocabulary> {
+        self.vocabulary
     }
 
     fn open(&mut self, file: FileKind, size: Option<u64>) -> Result<(), HardwareError> {
@@ -195,7 +200,7 @@ impl Hardware for SimulatedHardware {
         let Some(image) = self.stored_image.take() else { return Err(HardwareError::NothingStored) };
         tokio::time::sleep(self.timings.install).await;
         let version = match &image {
-            Slot::Bootable(version, _) => Some(version.clone()),
+            Slot::Bootable(header, _) => Some(header.version.clone()),
             Slot::Unbootable(_) => None,
         };
         self.record("flashed", version.as_deref().unwrap_or("what is no image of ours"));
@@ -213,7 +218,10 @@ impl Hardware for SimulatedHardware {
             (Some(FaultKind::ComeBackOld), _) => {}
             (Some(FaultKind::ComeBackWith(version)), _) => (self.running, self.image) = (version, None),
             (_, None) => {}
-            (_, Some(Slot::Bootable(version, image))) => (self.running, self.image) = (version, image),
+            (_, Some(Slot::Bootable(header, image))) => {
+                (self.running, self.image) = (header.version, image);
+                self.vocabulary = header.vocabulary.or(self.vocabulary);
+            }
             (_, Some(Slot::Unbootable(reason))) => {
                 self.bricked = Some(reason.clone());
                 return Err(BootError(reason));
@@ -277,6 +285,19 @@ mod tests {
         assert_eq!(machine.boot().await, Ok("5.2.1".to_owned()));
         assert_eq!(machine.boot().await, Ok("5.2.1".to_owned()));
         assert_eq!(machine.flash().await, Err(HardwareError::NothingStored));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_it_boots_may_know_another_vocabulary_and_where_it_does_not_say_so_the_former_stays() {
+        let mut machine = machine(vec![]);
+        let extended = Some(Vocabulary::Extended);
+        for (says, knows) in [(None, None), (extended, extended), (None, extended)] {
+            let header = ImageHeader { model: "S5700".to_owned(), version: "5.2.1".to_owned(), vocabulary: says };
+            put(&mut machine, FileKind::Image, &image::build_of(&header, 600), None);
+            machine.flash().await.unwrap();
+            machine.boot().await.unwrap();
+            assert_eq!(machine.vocabulary(), knows, "{says:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
