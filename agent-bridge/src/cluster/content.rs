@@ -154,7 +154,8 @@ impl Contents {
         self
     }
 
-    /// The file of `command` to `device`, with a credential that lives until `until`. A bridge without its Lease gets none
+    /// The file of `command` to `device`, which `can` take this by its own last word, with a credential that lives until
+    /// `until`. A bridge without its Lease gets none
     /// ready before it has it again: its sessions do not count, and another may be about to command the device.
     ///
     /// # Errors
@@ -164,13 +165,14 @@ impl Contents {
         &self,
         device: &Device,
         command: Command,
+        can: Capabilities,
         until: Timestamp,
     ) -> Result<(File, Permission), SourceError> {
         let left = Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or_default();
         let prepared = async {
             self.held.clone().wait().await;
             // Boxed: thousands of these wait at the beginning of a rollout.
-            Box::pin(self.prepare_now(device, command, until)).await
+            Box::pin(self.prepare_now(device, command, can, until)).await
         };
         let late = || SourceError("the file was not to be had before the end of the try".to_owned());
         tokio::time::timeout(left, prepared).await.unwrap_or_else(|_| Err(late()))
@@ -180,11 +182,11 @@ impl Contents {
         &self,
         device: &Device,
         command: Command,
+        can: Capabilities,
         until: Timestamp,
     ) -> Result<(File, Permission), SourceError> {
         let target = device.status.as_ref().and_then(|status| status.target.as_ref());
         let current = target.filter(|target| target.id == command.target);
-        let can = capabilities(device);
         let id = DeviceId::of_uid(device.metadata.uid.as_deref().unwrap_or_default());
         match command.step {
             Step::Log => {
@@ -202,7 +204,7 @@ impl Contents {
                     }
                     None => self.location(&permission, transfer, can),
                 };
-                let location = Location { log_key: self.log_key(device), ..location };
+                let location = Location { log_key: self.log_key(device, can), ..location };
                 Ok((File::Upload(location), permission))
             }
             Step::Version | Step::Profile => {
@@ -219,8 +221,10 @@ impl Contents {
                     }
                 };
                 let difference = match command.step {
-                    Step::Version => self.difference(device, target, &content, until).await,
-                    Step::Profile | Step::Log => None,
+                    Step::Version if can.has(Capabilities::DELTA) => {
+                        self.difference(device, target, &content, until).await
+                    }
+                    Step::Version | Step::Profile | Step::Log => None,
                 };
                 let file = difference.unwrap_or(content);
                 let permission = Permission::download(id, &file.sha256, command.number, until);
@@ -236,7 +240,7 @@ impl Contents {
                     }
                     None => self.location(&permission, target.transfer, can),
                 };
-                let location = Location { log_key: self.log_key(device), ..location };
+                let location = Location { log_key: self.log_key(device, can), ..location };
                 let facts = can.has(Capabilities::FILE_FACTS);
                 let config = target.config.as_ref().filter(|_| command.step == Step::Profile);
                 let download = Download {
@@ -367,9 +371,9 @@ impl Contents {
     }
 
     /// What a device that takes it knows us by where it has no connection.
-    pub fn log_key(&self, device: &Device) -> Option<LogKey> {
+    fn log_key(&self, device: &Device, can: Capabilities) -> Option<LogKey> {
         let uid = device.metadata.uid.as_deref()?;
-        capabilities(device).has(Capabilities::LOG_REQUEST_AUTH).then(|| self.credentials.log_key(uid))
+        can.has(Capabilities::LOG_REQUEST_AUTH).then(|| self.credentials.log_key(uid))
     }
 
     /// The operator's server, where it serves what goes this way. HTTP is always ours.
@@ -451,13 +455,6 @@ fn location_elsewhere(told: &Told, over: Over, name: String, can: Capabilities) 
         url: None,
         log_key: None,
     }
-}
-
-/// What the device announced, from the names on record.
-fn capabilities(device: &Device) -> Capabilities {
-    let reported = device.status.as_ref().and_then(|status| status.reported.as_ref());
-    let names = reported.map(|reported| reported.capabilities.as_slice()).unwrap_or_default();
-    names.iter().filter_map(|name| Capabilities::named(name)).fold(Capabilities::default(), Capabilities::with)
 }
 
 /// A kind of CRC, as the protocol computes it.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fettle_protocol::datum::Capabilities;
 use fettle_protocol::message::{DeviceMessage, UpgradeAt};
 use fettle_protocol::session::{
     Command, ConnectionId, Counted, Effect, Event, Phase, Reason, Record, SourceError, Step, Transferred,
@@ -108,7 +109,7 @@ impl Hub {
             }
             Effect::Probe(connection) => self.order(connection, Order::Probe),
             Effect::Write(record) => self.write(mac, &record, now),
-            Effect::Prepare(command, until) => self.prepare(mac, command, until),
+            Effect::Prepare { command, can, until } => self.prepare(mac, command, can, until),
             Effect::Check(command) => self.check(mac, command),
             Effect::Ask { to, command: _, location, until } => self.ask_for_log(mac, &to, location, until),
             Effect::Refresh => return true,
@@ -149,7 +150,7 @@ impl Hub {
         }
     }
 
-    fn prepare(&mut self, mac: Mac, command: Command, until: Timestamp) {
+    fn prepare(&mut self, mac: Mac, command: Command, can: Capabilities, until: Timestamp) {
         let Some(entry) = self.entries.get(&mac) else { return };
         let Some(device) = self.index.whole(&entry.name).cloned() else {
             let gone = SourceError("the Device is no more".to_owned());
@@ -157,7 +158,7 @@ impl Hub {
         };
         let contents = self.parts.contents.clone();
         let prepare = async move {
-            let prepared = contents.prepare(&device, command, until).await;
+            let prepared = contents.prepare(&device, command, can, until).await;
             Outcome::Prepared(mac, command, Box::new(prepared))
         };
         self.spawn(prepare.instrument(entry.span.clone()));

@@ -68,9 +68,8 @@ impl Hub {
             tracing::warn!(device, %address, "not asked for its log: another Device has this address, or had it last");
             return datagrams.not_sent(NotSent::AddressTaken);
         }
-        let device = self.index.whole(&entry.name);
-        let key = device.and_then(|device| self.parts.contents.log_key(device));
-        let reported = device.and_then(|device| device.status.as_ref()?.reported.as_ref());
+        let key = location.log_key;
+        let reported = self.index.whole(&entry.name).and_then(|device| device.status.as_ref()?.reported.as_ref());
         let dialect = reported.map(|reported| Dialect::from_names(reported.dialect.iter().map(String::as_str)));
         datagrams.ask(address, Asked { mac, dialect: dialect.unwrap_or_default(), key, until }, location);
     }

@@ -346,6 +346,7 @@ impl Hub {
         let mac = connected.mac;
         if let DeviceMessage::Information(info) = &message {
             connected.listens = listens(info.capabilities);
+            connected.retries = info.capabilities.has(Capabilities::RETRY_AFTER);
             if info.mac != mac {
                 if let Some(line) = self.lines.line() {
                     let (claimed, left_out) = (info.mac, line.left_out);

@@ -380,10 +380,17 @@ impl Session {
         }
     }
 
-    fn prepare(&mut self, target: i64, step: Step, until: Timestamp, now: Timestamp, effects: &mut Vec<Effect>) {
+    pub(super) fn prepare(
+        &mut self,
+        target: i64,
+        step: Step,
+        until: Timestamp,
+        now: Timestamp,
+        effects: &mut Vec<Effect>,
+    ) {
         let command = self.number(target, step, now);
         self.state = State::Preparing { command, until };
-        effects.push(Effect::Prepare(command, until));
+        effects.push(Effect::Prepare { command, can: self.capabilities(), until });
     }
 
     /// A command with a number of its own.

@@ -196,7 +196,7 @@ impl Session {
                 let target = self.view.target.as_ref().map_or(0, |target| target.id);
                 let (command, until) = (self.number(target, Step::Log, now), after(now, self.timing.log));
                 self.remote = Some(Remote::Preparing { command, until });
-                effects.push(Effect::Prepare(command, until));
+                effects.push(Effect::Prepare { command, can: self.capabilities(), until });
             }
             Some(Remote::Preparing { until, .. } | Remote::Asked { until, .. }) if until <= now => {
                 let why =

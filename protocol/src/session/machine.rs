@@ -85,7 +85,16 @@ impl Session {
         }
         let Some(connection) = self.connection.as_mut().filter(|connection| connection.id == id) else { return };
         match message {
-            DeviceMessage::Information(info) if info.mac == connection.info.mac => connection.info = info,
+            DeviceMessage::Information(info) if info.mac == connection.info.mac => {
+                let takes_another = info.capabilities != connection.info.capabilities;
+                connection.info = info;
+                if let State::Preparing { command, until } = self.state
+                    && takes_another
+                {
+                    // What is being got ready is for what it took before.
+                    self.prepare(command.target, command.step, until, now, effects);
+                }
+            }
             // Another device on this connection: nothing that it says is of this one.
             DeviceMessage::Information(_) => {
                 effects.push(Effect::Close(id, Reason::Illegal));

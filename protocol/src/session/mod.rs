@@ -60,6 +60,7 @@ pub use types::{
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::datum::Capabilities;
 use crate::message::{DeviceInformation, Release};
 
 /// What the server knows of one device and is doing about it.
@@ -274,6 +275,15 @@ impl Session {
         let outstanding =
             matches!(self.state, State::Downloading { .. } | State::Applying { .. } | State::Uploading { .. });
         self.connection.as_ref().map(|connection| (connection.id, outstanding))
+    }
+
+    /// What the device takes, by what it last said here, else by what is on record.
+    fn capabilities(&self) -> Capabilities {
+        let said = self.connection.as_ref().map(|connection| &connection.info).or(self.unrecorded.as_ref());
+        said.map_or_else(
+            || self.view.known.as_ref().map(Known::capabilities).unwrap_or_default(),
+            |info| info.capabilities,
+        )
     }
 
     /// What is going on, in a word: for logs and metrics.

@@ -3,7 +3,7 @@
 use jiff::civil::DateTime;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::datum::ExecutionResult;
+use crate::datum::{Capabilities, ExecutionResult};
 use crate::dialect::Dialect;
 use crate::message::{DeviceInformation, DeviceMessage, Download, ErrorDetail, Location, Release, ServerMessage};
 
@@ -326,8 +326,9 @@ pub enum Effect {
     Close(ConnectionId, Reason),
     /// Find out whether the peer of this connection is still there: keep-alive 1 s × 3.
     Probe(ConnectionId),
-    /// Get the file of this command ready; its credential lives until the instant.
-    Prepare(Command, Timestamp),
+    /// Get the file of this command ready, for a device that has announced that it `can` take this; its credential lives
+    /// until the instant. What is on record of the device may be of the firmware before.
+    Prepare { command: Command, can: Capabilities, until: Timestamp },
     /// Ask our own accounting whether the file of this command went out, or a log came in, wholly.
     Check(Command),
     /// Send 10 over UDP to the device that called from this address last, where no other device has it. Its answer counts
@@ -480,6 +481,12 @@ pub enum Counted {
 }
 
 impl Known {
+    /// What the device takes. Of a name that we do not know, another version of the bridge knows.
+    pub(super) fn capabilities(&self) -> Capabilities {
+        let known = self.capabilities.iter().filter_map(|name| Capabilities::named(name));
+        known.fold(Capabilities::default(), Capabilities::with)
+    }
+
     /// Whether `info` says just this.
     pub(super) fn is(&self, info: &DeviceInformation) -> bool {
         let Self { version, model, config, serial, capabilities, dialect, address: _ } = self;

@@ -1,8 +1,8 @@
 //! The two paths, command by command, and what their results mean.
 
 use fettle_protocol::DeviceMessage;
-use fettle_protocol::datum::{DownloadResult, ExecutionResult};
-use fettle_protocol::message::ErrorDetail;
+use fettle_protocol::datum::{Capabilities, DownloadResult, ExecutionResult};
+use fettle_protocol::message::{DeviceInformation, ErrorDetail};
 use fettle_protocol::session::{Counted, Phase, Reason, SessionRecord, Transferred};
 
 use crate::world::{Answers, World, info, secs, telling};
@@ -128,6 +128,41 @@ fn message_one_is_legal_at_any_time_and_means_judge() {
     world.says_one(link, info("0.9"));
     world.says_one(link, info("2.0"));
     assert_eq!(world.told(link), []);
+}
+
+#[test]
+fn a_file_is_got_ready_for_what_the_device_takes_by_its_last_word() {
+    let (less, more) = (Capabilities::default(), Capabilities::HTTP.with(Capabilities::FILE_FACTS));
+    for (before, after) in [(less, more), (more, less)] {
+        let mut world = World::new();
+        let link = world.calls(DeviceInformation { capabilities: before, ..info("1.0") });
+        world.grant_as(1, |target| target.logs = (true, true));
+        world.says_five(link, DownloadResult::Verified);
+        world.drops(link);
+        // What is on record stays that of the old firmware until the try has ended.
+        let link = world.calls(DeviceInformation { capabilities: after, ..info("2.0") });
+        assert_eq!(world.api.status.reported.as_ref().map(|known| known.capabilities), Some(before));
+        world.says_seven(link, DownloadResult::Verified);
+        world.says_nine(link, ExecutionResult::Success);
+        assert_eq!(world.told(link), [4, 8, 10]);
+        assert_eq!(world.prepared_for, [before, after, after]);
+    }
+}
+
+#[test]
+fn a_file_that_is_being_got_ready_for_what_the_device_took_before_its_new_message_one_is_got_ready_anew() {
+    let (mut world, link) = World::waiting();
+    world.files_answer = Answers::Later;
+    world.grant(1);
+    let former = world.preparing.unwrap();
+    world.says_one(link, DeviceInformation { capabilities: Capabilities::HTTP, ..info("1.0") });
+    assert_eq!(world.prepared_for, [Capabilities::default(), Capabilities::HTTP]);
+    let latter = world.preparing.replace(former);
+    world.file_is_ready();
+    assert_eq!(world.told(link), []);
+    world.preparing = latter;
+    world.file_is_ready();
+    assert_eq!(world.told(link), [3]);
 }
 
 #[test]

@@ -84,6 +84,8 @@ pub(crate) struct World {
     /// Whom we asked for a log over UDP, with which command.
     pub(crate) asked: Vec<(String, u32)>,
     pub(crate) preparing: Option<Command>,
+    /// For devices that take what the files of commands were got ready.
+    pub(crate) prepared_for: Vec<Capabilities>,
     pub(crate) checking: Option<Command>,
     /// The version that the driver has seen, and what it fed of it.
     seen: u64,
@@ -175,6 +177,7 @@ impl World {
             write: None,
             asked: Vec::new(),
             preparing: None,
+            prepared_for: Vec::new(),
             checking: None,
             seen: 0,
             viewed: View::default(),

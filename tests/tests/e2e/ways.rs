@@ -2,11 +2,13 @@
 
 use anyhow::Result;
 use fettle_crds::{TryResult, Verdict, WireTransfer};
+use fettle_device::image::{self, ImageHeader};
+use fettle_device::record::Record;
 use fettle_device::spec::FilePorts;
 use fettle_device::{DeviceHandle, Vocabulary};
 use fettle_protocol::datum::{Capabilities, Transfer};
 
-use crate::world::{NEW, World, device_does, strict};
+use crate::world::{MODEL, NEW, World, device_does, strict};
 
 /// The ways that the commands of this type named, in their order.
 fn ways(device: &DeviceHandle, message: u8) -> Vec<Transfer> {
@@ -87,5 +89,44 @@ async fn a_device_whom_ftp_fails_is_told_tftp_and_that_is_remembered_for_its_nex
         })
         .await?;
     assert_eq!(device.version(), "5.2.2");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_restart_a_device_is_told_what_its_new_firmware_takes_whatever_the_old_one_did() -> Result<()> {
+    let mut world = World::start("vocabulary").await?;
+    // It forgets all that goes beyond the base protocol with one release, and has it back with the next.
+    for (version, vocabulary) in [(NEW, Vocabulary::Strict), ("5.3.0", Vocabulary::Extended)] {
+        let header = ImageHeader { model: MODEL.to_owned(), version: version.to_owned(), vocabulary: Some(vocabulary) };
+        world.apply(&world.release_of(version, version, &image::build_of(&header, 64 * 1024))?).await?;
+    }
+    world.config("17", "hostname a").await?;
+    world.config("18", "hostname b").await?;
+    let mut spec = strict(1);
+    spec.vocabulary = Vocabulary::Extended;
+    let device = world.device("sw-1", spec).await?;
+    let has_applied = |text: &'static str| {
+        move |record: &Record| record.config().is_some_and(|config| *config.content == *text.as_bytes())
+    };
+    world.group(&["firmware: {name: access-5.2.1}", "config: {name: access-17}"]).await?;
+    device_does(&device, "applies the first configuration", has_applied("hostname a")).await?;
+    world.all_current(1).await?;
+    world.try_ended("sw-1", 1, TryResult::Succeeded, Verdict::Upgraded).await?;
+    let identity = || device.config().and_then(|config| config.identity);
+    assert_eq!(
+        (ways(&device, 3), ways(&device, 4)),
+        (vec![Transfer::Http], vec![Transfer::Ftp]),
+        "{}",
+        device.journal()
+    );
+    assert_eq!(identity(), None, "datum 64 came to who does not know it");
+
+    world.group(&["firmware: {name: access-5.3.0}", "config: {name: access-18}"]).await?;
+    device_does(&device, "applies the second configuration", has_applied("hostname b")).await?;
+    world.all_current(1).await?;
+    let status = world.try_ended("sw-1", 1, TryResult::Succeeded, Verdict::Upgraded).await?;
+    let wanted = status.target.and_then(|target| target.config).map(|config| config.identity);
+    assert_eq!((identity(), status.reported.and_then(|reported| reported.config)), (wanted.clone(), wanted));
+    assert!(device.journal().violations().is_empty(), "{}", device.journal());
     Ok(())
 }

@@ -210,10 +210,15 @@ impl World {
                 self.end_link(link, true, EndedBy::Bridge);
             }
             Effect::Probe(ConnectionId(link)) => self.wires.get_mut(&link).unwrap().probed += 1,
-            Effect::Prepare(command, until) => {
+            Effect::Prepare { command, can, until } => {
                 assert!(until > self.now);
+                if let Some((ConnectionId(link), _)) = self.session.as_ref().and_then(Session::connection) {
+                    let said = self.wires[&link].info.as_ref().map(|info| info.capabilities);
+                    assert_eq!(Some(can), said, "a file for what the device does not say that it takes");
+                }
                 assert!(self.numbers.insert(command.number, command).is_none(), "a number is given twice: {command:?}");
                 self.preparing = Some(command);
+                self.prepared_for.push(can);
                 if self.files_answer == Answers::Promptly {
                     self.file_is_ready();
                 }
