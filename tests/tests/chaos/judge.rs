@@ -13,9 +13,11 @@ use crate::muster::{Character, OLD, Subject};
 
 /// What was asked for.
 pub struct Order {
-    /// The release that is rolled out to all, and the one that is stopped at its canaries. Each is newer than the one before.
+    /// The release that is rolled out to all, the one that is stopped at its canaries, and the one that goes back. Each is
+    /// newer than the one before.
     pub release: &'static str,
     pub halted: &'static str,
+    pub aborted: &'static str,
     /// The images of these, by model.
     pub images: BTreeMap<&'static str, Vec<Digest>>,
     /// So many may be away at once.
@@ -24,8 +26,11 @@ pub struct Order {
     pub second_step: usize,
     /// How many tries a device has, of each release.
     pub tries: usize,
-    /// When the release that is halted was asked for, by the count of the journal.
+    /// When the release that is halted was asked for, by the count of the journal; when the next was; and when that was told
+    /// to go back.
     pub halted_from: u64,
+    pub aborted_from: u64,
+    pub back_from: u64,
 }
 
 /// A rule that was broken, and by what happened to which device.
@@ -43,11 +48,13 @@ pub struct Breach {
 pub enum Rule {
     /// Never more devices away through us than may.
     MaxUnavailable,
+    /// Never both of a pair.
+    Spread,
     /// The canaries are done before anybody else is commanded, and a step before the next.
     Steps,
     /// Nothing for a device that no image is for, and no image of another model.
     Model,
-    /// Only forwards.
+    /// Only forwards, but to where it was where that was wanted.
     Downgrade,
     /// Nobody gets again what they run.
     DoubleFlash,
@@ -87,7 +94,8 @@ struct Course {
     away: bool,
     /// What it has reported while it ran it.
     reported: BTreeSet<String>,
-    flashed: BTreeMap<String, usize>,
+    /// By version, forwards and on the way back.
+    flashed: BTreeMap<(String, bool), usize>,
 }
 
 struct Judge<'a> {
@@ -160,13 +168,16 @@ impl Judge<'_> {
             }
             Event::FlashEnded { version } => {
                 self.account.flashes += 1;
+                let is_back = seq >= self.order.back_from;
                 let version = version.clone().unwrap_or_default();
                 if version == course.running {
                     breach(Rule::DoubleFlash, format!("{version} was written over itself"));
-                } else if age(self.order, &version) < age(self.order, &course.running) {
+                } else if age(self.order, &version) < age(self.order, &course.running)
+                    && !(is_back && course.running == self.order.aborted && version == self.order.release)
+                {
                     breach(Rule::Downgrade, format!("{version} was written over {}", course.running));
                 }
-                let tries = course.flashed.entry(version.clone()).or_default();
+                let tries = course.flashed.entry((version.clone(), is_back)).or_default();
                 *tries += 1;
                 let may = match subject.character {
                     Character::Honest => 1,
@@ -203,9 +214,12 @@ impl Judge<'_> {
 
     /// A device has received the first command of a try.
     fn begins(&mut self, mac: Mac, seq: u64) {
-        let Order { release, halted, second_step, halted_from, .. } = *self.order;
+        let Order { release, halted, second_step, halted_from, aborted_from, .. } = *self.order;
         let subject = &self.subjects[&mac];
         let breach = |rule, other, what| Breach { rule, mac, other, seq, what };
+        if seq >= aborted_from {
+            return;
+        }
         if seq >= halted_from {
             if !subject.is_canary {
                 let what = format!("it is no canary, and {halted} was halted at those");
@@ -237,11 +251,21 @@ impl Judge<'_> {
 
     fn count_who_is_away(&mut self) {
         self.edges.sort_unstable();
-        let mut away = 0;
+        let mut away = BTreeSet::new();
         let mut was_over = false;
         for (seq, change, mac) in std::mem::take(&mut self.edges) {
-            away += change;
-            let count = usize::try_from(away).unwrap_or(0);
+            if change < 0 {
+                away.remove(&mac);
+            } else {
+                let pair = self.subjects[&mac].pair;
+                let partner = away.iter().find(|other| pair.is_some() && self.subjects[*other].pair == pair).copied();
+                if partner.is_some() {
+                    let what = "both of a pair are away".to_owned();
+                    self.breaches.push(Breach { rule: Rule::Spread, mac, other: partner, seq, what });
+                }
+                away.insert(mac);
+            }
+            let count = away.len();
             self.account.most_unavailable = self.account.most_unavailable.max(count);
             let is_over = count > self.order.max_unavailable;
             if is_over && !was_over {
@@ -255,7 +279,10 @@ impl Judge<'_> {
 
 /// How new a version is. What no release is called is as old as can be: devices come back with it by a fault.
 fn age(order: &Order, version: &str) -> usize {
-    [OLD, order.release, order.halted].iter().position(|known| *known == version).map_or(0, |place| place + 1)
+    [OLD, order.release, order.halted, order.aborted]
+        .iter()
+        .position(|known| *known == version)
+        .map_or(0, |place| place + 1)
 }
 
 #[cfg(test)]
@@ -269,7 +296,10 @@ mod tests {
     const MODEL: &str = "S5700";
     const NEW: &str = "5.2.1";
     const NEXT: &str = "5.3.0";
+    const LAST: &str = "5.4.0";
     const HALTED_FROM: u64 = 1000;
+    const ABORTED_FROM: u64 = 2000;
+    const BACK_FROM: u64 = 3000;
 
     /// What happened, in the making.
     #[derive(Default)]
@@ -286,6 +316,7 @@ mod tests {
                 model: MODEL,
                 is_canary: number == 0,
                 character: if number == 0 { Character::Honest } else { character },
+                pair: None,
             };
             let subjects = (0..=others).map(|number| (mac(number), subject(number))).collect();
             Self { subjects, entries: Vec::new() }
@@ -299,12 +330,25 @@ mod tests {
             self
         }
 
-        /// From here on the release that is halted is asked for.
-        fn halted(mut self) -> Self {
-            if let Some((_, last)) = self.entries.last_mut() {
-                last.seq = HALTED_FROM - 1;
+        /// So the first two others are a pair.
+        fn paired(mut self) -> Self {
+            for number in [1, 2] {
+                self.subjects.get_mut(&mac(number)).unwrap().pair = Some(0);
             }
             self
+        }
+
+        /// What is next is at that place of the journal.
+        fn at(mut self, seq: u64) -> Self {
+            if let Some((_, last)) = self.entries.last_mut() {
+                last.seq = seq - 1;
+            }
+            self
+        }
+
+        /// From here on the release that is halted is asked for.
+        fn halted(self) -> Self {
+            self.at(HALTED_FROM)
         }
 
         /// Two may be away at once, and the second step is done with three.
@@ -312,11 +356,14 @@ mod tests {
             let order = Order {
                 release: NEW,
                 halted: NEXT,
-                images: BTreeMap::from([(MODEL, vec![image(NEW), image(NEXT)])]),
+                aborted: LAST,
+                images: BTreeMap::from([(MODEL, vec![image(NEW), image(NEXT), image(LAST)])]),
                 max_unavailable: 2,
                 second_step: 3,
                 tries: 2,
                 halted_from: HALTED_FROM,
+                aborted_from: ABORTED_FROM,
+                back_from: BACK_FROM,
             };
             let (breaches, _) = judge(&order, &self.subjects, &self.entries);
             breaches.into_iter().map(|breach| (breach.rule, breach.mac)).collect()
@@ -372,6 +419,25 @@ mod tests {
         let away = History::of(4, Character::Dead).then(0, upgrades(NEW)).then(1, goes(NEW)).then(2, goes(NEW));
         assert_eq!(away.broken(), []);
         assert_eq!(away.then(3, goes(NEW)).broken(), [(Rule::MaxUnavailable, mac(3))]);
+    }
+
+    #[test]
+    fn a_pair_of_which_both_are_away_is_found() {
+        let pair = || History::of(2, Character::Honest).paired().then(0, upgrades(NEW));
+        assert_eq!(pair().then(1, upgrades(NEW)).then(2, upgrades(NEW)).broken(), []);
+        let both = pair().then(1, goes(NEW)).then(2, goes(NEW));
+        assert_eq!(both.broken(), [(Rule::Spread, mac(2))]);
+    }
+
+    #[test]
+    fn whoever_goes_back_without_having_to_or_twice_is_found() {
+        let forth =
+            || History::of(1, Character::Honest).then(0, upgrades(NEW)).at(ABORTED_FROM).then(0, upgrades(LAST));
+        assert_eq!(forth().at(BACK_FROM).then(0, upgrades(NEW)).broken(), []);
+        assert_eq!(forth().then(0, upgrades(NEW)).broken()[0], (Rule::Downgrade, mac(0)));
+        let twice = forth().at(BACK_FROM).then(0, [goes(NEW), returns(LAST)].concat()).then(0, goes(NEW));
+        assert_eq!(twice.broken(), [(Rule::Tries, mac(0))]);
+        assert_eq!(forth().at(BACK_FROM).then(0, upgrades(OLD)).broken()[0].0, Rule::Model);
     }
 
     #[test]

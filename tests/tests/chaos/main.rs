@@ -46,9 +46,11 @@ const DEVICES: usize = 500;
 const BLOWS: usize = 6;
 const BRIDGES: usize = 2;
 
-/// What all devices are taken to, and what is halted after that.
+/// What all devices are taken to, what is halted after that, and what goes back in the end.
 const RELEASE: &str = "5.2.1";
 const HALTED: &str = "5.3.0";
+const ABORTED: &str = "5.4.0";
+const RELEASES: [&str; 3] = [RELEASE, HALTED, ABORTED];
 
 /// Of all devices: how many may be away at once, and how many the second step takes on.
 const MAX_UNAVAILABLE_PERCENT: usize = 8;
@@ -123,7 +125,7 @@ async fn chaos(seed: u64) -> Result<()> {
     let Muster { subjects, specs } = Muster::new(devices, &bridges, &mut rng)?;
     let journal: Arc<Mutex<Vec<(Mac, Entry)>>> = Arc::default();
     let chaos = Chaos { devices, subjects, namespace: &namespace, journal: journal.clone() };
-    for release in [RELEASE, HALTED] {
+    for release in RELEASES {
         chaos.release(&fettle, release).await?;
     }
     chaos.declare().await?;
@@ -135,21 +137,27 @@ async fn chaos(seed: u64) -> Result<()> {
 
     let target = Target { began, control_plane: &control_plane, fettle: &fettle };
     let forecast = storm::forecast(blows, 2 * devices as u64 * 9 / 10, &mut rng);
-    let mut halted_from = u64::MAX;
+    let mut milestones = Milestones { halted_from: u64::MAX, aborted_from: u64::MAX, back_from: u64::MAX };
     let happens = async {
         chaos.all_connected().await?;
         println!("{:>4} s: all are connected", began.elapsed().as_secs());
         chaos.roll_out(&target, &fleet, &forecast).await?;
         println!("{:>4} s: nothing is left that goes without help", began.elapsed().as_secs());
         chaos.end_faults(&fleet).await?;
-        halted_from = chaos.entries().last().map_or(0, |(_, entry)| entry.seq) + 1;
+        milestones.halted_from = chaos.next_entry();
         chaos.halt(&target, &fleet).await?;
+        println!("{:>4} s: what fails on the canaries is halted there", began.elapsed().as_secs());
+        milestones.aborted_from = chaos.next_entry();
+        chaos.advance(&fleet).await?;
+        milestones.back_from = chaos.next_entry();
+        chaos.go_back(&target, &fleet).await?;
+        println!("{:>4} s: all are back where they were", began.elapsed().as_secs());
         target.all_run()
     };
     let happened = happens.await;
     fleet.shutdown().await;
     // A rule that was broken may be why nothing went on.
-    let result = match (chaos.judge(&fleet, halted_from), happened) {
+    let result = match (chaos.judge(&fleet, &milestones), happened) {
         (Err(broken), Err(stuck)) => Err(stuck.context(broken)),
         (judged, happened) => judged.and(happened),
     };
@@ -157,6 +165,13 @@ async fn chaos(seed: u64) -> Result<()> {
         namespace.dump_once().await;
     }
     result
+}
+
+/// When something was asked for, by the count of the journal.
+struct Milestones {
+    halted_from: u64,
+    aborted_from: u64,
+    back_from: u64,
 }
 
 struct Chaos<'a> {
@@ -208,10 +223,14 @@ impl Chaos<'_> {
     async fn declare(&self) -> Result<()> {
         let declare = |(mac, subject): (&Mac, &Subject)| {
             let ring = if subject.is_canary { "canary" } else { "others" };
+            let mut labels = json!({"role": "access", "ring": ring});
+            if let Some(pair) = subject.pair {
+                labels["pair"] = json!(format!("p{pair}"));
+            }
             let device = json!({
                 "apiVersion": "fettle.dev/v1alpha1",
                 "kind": "Device",
-                "metadata": {"name": subject.name, "labels": {"role": "access", "ring": ring}},
+                "metadata": {"name": subject.name, "labels": labels},
                 "spec": {"mac": mac.to_string()},
             });
             async move { self.apply(&device).await }
@@ -242,6 +261,7 @@ impl Chaos<'_> {
                         {"devices": format!("{SECOND_STEP_PERCENT}%")},
                     ],
                     "maxUnavailable": format!("{MAX_UNAVAILABLE_PERCENT}%"),
+                    "spread": [{"label": "pair", "maxUnavailable": 1}],
                     "failureBudget": "10%",
                     "deviceTimeout": "12s",
                     "retries": retries,
@@ -347,6 +367,43 @@ impl Chaos<'_> {
         Ok(())
     }
 
+    /// A release that is good gets past its canaries.
+    async fn advance(&self, fleet: &FleetHandle) -> Result<()> {
+        fleet.devices().iter().for_each(|device| device.set_faults(vec![]));
+        self.group(ABORTED, RETRIES, &[]).await?;
+        let enough = self.count(|subject| subject.is_canary) * 3;
+        let what = format!("has brought {enough} devices to {ABORTED}");
+        let rollout = |status: &DeviceGroupStatus| status.desired.as_deref().is_some_and(|it| it.contains(ABORTED));
+        self.group_until(&what, |status| rollout(status) && status.counts.current >= enough).await?;
+        Ok(())
+    }
+
+    /// A person wants it to go back, and programs are killed meanwhile.
+    async fn go_back(&self, target: &Target<'_>, fleet: &FleetHandle) -> Result<()> {
+        let commands = storm::commands(&fleet.summary());
+        let rollouts = self.namespace.api::<DeviceRollout>();
+        let back = json!({"spec": {"abort": "Rollback"}});
+        rollouts.patch("access-3", &PatchParams::default(), &Patch::Merge(&back)).await?;
+        let victims = &[Victim::Controller, Victim::Bridge(0)];
+        target.suffer(&Blow { after_commands: commands + 10, victims }, fleet).await?;
+        let is_back = |status: &DeviceGroupStatus| status.phase.as_deref() == Some("RolledBack");
+        self.group_until("has gone back", is_back).await?;
+        for device in self.namespace.api::<Device>().list(&ListParams::default()).await? {
+            let name = device.name_any();
+            let runs = device.status.and_then(|status| status.reported).map(|reported| reported.version);
+            let is = |is: &&Subject| is.name == name && is.character.is_current_at_last();
+            if self.subjects.values().any(|subject| is(&subject)) {
+                ensure!(runs.as_deref() == Some(RELEASE), "{name} runs {runs:?}");
+            }
+        }
+        Ok(())
+    }
+
+    /// What comes next in the journal.
+    fn next_entry(&self) -> u64 {
+        self.entries().last().map_or(0, |(_, entry)| entry.seq) + 1
+    }
+
     fn handles(&self, fleet: &FleetHandle, character: Character) -> Vec<DeviceHandle> {
         let is = |device: &DeviceHandle| self.subjects.get(&device.mac()).is_some_and(|is| is.character == character);
         fleet.devices().into_iter().filter(is).collect()
@@ -359,17 +416,19 @@ impl Chaos<'_> {
         entries
     }
 
-    fn judge(&self, fleet: &FleetHandle, halted_from: u64) -> Result<()> {
+    fn judge(&self, fleet: &FleetHandle, milestones: &Milestones) -> Result<()> {
+        let Milestones { halted_from, aborted_from, back_from } = *milestones;
         let order = Order {
             release: RELEASE,
             halted: HALTED,
-            images: MODELS
-                .map(|model| (model, [RELEASE, HALTED].map(|release| digest(model, release)).to_vec()))
-                .into(),
+            aborted: ABORTED,
+            images: MODELS.map(|model| (model, RELEASES.map(|release| digest(model, release)).to_vec())).into(),
             max_unavailable: self.devices * MAX_UNAVAILABLE_PERCENT / 100,
             second_step: (self.devices * SECOND_STEP_PERCENT).div_ceil(100),
             tries: RETRIES + 1,
             halted_from,
+            aborted_from,
+            back_from,
         };
         let (breaches, account) = judge(&order, &self.subjects, &self.entries());
         println!("{account:?}");

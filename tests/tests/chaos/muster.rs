@@ -104,6 +104,8 @@ pub struct Subject {
     pub model: &'static str,
     pub is_canary: bool,
     pub character: Character,
+    /// One of two must be there; `None`: it stands alone.
+    pub pair: Option<usize>,
 }
 
 /// A bridge, as devices have to know it.
@@ -147,6 +149,7 @@ impl Muster {
         let mut passing = PASSING;
         passing.shuffle(rng);
         let mut passing = passing.into_iter().cycle();
+        let mut paired = 0..;
         let mut muster = Self { subjects: BTreeMap::new(), specs: Vec::new() };
         for (index, character) in characters.into_iter().enumerate() {
             let fault = match character {
@@ -164,7 +167,9 @@ impl Muster {
             let spec = spec(mac, model, fault, bridges, rng)?;
             let is_canary = canaries.contains(&index);
             let name = format!("sw-{index:05}");
-            muster.subjects.insert(mac, Subject { name, model, is_canary, character });
+            // Neighbours in the order in which devices are taken. Whoever dies would keep its partner where it is for ever.
+            let pair = if character == Character::Dead { None } else { paired.next().map(|place: usize| place / 2) };
+            muster.subjects.insert(mac, Subject { name, model, is_canary, character, pair });
             muster.specs.push(spec);
         }
         Ok(muster)
