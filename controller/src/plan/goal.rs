@@ -120,7 +120,8 @@ impl WayBack {
         }
     }
 
-    /// What a device goes back to. What the rollout does not change stays as it is.
+    /// What a device goes back to, and at once: what it ran may have had a time of its own, which is over. What the rollout
+    /// does not change stays as it is.
     pub fn of(previous: &Previous, rollout: &DeviceRolloutSpec) -> Self {
         let before = &previous.firmware;
         let firmware = rollout.firmware.is_some().then(|| {
@@ -131,11 +132,12 @@ impl WayBack {
                 content: before.content.clone().unwrap_or_default(),
             })
         });
-        let config = previous.config.as_ref().filter(|_| rollout.config.is_some());
+        let config = previous.config.clone().filter(|_| rollout.config.is_some());
+        let config = config.map(|config| Arc::new(TargetConfig { scheduled: None, ..config }));
         Self {
             can_be_had: firmware.is_none() || (before.content.is_some() && before.sha256.is_some()),
             config_is_lost: rollout.config.is_some() && config.is_none(),
-            goal: Goal { firmware, config: config.cloned().map(Arc::new) },
+            goal: Goal { firmware, config },
         }
     }
 }

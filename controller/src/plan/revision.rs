@@ -432,7 +432,10 @@ impl<'a> Known<'a> {
         let identity = device.running_config();
         let last_config = last.and_then(|target| target.config.as_ref());
         let config = match (identity, last_config) {
-            (Some(identity), Some(config)) if config.identity == **identity => Some((**config).clone()),
+            // Without the time at which that was put into force: it is over.
+            (Some(identity), Some(config)) if config.identity == **identity => {
+                Some(TargetConfig { scheduled: None, ..(**config).clone() })
+            }
             (Some(identity), _) => {
                 let known = self.configs.get(&**identity).map(|(config, source)| (config.clone(), *source));
                 known.or_else(|| self.rendered(device, identity)).map(|(config, source)| {

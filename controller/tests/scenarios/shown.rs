@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use fettle_controller::plan::model::{Device, Snapshot};
 use fettle_controller::plan::output::{Change, DeviceWrite, GroupWrite, Plan};
-use fettle_crds::{Condition, DeviceRolloutStatus, Stage};
+use fettle_crds::{Condition, DeviceRolloutStatus, Stage, TargetConfig};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde_yaml::Value;
@@ -116,6 +116,12 @@ fn ahead(span: SignedDuration) -> String {
     }
 }
 
+/// A configuration, with the time at which it is put into force.
+fn timed(config: &TargetConfig) -> String {
+    let at = config.scheduled.as_ref().map(|moment| format!(" at {}", moment.local)).unwrap_or_default();
+    format!("{}{at}", config.identity)
+}
+
 fn device(device: &Device, write: &DeviceWrite, now: Timestamp) -> String {
     let target = write.decisions.target.as_ref();
     match write.change {
@@ -123,9 +129,8 @@ fn device(device: &Device, write: &DeviceWrite, now: Timestamp) -> String {
             let target = target.unwrap();
             let firmware = target.firmware.as_ref().map(|firmware| format!(" to {}", firmware.version));
             let config = target.config.as_ref().map(|config| {
-                let at = config.scheduled.as_ref().map(|moment| format!(" at {}", moment.local)).unwrap_or_default();
                 let crc = config.crc.map(|crc| format!(" (CRC {crc:?})")).unwrap_or_default();
-                format!(" with config {}{at}{crc}", config.identity)
+                format!(" with config {}{crc}", timed(config))
             });
             let until = ahead(target.until.duration_since(now));
             let start_by = ahead(target.start_by.duration_since(now));
@@ -137,7 +142,7 @@ fn device(device: &Device, write: &DeviceWrite, now: Timestamp) -> String {
                 );
             }
             let previous = write.decisions.previous.as_ref().unwrap();
-            let before = previous.config.as_ref().map_or(String::new(), |config| format!(" and {}", config.identity));
+            let before = previous.config.as_ref().map_or(String::new(), |config| format!(" and {}", timed(config)));
             let is_kept = if previous.firmware.content.is_some() { ", kept" } else { "" };
             let failed: Vec<_> = write.decisions.failed_ways.iter().map(|way| format!("{way:?}")).collect();
             assert_eq!(previous.rollout_uid, *target.rollout_uid);

@@ -46,6 +46,8 @@ pub struct Device {
     before: Option<String>,
     /// The profile of the configuration that it ran before the rollout, and what its identity was.
     before_config: Option<(String, String)>,
+    /// That was put into force at a time of day, so long ago.
+    before_at: Option<Span>,
     /// The annotation `fettle.dev/retry-at`.
     retry_at: Option<String>,
     /// How often it has lost its connection by itself since its last try.
@@ -81,6 +83,7 @@ impl Default for Device {
             forgiven: None,
             before: None,
             before_config: None,
+            before_at: None,
             retry_at: None,
             drops: 0,
             log_refused: false,
@@ -117,7 +120,7 @@ struct Applied {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 struct Target {
     id: i64,
     r#try: u32,
@@ -129,6 +132,8 @@ struct Target {
     ahead: Option<String>,
     /// It has only a configuration, to be put into force in so long.
     scheduled: Option<Span>,
+    /// The same, for a time that was so long ago.
+    was_scheduled: Option<Span>,
     begun: bool,
     /// How it ended, in the words of the bridge, and how long ago.
     ended: Option<(String, Span)>,
@@ -152,6 +157,7 @@ impl Default for Target {
             granted: Span(SignedDuration::from_mins(1)),
             ahead: None,
             scheduled: None,
+            was_scheduled: None,
             begun: false,
             ended: None,
             judged: None,
@@ -220,7 +226,7 @@ impl Device {
         if let Some(target) = &self.target {
             target.put(&mut device, snapshot, now);
         }
-        self.take_part(&mut device, snapshot);
+        self.take_part(&mut device, snapshot, now);
         device.decisions.failed_ways = self.failed_transfers.iter().copied().collect();
         if !self.is_new {
             device.decisions.observed_generation = Some(1);
@@ -238,7 +244,7 @@ impl Device {
 
 impl Device {
     /// What its group's rollout has done with it.
-    fn take_part(&self, device: &mut m::Device, snapshot: &m::Snapshot) {
+    fn take_part(&self, device: &mut m::Device, snapshot: &m::Snapshot, now: Timestamp) {
         let target = device.decisions.target.as_ref().map(|target| target.id).unwrap_or_default();
         device.facts.drops = (self.drops > 0).then_some(Drops { target, count: self.drops });
         let of = self.target.as_ref().map_or("access", |target| target.of.as_str());
@@ -263,11 +269,17 @@ impl Device {
                 },
                 config: self.before_config.as_ref().map(|(profile, identity)| {
                     let config = snapshot.profiles[profile.as_str()].source.read().unwrap();
-                    TargetConfig { identity: identity.clone(), ..config.in_target() }
+                    let scheduled = self.before_at.map(|ago| scheduled(now - ago.0));
+                    TargetConfig { identity: identity.clone(), scheduled, ..config.in_target() }
                 }),
             })
         });
     }
+}
+
+/// A time of day, by a clock that shows UTC.
+fn scheduled(at: Timestamp) -> Scheduled {
+    Scheduled { at, local: at.strftime("%Y-%m-%d %H:%M:%S").to_string() }
 }
 
 impl Target {
@@ -281,10 +293,10 @@ impl Target {
         let name = if is_former { format!("{group}-0") } else { current.unwrap().name.to_string() };
         let Wanted::Revision(revision) = Wanted::of(&snapshot.groups[group], snapshot) else { panic!("{group}?") };
         let model = device.facts.reported.as_ref().map_or("S1", |reported| &*reported.model).to_owned();
-        let at = self.scheduled.map(|ahead| now + ahead.0);
+        let at = self.scheduled.map(|ahead| now + ahead.0).or(self.was_scheduled.map(|ago| now - ago.0));
         let firmware = revision.image(&model).ok().flatten().map(|image| Arc::new(image.in_target()));
         let firmware = firmware.filter(|_| at.is_none());
-        let scheduled = at.map(|at| Scheduled { at, local: String::new() });
+        let scheduled = at.map(scheduled);
         let config = revision.config(&model).ok().flatten();
         let config = config.map(|config| {
             let rendered = config.template.as_deref().and_then(|template| device.rendered(template).ok());
