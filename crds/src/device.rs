@@ -404,12 +404,16 @@ pub struct Granted {
     /// Tries that were used up before a target was taken back.
     #[serde(default)]
     pub tries: u32,
+    /// A try of it has ended, whose target may be gone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tried: bool,
     /// Failures of targets up to this id do not keep the device from being tried again: a person said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forgiven: Option<i64>,
 }
 
-/// What a device ran before a rollout's first grant to it.
+/// What a device ran before a rollout's first grant to it. It is noted when the device may fetch ahead, and again when it is
+/// granted, where it runs something else by then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-map-type" = "atomic"))]

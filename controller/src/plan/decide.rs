@@ -1,19 +1,17 @@
 //! What follows for each device: targets that are taken back, judged, and granted; and why the rest waits.
 
-use std::sync::Arc;
-
 use fettle_crds::{SessionPolicy, Stage, TryResult};
 
 use super::course::Course;
 use super::goal::Goal;
 use super::grants::{self, Backing, Fate, Try};
 use super::membership::{Membership, Standing as MacStanding};
-use super::model::{Ahead, Decisions, End, Granted, Progress, Rollout, Snapshot, Target};
+use super::model::{Ahead, Decisions, End, Granted, Progress, Snapshot, Target};
 use super::output::Change;
 use super::pass::{Pass, WRITES_PER_PASS};
 use super::progress::{Standing, Way};
 use super::reason::{Failure, Reason};
-use super::revision::{Known, Wanted};
+use super::revision::Wanted;
 use super::schedule;
 use super::scope::Scope;
 use super::seen::{Move, Seen};
@@ -94,7 +92,9 @@ impl<'a> Pass<'a> {
         let fate = Fate::of(seen.device, open, backing, seen.presence, settings, self.now);
         let write = match fate {
             Fate::Stays { look_again } => return self.wake.at(look_again),
-            Fate::Withdrawn => (Change::Withdrawn, grants::withdrawn(seen.device, open.target)),
+            Fate::Withdrawn => {
+                (Change::Withdrawn, grants::withdrawn(seen.device, open.target, self.way_of(open.target)))
+            }
             Fate::TimedOut => {
                 let outcome = Some(grants::timed_out(open.target));
                 (Change::Judged, Decisions { outcome, ..seen.device.decisions.clone() })
@@ -103,6 +103,14 @@ impl<'a> Pass<'a> {
         if self.may_write() {
             self.seen[index].write = Some(Box::new(write));
         }
+    }
+
+    /// The way that the rollout of a target goes, also where that is not what its group wants now.
+    fn way_of(&self, target: &Target) -> Way {
+        let rollout = self.snapshot.rollouts.get(&target.rollout);
+        let rollout = rollout.filter(|rollout| rollout.uid == target.rollout_uid);
+        let is_back = rollout.is_some_and(|rollout| rollout.status.rollback.is_some());
+        if is_back { Way::Back } else { Way::Forward }
     }
 
     /// Whether what let a device begin still holds.
@@ -121,7 +129,7 @@ impl<'a> Pass<'a> {
         let Some(Ahead { target, .. }) = seen.ahead.filter(|_| !seen.is_in_doubt) else { return };
         let backing = self.backing(index, target);
         let seen = &self.seen[index];
-        let withdrawn = grants::withdrawn(seen.device, target);
+        let withdrawn = grants::withdrawn(seen.device, target, self.way_of(target));
         // Nobody else has the place of one that cannot go on.
         let is_stuck = seen.obstacle.is_some_and(Reason::is_left_behind);
         let stays = !is_stuck && grants::may_stay_ahead(seen.device, target, backing, seen.presence);
@@ -142,7 +150,7 @@ impl<'a> Pass<'a> {
         let failed = decisions.target.as_ref().filter(|_| matches!(seen.standing, Standing::Failed(_)));
         let rollout = seen.membership.only().and_then(|scope| self.scopes[scope].rollout);
         if let (Some(failed), Some(rollout)) = (failed.map(|target| target.id), rollout) {
-            forgive(&mut decisions, rollout, steps::written(rollout), failed);
+            grants::forgive(&mut decisions, rollout, steps::written(rollout), failed);
         }
         self.seen[index].write = Some(Box::new((Change::Retried, decisions)));
     }
@@ -313,17 +321,26 @@ impl<'a> Pass<'a> {
         scope.tally.started(self.now);
         scope.downloading += 1;
         let is_new = seen.granted_in.is_none() && seen.ahead.is_none();
+        // The target that is replaced may be all that tells what the device runs, and whether it was tried.
         let mut decisions = device.decisions.clone();
+        decisions.granted = grants::granted_by(device, rollout).or(decisions.granted);
         if let Standing::Forgiven { failed } = seen.standing {
             // Whatever comes of this, it counts as failed until it is current: that must not go with the former target.
             let step = scope.stage.as_ref().map_or(1, |stage| stage.number);
-            forgive(&mut decisions, rollout, step, failed);
+            grants::forgive(&mut decisions, rollout, step, failed);
             scope.places = scope.places.saturating_sub(usize::from(is_new));
         } else {
             scope.reserved += usize::from(is_new);
         }
-        let decisions =
-            Decisions { last_target: target.id, outcome: None, target: Some(target), failed_ways, ..decisions };
+        let previous = Some(self.previous(index, rollout));
+        let decisions = Decisions {
+            last_target: target.id,
+            outcome: None,
+            target: Some(target),
+            failed_ways,
+            previous,
+            ..decisions
+        };
         self.writes += 1;
         self.seen[index].write = Some(Box::new((Change::Granted, decisions)));
         Reason::Downloading
@@ -367,6 +384,7 @@ impl<'a> Pass<'a> {
             Ok(to) => to,
             Err(reason) => return reason,
         };
+        let previous = self.previous(index, rollout);
         let (seen, scope) = (&self.seen[index], &mut self.scopes[at]);
         let start_by = match kind {
             Kind::Back => None,
@@ -381,18 +399,11 @@ impl<'a> Pass<'a> {
         };
         let target = Target { id: fetched.map_or(target.id, |ahead| ahead.target.id), ..target };
         let mut decisions = device.decisions.clone();
-        if decisions.previous.as_ref().is_none_or(|previous| *previous.rollout_uid != *rollout.uid) {
-            let known = self.known.get_or_insert_with(|| Known::new(self.snapshot));
-            let (previous, contents) = known.previous(device, rollout);
-            decisions.previous = Some(Arc::new(previous));
-            self.contents.extend(contents.into_iter().map(|content| (content.name().clone(), content)));
-        }
         scope.tally.started(self.now);
         if kind != Kind::Farewell {
-            let ours = decisions.granted.take().filter(|granted| granted.rollout_uid == rollout.uid);
             let step = scope.stage.as_ref().map_or(1, |stage| stage.number);
-            let fresh = || Granted { rollout_uid: rollout.uid.clone(), step, tries: 0, forgiven: None };
-            let mut granted = Granted { tries: 0, ..ours.unwrap_or_else(fresh) };
+            let ours = grants::granted_by(device, rollout);
+            let mut granted = Granted { tries: 0, ..ours.unwrap_or_else(|| grants::taken_on(rollout, step)) };
             if let Standing::Forgiven { failed } = self.seen[index].standing {
                 granted.forgiven = granted.forgiven.max(Some(failed));
             }
@@ -403,6 +414,7 @@ impl<'a> Pass<'a> {
                 self.seen[index].granted_in = Some(step);
             }
         }
+        decisions.previous = Some(previous);
         decisions.last_target = target.id;
         decisions.outcome = None;
         decisions.failed_ways = failed_ways;
@@ -437,15 +449,6 @@ impl<'a> Pass<'a> {
             self.seen[index].write = Some(Box::new((Change::Done, decisions)));
         }
     }
-}
-
-/// Notes that a device gets a fresh set of tries, though it has failed. From then on it is one of its step, whatever it had
-/// failed at.
-fn forgive(decisions: &mut Decisions, rollout: &Rollout, step: u32, failed: i64) {
-    let ours = decisions.granted.take().filter(|granted| granted.rollout_uid == rollout.uid);
-    let fresh = || Granted { rollout_uid: rollout.uid.clone(), step, tries: 0, forgiven: None };
-    let ours = ours.unwrap_or_else(fresh);
-    decisions.granted = Some(Granted { forgiven: ours.forgiven.max(Some(failed)), tries: 0, ..ours });
 }
 
 /// How many more devices of a group may go down.

@@ -7,7 +7,8 @@ use fettle_crds::{Outcome, Stage, TryResult, Verdict, WireTransfer};
 use jiff::{SignedDuration, Timestamp};
 
 use super::availability::Presence;
-use super::model::{Decisions, Device, Group, Open, Rollout, Settings, Target};
+use super::model::{Decisions, Device, Granted, Group, Open, Progress, Rollout, Settings, Target};
+use super::progress::Way;
 use super::seen::Move;
 
 /// No first command later than this after the grant: a decision that old may no longer hold.
@@ -127,19 +128,42 @@ pub fn target(
 }
 
 /// The decisions on a device whose target is taken back. What the rollout has done with it stays, unless that is nothing:
-/// then another may have its place in the step.
-pub fn withdrawn(device: &Device, target: &Target) -> Decisions {
+/// then another may have its place in the step. On the way back it never is: who has not been brought back yet still is to be.
+///
+/// What the device ran before is kept in any case. Its last target, which is gone now, may have been all that told.
+pub fn withdrawn(device: &Device, target: &Target, way: Way) -> Decisions {
     let mut decisions = Decisions { target: None, ..device.decisions.clone() };
     let ours = decisions.granted.as_mut().filter(|granted| granted.rollout_uid == target.rollout_uid);
     let Some(granted) = ours else { return decisions };
     let before = decisions.previous.as_ref().map(|previous| previous.firmware.version.as_str());
-    let has_moved = before != Some(&*target.from);
-    if target.attempt == 1 && granted.forgiven.is_none() && !has_moved {
-        (decisions.granted, decisions.previous) = (None, None);
+    let has_moved = granted.tried || before.is_some_and(|before| before != &*target.from);
+    if way == Way::Forward && target.attempt == 1 && granted.forgiven.is_none() && !has_moved {
+        decisions.granted = None;
     } else {
         granted.tries = target.attempt - 1;
     }
     decisions
+}
+
+/// What a rollout has done with a device up to now; `None`: nothing.
+pub fn granted_by(device: &Device, rollout: &Rollout) -> Option<Granted> {
+    let granted = device.decisions.granted.as_ref().filter(|granted| granted.rollout_uid == rollout.uid)?;
+    let last = device.attempt().filter(|(target, _)| target.rollout_uid == rollout.uid);
+    let has_ended = last.is_some_and(|(_, progress)| matches!(progress, Progress::Ended(_)));
+    Some(Granted { tried: granted.tried || has_ended, ..granted.clone() })
+}
+
+/// Notes that a device gets a fresh set of tries, though it has failed. From then on it is one of its step, whatever it had
+/// failed at.
+pub fn forgive(decisions: &mut Decisions, rollout: &Rollout, step: u32, failed: i64) {
+    let ours = decisions.granted.take().filter(|granted| granted.rollout_uid == rollout.uid);
+    let ours = ours.unwrap_or_else(|| taken_on(rollout, step));
+    decisions.granted = Some(Granted { forgiven: ours.forgiven.max(Some(failed)), tries: 0, ..ours });
+}
+
+/// What a rollout has done with a device that it takes on in a step.
+pub fn taken_on(rollout: &Rollout, step: u32) -> Granted {
+    Granted { rollout_uid: rollout.uid.clone(), step, tries: 0, tried: false, forgiven: None }
 }
 
 /// Ids only count up, also where somebody has lost the count.

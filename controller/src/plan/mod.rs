@@ -8,8 +8,8 @@
 //! ([`availability`]), what a group wants ([`revision`]) and what that is for a device ([`goal`], [`rendering`]), where a
 //! device stands with it ([`progress`]), which way a rollout goes and whether anybody may begin ([`course`], [`windows`],
 //! [`schedule`]), whom a step takes on ([`steps`]), how many may be away ([`limits`], [`spread`]), over which releases a
-//! device gets there ([`paths`], [`versions`]), which targets are given and taken back ([`grants`]), and how it is all told
-//! ([`status`], [`verdict`], [`profiles`]).
+//! device gets there ([`paths`], [`versions`]), which targets are given and taken back ([`grants`]), what devices ran before
+//! (`known`), and how it is all told ([`status`], [`verdict`], [`profiles`]).
 
 mod attempt;
 pub mod availability;
@@ -19,6 +19,7 @@ mod decide;
 pub mod devices;
 pub mod goal;
 pub mod grants;
+mod known;
 pub mod labels;
 pub mod limits;
 pub mod membership;

@@ -199,6 +199,8 @@ pub struct Granted {
     pub step: u32,
     /// Tries that were used up before a target was taken back.
     pub tries: u32,
+    /// A try of it has ended, whose target may be gone.
+    pub tried: bool,
     /// Failures of targets up to this id are forgiven.
     pub forgiven: Option<i64>,
 }

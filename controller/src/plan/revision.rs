@@ -4,16 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fettle_crds::content::{ConfigContent, ImageContent};
-use fettle_crds::{
-    Crc, DeviceRolloutSpec, Previous, PreviousFirmware, RolloutConfig, RolloutFirmware, RolloutImage, TargetConfig,
-    TargetFirmware,
-};
+use fettle_crds::{Crc, DeviceRolloutSpec, RolloutConfig, RolloutFirmware, RolloutImage, TargetConfig, TargetFirmware};
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 
 use super::Map;
-use super::model::{Config, Device, Firmware, Group, Image, Profile, Rollout, Snapshot, Source, Text};
-use super::rendering::Template;
+use super::model::{Config, Firmware, Group, Image, Profile, Rollout, Snapshot, Source, Text};
 
 /// Content that nothing names is kept this long: it is made before the rollout that names it.
 pub const UNNAMED_CONTENT_AGE: SignedDuration = SignedDuration::from_mins(10);
@@ -265,11 +261,11 @@ pub enum Content {
 }
 
 impl Content {
-    fn image(image: &Image) -> Self {
+    pub(super) fn image(image: &Image) -> Self {
         Self::Image(image.name.clone(), image.content.clone())
     }
 
-    fn config(config: &Config) -> Self {
+    pub(super) fn config(config: &Config) -> Self {
         Self::Config(config.name.clone(), config.content.clone())
     }
 
@@ -347,115 +343,6 @@ impl<'a> Rollouts<'a> {
     /// Those that the history of that length has no place for; `busy` says which devices are still on the way to.
     pub fn surplus(&self, limit: usize, busy: &BTreeSet<&str>) -> impl Iterator<Item = &'a Rollout> {
         self.own.values().rev().skip(1 + limit).copied().filter(|rollout| !busy.contains(&*rollout.uid))
-    }
-}
-
-/// What is known of what devices may have run before: to be able to bring them back.
-pub struct Known<'a> {
-    snapshot: &'a Snapshot,
-    /// By model and reported version; `None` where two releases say the same.
-    images: Map<(&'a str, &'a str), Option<&'a Image>>,
-    /// The same of kept rollouts: of releases whose objects may be gone.
-    kept_images: Map<(&'a str, &'a str), Option<&'a RolloutImage>>,
-    /// By identity: of readable profiles, and of kept rollouts.
-    configs: Map<&'a str, (TargetConfig, Option<&'a Config>)>,
-    /// Those that are rendered for each device, with what has to be kept for them.
-    templates: Vec<(&'a Template, Option<&'a Config>)>,
-}
-
-impl<'a> Known<'a> {
-    pub fn new(snapshot: &'a Snapshot) -> Self {
-        let mut images = Map::default();
-        for image in snapshot.firmwares.values().flat_map(|firmware| &firmware.images) {
-            for model in &image.models {
-                images
-                    .entry((model.as_str(), &*image.reports))
-                    .and_modify(|known: &mut Option<&Image>| {
-                        *known = known.filter(|known| known.name == image.name);
-                    })
-                    .or_insert(Some(image));
-            }
-        }
-        let mut kept_images = Map::default();
-        let kept = snapshot.rollouts.values().filter_map(|rollout| rollout.spec.firmware.as_ref());
-        for image in kept.flat_map(|firmware| &firmware.images) {
-            for model in &image.models {
-                kept_images
-                    .entry((model.as_str(), image.reports.as_str()))
-                    .and_modify(|known: &mut Option<&RolloutImage>| {
-                        *known = known.filter(|known| known.content == image.content);
-                    })
-                    .or_insert(Some(image));
-            }
-        }
-        let kept = snapshot.rollouts.values().filter_map(|rollout| rollout.spec.config.as_ref());
-        let mut configs: Map<&str, _> = kept
-            .map(|config| {
-                let (identity, content) = (config.identity.clone(), config.content.clone());
-                let target = TargetConfig { identity, content, scheduled: None, crc: None };
-                (config.identity.as_str(), (target, None))
-            })
-            .collect();
-        let read = || snapshot.profiles.values().filter_map(|profile| profile.source.read().ok());
-        for config in read() {
-            configs.insert(&config.identity, (config.in_target(), Some(config)));
-        }
-        let mut templates: Vec<_> =
-            read().filter_map(|config| Some((config.template.as_deref()?, Some(config)))).collect();
-        let kept = snapshot.templates.values().filter(|template| snapshot.contents.contains_key(template.name()));
-        templates.extend(kept.map(|template| (&**template, None)));
-        Self { snapshot, images, kept_images, configs, templates }
-    }
-
-    /// What a device runs now, as far as it is known, and what has to be kept for that.
-    pub fn previous(&self, device: &Device, rollout: &Rollout) -> (Previous, Vec<Content>) {
-        let reported = device.facts.reported.as_ref();
-        let version = reported.map_or("", |reported| &*reported.version);
-        let model = reported.map_or("", |reported| &*reported.model);
-        let last = device.decisions.target.as_ref();
-        let mut contents = Vec::new();
-
-        let last_firmware =
-            last.and_then(|target| target.firmware.as_ref()).filter(|firmware| firmware.reports == version);
-        let (sha256, content) = match (last_firmware, self.images.get(&(model, version))) {
-            (Some(firmware), _) => (Some(firmware.sha256.clone()), Some(firmware.content.clone())),
-            (None, Some(Some(image))) => {
-                contents.push(Content::image(image));
-                (Some(image.content.sha256.clone()), Some(image.name.to_string()))
-            }
-            (None, Some(None)) => (None, None),
-            (None, None) => match self.kept_images.get(&(model, version)).copied().flatten() {
-                Some(image) => (Some(image.sha256.clone()), Some(image.content.clone())),
-                None => (None, None),
-            },
-        };
-        let identity = device.running_config();
-        let last_config = last.and_then(|target| target.config.as_ref());
-        let config = match (identity, last_config) {
-            // Without the time at which that was put into force: it is over.
-            (Some(identity), Some(config)) if config.identity == **identity => {
-                Some(TargetConfig { scheduled: None, ..(**config).clone() })
-            }
-            (Some(identity), _) => {
-                let known = self.configs.get(&**identity).map(|(config, source)| (config.clone(), *source));
-                known.or_else(|| self.rendered(device, identity)).map(|(config, source)| {
-                    contents.extend(source.map(Content::config));
-                    config
-                })
-            }
-            (None, _) => None,
-        };
-        let firmware = PreviousFirmware { version: version.to_owned(), sha256, content };
-        contents.retain(|content| !self.snapshot.contents.contains_key(content.name()));
-        (Previous { rollout_uid: rollout.uid.to_string(), firmware, config }, contents)
-    }
-
-    /// The template of which the device got what it runs, by what it would get of it today.
-    fn rendered(&self, device: &Device, identity: &str) -> Option<(TargetConfig, Option<&'a Config>)> {
-        self.templates.iter().find_map(|(template, source)| {
-            let rendered = device.rendered(template).ok().filter(|rendered| rendered.identity == identity)?;
-            Some(((*rendered).clone(), *source))
-        })
     }
 }
 

@@ -144,6 +144,7 @@ impl Interner {
                 rollout_uid: self.text(&granted.rollout_uid),
                 step: granted.step,
                 tries: granted.tries,
+                tried: granted.tried,
                 forgiven: granted.forgiven,
             }),
             previous: status.previous.map(|previous| self.previous(previous)),
@@ -439,10 +440,11 @@ pub fn decisions_patch(name: &str, resource_version: u64, decisions: &Decisions)
     let status = api::DeviceStatus {
         target: target.as_ref().map(api_target),
         last_target: (*last_target > 0).then_some(*last_target),
-        granted: granted.as_ref().map(|Granted { rollout_uid, step, tries, forgiven }| api::Granted {
+        granted: granted.as_ref().map(|Granted { rollout_uid, step, tries, tried, forgiven }| api::Granted {
             rollout_uid: rollout_uid.to_string(),
             step: *step,
             tries: *tries,
+            tried: *tried,
             forgiven: *forgiven,
         }),
         previous: previous.as_deref().cloned(),

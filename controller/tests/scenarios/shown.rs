@@ -122,6 +122,14 @@ fn timed(config: &TargetConfig) -> String {
     format!("{}{at}", config.identity)
 }
 
+/// What the device is noted to have run before.
+fn before(write: &DeviceWrite) -> String {
+    let Some(previous) = &write.decisions.previous else { return String::new() };
+    let config = previous.config.as_ref().map_or(String::new(), |config| format!(" and {}", timed(config)));
+    let is_kept = if previous.firmware.content.is_some() { ", kept" } else { "" };
+    format!(" (before: {}{config}{is_kept})", previous.firmware.version)
+}
+
 fn device(device: &Device, write: &DeviceWrite, now: Timestamp) -> String {
     let target = write.decisions.target.as_ref();
     match write.change {
@@ -134,20 +142,21 @@ fn device(device: &Device, write: &DeviceWrite, now: Timestamp) -> String {
             });
             let until = ahead(target.until.duration_since(now));
             let start_by = ahead(target.start_by.duration_since(now));
+            let previous = write.decisions.previous.as_ref().unwrap();
+            assert_eq!(previous.rollout_uid, *target.rollout_uid);
+            let before = before(write);
             if target.stage == Stage::Download {
                 let (id, attempt) = (target.id, target.attempt);
                 let firmware = firmware.unwrap_or_default();
                 return format!(
-                    "may fetch ahead as {id}, try {attempt},{firmware}, to start in {start_by} and end in {until}"
+                    "may fetch ahead as {id}, try {attempt},{firmware}, to start in {start_by} and end in {until}{before}"
                 );
             }
-            let previous = write.decisions.previous.as_ref().unwrap();
-            let before = previous.config.as_ref().map_or(String::new(), |config| format!(" and {}", timed(config)));
-            let is_kept = if previous.firmware.content.is_some() { ", kept" } else { "" };
             let failed: Vec<_> = write.decisions.failed_ways.iter().map(|way| format!("{way:?}")).collect();
-            assert_eq!(previous.rollout_uid, *target.rollout_uid);
+            let is_again = target.attempt == 1 && write.decisions.granted.as_ref().is_some_and(|granted| granted.tried);
             format!(
-                "granted{} as {}, try {}, from {}{}{}, over {:?}{}, to start in {start_by} and end in {until} (before: {}{before}{is_kept})",
+                "granted{}{} as {}, try {}, from {}{}{}, over {:?}{}, to start in {start_by} and end in {until}{before}",
+                if is_again { " once more" } else { "" },
                 if target.done { " and done" } else { "" },
                 target.id,
                 target.attempt,
@@ -156,12 +165,12 @@ fn device(device: &Device, write: &DeviceWrite, now: Timestamp) -> String {
                 config.unwrap_or_default(),
                 target.transfer,
                 if failed.is_empty() { String::new() } else { format!(" and not {}", failed.join(" or ")) },
-                previous.firmware.version,
             )
         }
         Change::Withdrawn => {
             assert!(target.is_none());
-            format!("{} withdrawn", device.decisions.target.as_ref().unwrap().id)
+            let place = if write.decisions.granted.is_some() { ", and keeps its place" } else { "" };
+            format!("{} withdrawn{place}{}", device.decisions.target.as_ref().unwrap().id, before(write))
         }
         Change::Judged => {
             let outcome = write.decisions.outcome.as_ref().unwrap();

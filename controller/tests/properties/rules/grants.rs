@@ -58,8 +58,11 @@ fn back(world: &World, number: usize, target: &Target, rollout: &Rollout) -> Res
     let Some(before) = world.account.before.get(&(rollout.uid.clone(), number)) else {
         broken!(5, "{name} is sent back, and {} has not granted it", rollout.name);
     };
-    if target.firmware.as_ref().is_some_and(|firmware| firmware.reports != *before) {
-        broken!(5, "{name} is sent to {:?}, and ran {before}", target.firmware);
+    if target.firmware.as_ref().is_some_and(|firmware| Some(&firmware.reports) != before.version.as_ref()) {
+        broken!(5, "{name} is sent to {:?}, and ran {before:?}", target.firmware);
+    }
+    if target.config.as_ref().is_some_and(|config| Some(config.identity.as_str()) != before.config.as_deref()) {
+        broken!(5, "{name} is sent to {:?}, and ran {before:?}", target.config);
     }
     Ok(())
 }

@@ -31,7 +31,8 @@ pub fn check(world: &World, made: &Plan) -> Result<(), String> {
         if write.change == Change::Granted {
             let Some(target) = &write.decisions.target else { broken!(2, "{} is granted nothing", write.device) };
             grants::grant(world, number, target, &planned)?;
-            planned.push(number);
+            // Who is only to be sent away has nobody's place.
+            planned.extend((!target.done).then_some(number));
         }
     }
     limits::of_groups(world, made)?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use fettle_controller::plan::Reason;
+use fettle_controller::plan::model::Group;
 use fettle_controller::plan::output::{Change, Plan};
 use fettle_crds::{Abort, Counts, FirmwarePolicy};
 
@@ -24,6 +25,9 @@ pub fn one_each(world: &World, made: &Plan) -> Result<(), String> {
         let groups = world.groups_of(number);
         let is_current = groups.len() == 1 && world.meets(number, groups[0]);
         match given {
+            [] if is_current && is_to_be_brought_back(world, number, groups[0]) => {
+                broken!(5, "{name} counts as current, and its rollout was to bring it back")
+            }
             [] if groups.is_empty() || is_current => {}
             [] => broken!(8, "{name} is not current, and nothing says why"),
             [_] => {}
@@ -36,6 +40,12 @@ pub fn one_each(world: &World, made: &Plan) -> Result<(), String> {
         broken!(8, "{} current and {} not, of {members}", made.current, reasons.len() - strays);
     }
     Ok(())
+}
+
+/// Rule 5: whether a rollout that goes back has taken a device to where it is.
+fn is_to_be_brought_back(world: &World, number: usize, group: &Group) -> bool {
+    let rollout = world.standing_rollout(group).filter(|rollout| rollout.status.rollback.is_some());
+    rollout.is_some_and(|rollout| world.is_back(number, rollout) == Some(false))
 }
 
 /// The reasons are true, by the world's own account.
@@ -83,11 +93,11 @@ fn is_true(world: &World, made: &Plan, number: usize, reason: Reason) -> bool {
         Reason::NewerThanDesired => group.policy == FirmwarePolicy::UpgradeOnly && told > release,
         Reason::NoUpgradePath => release.is_some_and(|release| !world.has_path(number, release, group.policy)),
         Reason::FirmwareNotReady => !world.everything_is_verified(),
-        Reason::RolledBack => rollout.is_some_and(|rollout| {
-            let before = world.account.before.get(&(rollout.uid.clone(), number));
-            rollout.status.rollback.is_some() && before.is_some() && before == real.told.as_ref()
-        }),
-        Reason::Refused | Reason::NoWayBack => rollout.is_some_and(|rollout| rollout.status.rollback.is_some()),
+        Reason::RolledBack => rollout
+            .is_some_and(|rollout| rollout.status.rollback.is_some() && world.is_back(number, rollout) == Some(true)),
+        Reason::Refused => rollout
+            .is_some_and(|rollout| rollout.status.rollback.is_some() && world.is_back(number, rollout) != Some(false)),
+        Reason::NoWayBack => rollout.is_some_and(|rollout| rollout.status.rollback.is_some()),
         Reason::RolloutStarting => rollout.is_none(),
         Reason::WaitingForApproval => rollout.is_some_and(|rollout| !rollout.spec.steps.is_empty()),
         Reason::Soaking | Reason::StepEmpty | Reason::WaitingForStep => {

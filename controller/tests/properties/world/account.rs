@@ -24,8 +24,8 @@ pub struct Account {
     used: BTreeMap<usize, (Uid, Direction, u32)>,
     /// The step in which each rollout granted a device for the first time, as it was said in the grant.
     pub granted: BTreeMap<(Uid, usize), u32>,
-    /// What a device ran before a rollout's first grant.
-    pub before: BTreeMap<(Uid, usize), String>,
+    /// What a device ran before a rollout's first grant that was not taken back.
+    pub before: BTreeMap<(Uid, usize), Ran>,
     pub last_id: BTreeMap<usize, i64>,
     /// How long the shortest try that worked took, by group.
     pub shortest: BTreeMap<Text, SignedDuration>,
@@ -58,6 +58,13 @@ pub struct Permission {
     pub commanded: Option<Timestamp>,
     /// What cannot be taken back was written.
     pub begun: bool,
+}
+
+/// What a device has said that it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ran {
+    pub version: Option<String>,
+    pub config: Option<Text>,
 }
 
 /// A try that has ended.
@@ -105,6 +112,25 @@ impl Account {
         self.happened += 1;
         self.last_id.insert(number, target.id);
         self.open.insert(number, permission);
+    }
+
+    /// A target is taken back. Where that is all that its rollout has done with the device, and the rollout goes forward, it has
+    /// not granted it yet.
+    pub fn take_back(&mut self, number: usize, goes_back: bool) {
+        let Some(permission) = self.open.remove(&number) else { return };
+        if !goes_back && !self.has_tried(number, &permission.rollout) {
+            let key = (permission.rollout, number);
+            self.granted.remove(&key);
+            self.before.remove(&key);
+        }
+    }
+
+    /// A rollout takes a device on, which runs that.
+    pub fn take_on(&mut self, number: usize, rollout: &Uid, step: u32, ran: Ran) {
+        // It goes back to what it ran before the last rollout that had it, where another group had it in between.
+        self.before.retain(|(uid, device), _| *device != number || uid == rollout);
+        self.before.entry((rollout.clone(), number)).or_insert(ran);
+        self.granted.entry((rollout.clone(), number)).or_insert(step);
     }
 
     /// A try ended, by the word of the bridge or of the controller.

@@ -153,6 +153,9 @@ fn person() -> impl Strategy<Value = Event> {
 pub enum Luck {
     /// Anything.
     Hostile,
+    /// Devices do as they are told, and are away now and then; people want another configuration, go back, pause that, and let
+    /// it go on.
+    Fickle,
     /// Devices do as they are told; a bridge and controllers die, and lose what they write; people only let things go on.
     Honest,
 }
@@ -167,9 +170,26 @@ fn honest() -> impl Strategy<Value = Event> {
     ]
 }
 
+fn fickle() -> impl Strategy<Value = Event> {
+    let group = 0..3usize;
+    let often = prop::bool::weighted(0.4);
+    prop_oneof![
+        10 => Just(Event::Nothing),
+        2 => (group.clone(), 3..5usize, 0..3usize).prop_map(|(group, release, config)| Event::Want(group, release, config)),
+        2 => (group.clone(), 1..3u8).prop_map(|(group, how)| Event::Abort(group, how)),
+        2 => (group.clone(), often).prop_map(|(group, yes)| Event::PauseGroup(group, yes)),
+        1 => (group.clone(), often).prop_map(|(group, yes)| Event::PauseRollout(group, yes)),
+        2 => group.clone().prop_map(Event::Approve),
+        2 => (0..40usize, prop::sample::select(vec![0, 2, 40])).prop_map(|(device, minutes)| Event::Away(device, minutes)),
+        1 => (group, 1..5u32).prop_map(|(group, limit)| Event::Limit(group, limit)),
+        1 => any::<u8>().prop_map(Event::Lose),
+    ]
+}
+
 fn tick(luck: Luck) -> BoxedStrategy<Tick> {
     let event = match luck {
         Luck::Hostile => prop_oneof![16 => Just(Event::Nothing), 4 => fault(), 2 => person()].boxed(),
+        Luck::Fickle => fickle().boxed(),
         Luck::Honest => honest().boxed(),
     };
     (jump(), event).prop_map(|(jump, event)| Tick { jump, event }).boxed()

@@ -18,7 +18,7 @@ use fettle_controller::plan::plan;
 use fettle_crds::DeviceRolloutStatus;
 use jiff::{SignedDuration, Timestamp};
 
-use self::account::{Account, Direction};
+use self::account::{Account, Direction, Ran};
 use self::fleet::{Fleet, ROLES};
 use self::history::{Jump, Tick, minutes};
 use self::real::Real;
@@ -247,24 +247,21 @@ impl World {
     /// The account of a target that is judged or taken back by a write.
     fn close(&mut self, number: usize, write: &DeviceWrite) {
         let Some(id) = self.device(number).open_target().map(|open| open.target.id) else { return };
-        let Decisions { target, outcome, granted, .. } = &write.decisions;
+        let Decisions { target, outcome, .. } = &write.decisions;
         if let Some(outcome) = outcome.as_ref().filter(|outcome| outcome.target == id) {
             self.note(format!("{} is judged: {id} {:?}", write.device, outcome.reason));
             self.account.end(number, id, outcome.reason, self.now);
         } else if target.as_ref().is_none_or(|target| target.id != id) {
             self.note(format!("{} loses its target {id}", write.device));
-            let permission = self.account.open.remove(&number);
-            if let (Some(permission), None) = (permission, granted) {
-                let key = (permission.rollout, number);
-                self.account.granted.remove(&key);
-                self.account.before.remove(&key);
-            }
+            let rollout = self.account.permission(number).and_then(|permission| self.rollout(&permission.rollout));
+            let goes_back = rollout.is_some_and(|rollout| rollout.status.rollback.is_some());
+            self.account.take_back(number, goes_back);
         }
     }
 
     /// The account of a target that is granted by a write.
     fn open(&mut self, number: usize, target: &Target, write: &DeviceWrite) {
-        let rollout = self.snapshot.rollouts.values().find(|rollout| rollout.uid == target.rollout_uid);
+        let rollout = self.rollout(&target.rollout_uid);
         let group: Text = rollout.map_or("", |rollout| &*rollout.spec.group).into();
         let is_back = rollout.is_some_and(|rollout| rollout.status.rollback.is_some());
         let direction = if is_back { Direction::Back } else { Direction::Forward };
@@ -279,12 +276,10 @@ impl World {
         self.account.grant(number, target, group, direction, labels);
         let granted = write.decisions.granted.as_ref().filter(|granted| granted.rollout_uid == target.rollout_uid);
         if let Some(granted) = granted {
-            let key = (granted.rollout_uid.clone(), number);
-            let running = self.real[number].told.clone().unwrap_or_default();
-            self.account.before.entry(key.clone()).or_insert(running);
-            self.account.granted.entry(key.clone()).or_insert(granted.step);
+            let ran = self.runs(number);
+            self.account.take_on(number, &granted.rollout_uid, granted.step, ran);
             if granted.forgiven.is_some() {
-                self.account.retried.insert(key);
+                self.account.retried.insert((granted.rollout_uid.clone(), number));
             }
         }
     }
@@ -326,9 +321,19 @@ impl World {
         (0..self.real.len()).filter(move |number| self.device(*number).labels.contains_key(group))
     }
 
+    fn rollout(&self, uid: &str) -> Option<&Rollout> {
+        self.snapshot.rollouts.values().find(|rollout| *rollout.uid == *uid)
+    }
+
     /// The newest rollout of a group.
     pub fn newest(&self, group: &str) -> Option<&Rollout> {
         self.snapshot.rollouts.values().filter(|rollout| rollout.spec.group == group).max_by_key(|it| it.spec.number)
+    }
+
+    /// What a device has said last that it runs.
+    pub fn runs(&self, number: usize) -> Ran {
+        let real = &self.real[number];
+        Ran { version: real.told.clone(), config: real.told_config.clone() }
     }
 
     /// All that is known, for whoever has to find out what went wrong.

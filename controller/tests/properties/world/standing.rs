@@ -52,6 +52,15 @@ impl World {
             && wish.config.is_none_or(|config| real.told_config.as_ref() == Some(&config))
     }
 
+    /// Whether a device runs what it ran before a rollout, as far as that changes it; `None`: the rollout has not granted it.
+    pub fn is_back(&self, number: usize, rollout: &Rollout) -> Option<bool> {
+        let before = self.account.before.get(&(rollout.uid.clone(), number))?;
+        let now = self.runs(number);
+        let firmware = rollout.spec.firmware.is_none() || before.version == now.version;
+        let config = rollout.spec.config.is_none() || before.config == now.config;
+        Some(firmware && config)
+    }
+
     /// Whether a rollout stands for what its group wants.
     pub fn stands(&self, rollout: &Rollout, group: &Group) -> bool {
         let firmware = rollout.spec.firmware.as_ref().map(|firmware| firmware.name.as_str());

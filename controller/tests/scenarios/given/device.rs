@@ -40,9 +40,12 @@ pub struct Device {
     pub doubt: Option<Span>,
     /// The step in which its group's rollout has granted it; 1, where it has a target of that.
     granted_in: Option<u32>,
+    /// A try of its group's rollout has ended.
+    tried: bool,
     /// A person had it tried again after the failure of that target.
     forgiven: Option<i64>,
-    /// What it ran before the rollout, and whether that is kept: `1`, `1 kept`.
+    /// What it ran before the rollout, whether that is kept, and whether that was noted for a rollout before: `1`, `1 kept`,
+    /// `1 kept former`.
     before: Option<String>,
     /// The profile of the configuration that it ran before the rollout, and what its identity was.
     before_config: Option<(String, String)>,
@@ -80,6 +83,7 @@ impl Default for Device {
             is_new: false,
             doubt: None,
             granted_in: None,
+            tried: false,
             forgiven: None,
             before: None,
             before_config: None,
@@ -140,6 +144,8 @@ struct Target {
     /// How it ended, in the words of the controller.
     judged: Option<String>,
     done: bool,
+    /// Its release, where that is not what its group wants.
+    firmware: Option<String>,
     /// The identity of its configuration, where that was rendered for it when it was declared otherwise.
     identity: Option<String>,
     over: WireTransfer,
@@ -162,6 +168,7 @@ impl Default for Target {
             ended: None,
             judged: None,
             done: false,
+            firmware: None,
             identity: None,
             over: WireTransfer::Ftp,
             spread: BTreeMap::new(),
@@ -251,17 +258,22 @@ impl Device {
         let rollout = snapshot.rollouts.values().rev().find(|rollout| rollout.spec.group == of);
         let Some(rollout) = rollout else { return };
         if let Some(step) = self.granted_in {
-            let granted = m::Granted { rollout_uid: rollout.uid.clone(), step, tries: 0, forgiven: None };
+            let granted = m::Granted { rollout_uid: rollout.uid.clone(), step, tries: 0, tried: false, forgiven: None };
             device.decisions.granted.get_or_insert(granted).step = step;
         }
         if let Some(granted) = &mut device.decisions.granted {
-            granted.forgiven = self.forgiven;
+            (granted.forgiven, granted.tried) = (self.forgiven, self.tried);
         }
         device.decisions.previous = self.before.as_deref().map(|before| {
-            let (version, kept) = before.split_once(' ').unwrap_or((before, ""));
-            let is_kept = kept == "kept";
+            let words: Vec<&str> = before.split(' ').collect();
+            let (version, is_kept, is_former) = match words.as_slice() {
+                [version] => (*version, false, false),
+                [version, "kept"] => (*version, true, false),
+                [version, "kept", "former"] => (*version, true, true),
+                other => panic!("before: {other:?}?"),
+            };
             Arc::new(Previous {
-                rollout_uid: rollout.uid.to_string(),
+                rollout_uid: if is_former { "uid-of-access-0".to_owned() } else { rollout.uid.to_string() },
                 firmware: PreviousFirmware {
                     version: version.to_owned(),
                     sha256: is_kept.then(|| format!("sha-of-{version}")),
@@ -294,7 +306,11 @@ impl Target {
         let Wanted::Revision(revision) = Wanted::of(&snapshot.groups[group], snapshot) else { panic!("{group}?") };
         let model = device.facts.reported.as_ref().map_or("S1", |reported| &*reported.model).to_owned();
         let at = self.scheduled.map(|ahead| now + ahead.0).or(self.was_scheduled.map(|ago| now - ago.0));
-        let firmware = revision.image(&model).ok().flatten().map(|image| Arc::new(image.in_target()));
+        let image = match &self.firmware {
+            Some(name) => snapshot.firmwares[name.as_str()].image(&model),
+            None => revision.image(&model).ok().flatten(),
+        };
+        let firmware = image.map(|image| Arc::new(image.in_target()));
         let firmware = firmware.filter(|_| at.is_none());
         let scheduled = at.map(scheduled);
         let config = revision.config(&model).ok().flatten();
@@ -328,6 +344,7 @@ impl Target {
                 rollout_uid: device.decisions.target.as_ref().unwrap().rollout_uid.clone(),
                 step: 1,
                 tries: 0,
+                tried: false,
                 forgiven: None,
             });
         }
