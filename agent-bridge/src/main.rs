@@ -254,6 +254,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
     if !hub.is_finished() {
         hub.await?;
     }
+    // At once: what follows may take its time, and until the Lease is free devices that call elsewhere are contended for
+    // with a bridge that has let go of them.
+    lease_stop.cancel();
     keeper.await?;
     maker.await?;
     log_keeper.await?;
@@ -263,7 +266,6 @@ async fn run(args: Args) -> anyhow::Result<()> {
     }
     readiness.await?;
     files.stopped().await;
-    lease_stop.cancel();
     if !lease.is_finished() {
         lease.await??;
     }

@@ -149,8 +149,11 @@ impl LogStore {
                     () = self.arrivals.notified() => {}
                     () = tokio::time::sleep_until(sweep) => {
                         sweep += SWEEP;
-                        if is_first() {
-                            self.sweep(bucket, Timestamp::now()).await;
+                        // What is left goes an hour later, here or elsewhere.
+                        if is_first()
+                            && stop.run_until_cancelled(self.sweep(bucket, Timestamp::now())).await.is_none()
+                        {
+                            return;
                         }
                     }
                 }

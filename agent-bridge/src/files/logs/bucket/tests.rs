@@ -133,6 +133,18 @@ async fn what_cannot_be_put_waits_over_a_restart_and_is_put_then() {
     rig.end().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_bucket_that_does_not_answer_while_it_is_looked_through_holds_up_no_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut rig = Rig::open(&dir, bucket(listener.local_addr().unwrap(), "s3cr3t"), Retention::default());
+    rig.keep();
+    let (_asked, _) = listener.accept().await.unwrap();
+    let begun = tokio::time::Instant::now();
+    rig.end().await;
+    assert_eq!(begun.elapsed(), Duration::ZERO, "it waited for the bucket");
+}
+
 #[tokio::test]
 async fn a_folder_that_is_full_of_what_waits_takes_in_no_more_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
