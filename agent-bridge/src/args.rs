@@ -71,6 +71,10 @@ pub struct Args {
     /// Service that leads to this very replica, as NAMESPACE/NAME: devices are told its address, once it has one.
     #[arg(long, env = "FETTLE_ADVERTISE_SERVICE")]
     pub advertise_service: Option<ServiceRef>,
+    /// Port that devices call, where a NAT, a proxy or a NodePort gives it another number than it has here: at that number they
+    /// listen for what is asked over UDP [default: the one listened on].
+    #[arg(long, env = "FETTLE_ADVERTISE_DEVICE_PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub advertise_device_port: Option<u16>,
     /// Port at which devices reach its FTP server, told to those that can take it [default: the one listened on].
     #[arg(long, env = "FETTLE_ADVERTISE_FTP_PORT")]
     pub advertise_ftp_port: Option<u16>,

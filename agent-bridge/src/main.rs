@@ -146,7 +146,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let device_address = listener.local_addr()?;
     tracing::info!(address = %device_address, "devices may call once the API has been read");
     let udp = args.udp_address.unwrap_or(device_address);
-    let datagrams = Datagrams::bind(udp, device_address.port(), &registry)
+    let called = args.advertise_device_port.unwrap_or(device_address.port());
+    let datagrams = Datagrams::bind(udp, called, &registry)
         .await
         .with_context(|| format!("cannot use UDP on {udp} (--udp-address)"))?;
     let datagrams = Arc::new(datagrams);

@@ -73,6 +73,7 @@ async fn a_wrong_value_is_refused_by_its_name() -> Result<()> {
         ("bridge.podServices.perPod[0].adress=192.0.2.1", "adress"),
         ("bridge.podServices.perPod[1].loadBalancerIP=192.0.2.1", "bridge.podServices.perPod"),
         ("bridge.advertisePorts.http=0", "/bridge/advertisePorts/http"),
+        ("bridge.service.nodePort=node", "/bridge/service/nodePort"),
         ("bridge.resources.request.cpu=1", "request"),
         ("controller.tolerations[0].opperator=Exists", "opperator"),
         ("crds.keeep=true", "keeep"),
@@ -86,6 +87,27 @@ async fn a_wrong_value_is_refused_by_its_name() -> Result<()> {
     ] {
         let message = refused(&control_plane, set).await;
         assert!(message.contains(named), "{set}: {message}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_bridge_knows_which_port_devices_call_where_that_is_not_its_own() -> Result<()> {
+    let control_plane = ControlPlane::shared().await?;
+    let node_port = "bridge.service.nodePort=30707";
+    let of_nodes = format!("bridge.service.type=NodePort,bridge.podServices.type=ClusterIP,{node_port}");
+    for (set, called, on_nodes) in [
+        (node_port, Value::Null, Value::Null),
+        (of_nodes.as_str(), json!("30707"), json!(30707)),
+        (&format!("{of_nodes},bridge.advertisePorts.device=7071"), json!("7071"), json!(30707)),
+        ("bridge.advertisePorts.device=7071", json!("7071"), Value::Null),
+    ] {
+        let all = rendered(&control_plane, &chart(), &["--set", set]).await?;
+        let bridge = &all["StatefulSet fettle-bridge"]["spec"]["template"]["spec"]["containers"][0];
+        let told = bridge["env"].as_array().into_iter().flatten();
+        let told = told.filter(|env| env["name"] == "FETTLE_ADVERTISE_DEVICE_PORT").map(|env| &env["value"]).next();
+        assert_eq!(told.unwrap_or(&Value::Null), &called, "{set}");
+        assert_eq!(all["Service fettle-bridge"]["spec"]["ports"][0]["nodePort"], on_nodes, "{set}");
     }
     Ok(())
 }
