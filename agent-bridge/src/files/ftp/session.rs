@@ -455,7 +455,11 @@ impl Session {
             Err(transfer::ReceiveError::Stalled) => {
                 self.answer("426 The data connection stood still for too long.").await
             }
-            Err(transfer::ReceiveError::Store(error)) => self.answer(upload_refusal(&error)).await,
+            Err(transfer::ReceiveError::Store(error, data)) => {
+                self.control.reply(upload_refusal(&error)).await?;
+                transfer::drain(&service, data).await;
+                Ok(Next::Command)
+            }
         }
     }
 

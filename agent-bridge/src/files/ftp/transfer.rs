@@ -29,6 +29,9 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
 const RECEIVE_LEN: usize = 16 * 1024;
 
+/// How much a client may go on sending of a file that was refused: the largest log by default, so that most come to their end.
+const MAX_DRAIN: usize = 16 * 1024 * 1024;
+
 /// Sends a file from `offset` on and closes the connection.
 pub(super) async fn send(
     service: &Service,
@@ -166,7 +169,8 @@ fn unreadable(permission: &Permission, error: &io::Error) -> Outcome {
 pub(super) enum ReceiveError {
     Peer,
     Stalled,
-    Store(LogError),
+    /// The client may still be sending: see [`drain`].
+    Store(LogError, Wire),
 }
 
 /// Takes a file until the client closes the connection, and stores it.
@@ -179,18 +183,19 @@ pub(super) async fn receive(
     let active = service.metrics.begin(Protocol::Ftp, Operation::Upload);
     let record = service.transfers.begin(permission);
     let result = async {
+        // Dropped with what has come of it, whatever the client still sends.
         let mut upload = upload;
         let mut buffer = vec![0; RECEIVE_LEN];
         loop {
             let len = match timeout(service.config.deadlines.stall, data.read(&mut buffer)).await {
-                Err(_) => return Err(ReceiveError::Stalled),
+                Err(_) => return Err(NotTaken::Stalled),
                 // Within TLS that is an end without a word for it: nobody knows whether that was all.
-                Ok(Err(_)) => return Err(ReceiveError::Peer),
+                Ok(Err(_)) => return Err(NotTaken::Peer),
                 Ok(Ok(0)) => break,
                 Ok(Ok(len)) => len,
             };
             active.bytes(len as u64);
-            upload.write(&buffer[..len]).await.map_err(ReceiveError::Store)?;
+            upload.write(&buffer[..len]).await?;
             record.reached(upload.received());
             tokio::task::consume_budget().await;
         }
@@ -198,22 +203,56 @@ pub(super) async fn receive(
             // Clients wait for our side of the end, too.
             let _ = timeout(CLOSE_PATIENCE, data.shutdown()).await;
         }
-        upload.finish().await.map_err(ReceiveError::Store)
+        Ok(upload.finish().await?)
     }
     .await;
     let outcome = match &result {
-        Ok(_) => {
+        Ok(()) => {
             record.complete();
             Outcome::Complete
         }
-        Err(ReceiveError::Peer) => Outcome::Aborted,
-        Err(ReceiveError::Stalled) => Outcome::TimedOut,
-        Err(ReceiveError::Store(error)) => {
+        Err(NotTaken::Peer) => Outcome::Aborted,
+        Err(NotTaken::Stalled) => Outcome::TimedOut,
+        Err(NotTaken::Store(error)) => {
             tracing::warn!(device = %permission.device, command = permission.command, %error, "upload not stored");
             Outcome::of_log_error(error)
         }
     };
     tracing::debug!(device = %permission.device, command = permission.command, outcome = outcome.label(), "FTP upload ended");
     active.end(outcome);
-    result.map(|_| ())
+    result.map_err(|why| match why {
+        NotTaken::Peer => ReceiveError::Peer,
+        NotTaken::Stalled => ReceiveError::Stalled,
+        NotTaken::Store(error) => ReceiveError::Store(error, data),
+    })
+}
+
+/// Why a file was not taken to its end.
+enum NotTaken {
+    Peer,
+    Stalled,
+    Store(LogError),
+}
+
+impl From<LogError> for NotTaken {
+    fn from(error: LogError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// Takes in what a client still sends of a file that was refused: a reset, which unread input would cause, is all that many
+/// clients would hear of, and not the reply that says why.
+pub(super) async fn drain(service: &Service, mut data: Wire) {
+    let mut buffer = vec![0; RECEIVE_LEN];
+    let _ = timeout(service.config.deadlines.stall, async {
+        let mut drained = 0;
+        while drained < MAX_DRAIN {
+            match data.read(&mut buffer).await {
+                Ok(0) | Err(_) => return,
+                Ok(len) => drained += len,
+            }
+            tokio::task::consume_budget().await;
+        }
+    })
+    .await;
 }
