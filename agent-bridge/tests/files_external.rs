@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fettle_bridge::args::ExternalArgs;
-use fettle_bridge::files::external::{External, ExternalConfig, ExternalError, Fetched, Login, Over, PutServer, Told};
+use fettle_bridge::files::external::{
+    Configurations, External, ExternalConfig, ExternalError, Fetched, Login, Over, PutServer, Told,
+};
 use fettle_bridge::files::store::Content;
 use files_support::certificates::certificates;
 use files_support::foreign::Foreign;
@@ -122,6 +124,7 @@ fn config_of(address: SocketAddr) -> ExternalConfig {
         },
         ftp: Told { address: v4(address), folder: "fw".into(), login },
         tftp: None,
+        configurations: Configurations::Ours,
     }
 }
 

@@ -9,7 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::TlsConnector;
 
-use crate::files::external::{ExternalConfig, Login, PutServer, Told, address, is_plain};
+use crate::files::external::{Configurations, ExternalConfig, Login, PutServer, Told, address, is_plain};
 
 /// The standard ports.
 const FTP: u16 = 21;
@@ -53,6 +53,17 @@ pub struct ExternalArgs {
     /// Name of the folder as that TFTP server knows it; "/" where it is its root [default: as over FTP].
     #[arg(id = "external-tftp-path", long, env = "FETTLE_EXTERNAL_TFTP_PATH", value_name = "FOLDER")]
     pub tftp_path: Option<String>,
+    /// Put configurations there, too, as they are rendered, with the passwords in them: whoever has the devices' login, or hears
+    /// the network, may read them there. Otherwise the bridge serves them.
+    #[arg(
+        id = "external-configurations",
+        long,
+        env = "FETTLE_EXTERNAL_CONFIGURATIONS",
+        value_name = "BOOL",
+        default_value_t = false,
+        action = clap::ArgAction::Set
+    )]
+    pub configurations: bool,
 }
 
 impl ExternalArgs {
@@ -65,6 +76,7 @@ impl ExternalArgs {
             let others = [&self.ftp_address, &self.ftp_path, &self.device_user, &self.tftp_address, &self.tftp_path];
             let files = [&self.password_file, &self.ca_file, &self.device_password_file];
             let none = others.iter().all(|flag| flag.is_none()) && files.iter().all(|flag| flag.is_none());
+            let none = none && !self.configurations;
             ensure!(none, "a file server of your own needs --external-ftp-url, by which files are put there");
             return Ok(None);
         };
@@ -125,6 +137,7 @@ impl ExternalArgs {
             server: PutServer { host, port, folder, login, tls },
             ftp: Told { address: ftp_address, folder: ftp_folder, login: told_login },
             tftp,
+            configurations: if self.configurations { Configurations::External } else { Configurations::Ours },
         }))
     }
 }
@@ -202,6 +215,7 @@ mod tests {
         assert_eq!(config.ftp.address, "192.0.2.9:21".parse().unwrap());
         assert_eq!((config.ftp.folder.as_str(), config.ftp.login.user.as_str()), ("firmware", "fettle"));
         assert!(config.tftp.is_none() && config.server.tls.is_none());
+        assert_eq!(config.configurations, Configurations::Ours);
         let config = args("ftp://192.0.2.9:2121").config().unwrap().unwrap();
         assert_eq!((config.ftp.address.port(), config.ftp.folder.as_str()), (2121, ""));
         assert_eq!(config.ftp.login.user, "anonymous");
@@ -220,6 +234,7 @@ mod tests {
             device_password_file: Some(dir.path().join("theirs")),
             tftp_address: Some("198.51.100.8:6969".to_owned()),
             tftp_path: Some("fw".to_owned()),
+            configurations: true,
             ..args("ftp://Fettle@files.example/srv/firmware%20images/")
         };
         let config = args.config().unwrap().unwrap();
@@ -229,6 +244,7 @@ mod tests {
         assert_eq!(config.ftp.login, Login { user: "devices".into(), password: "read-only".into() });
         let tftp = config.tftp.unwrap();
         assert_eq!((tftp.address, tftp.folder.as_str()), ("198.51.100.8:6969".parse().unwrap(), "fw"));
+        assert_eq!(config.configurations, Configurations::External);
     }
 
     #[test]
@@ -241,6 +257,8 @@ mod tests {
         let tftp = ExternalArgs { tftp_address: Some("files".into()), ..args("ftp://u@192.0.2.9/") };
         assert!(refusal(&tftp).contains("--external-tftp-address"));
         let alone = ExternalArgs { tftp_address: Some("192.0.2.9".into()), ..ExternalArgs::default() };
+        assert!(refusal(&alone).contains("--external-ftp-url"));
+        let alone = ExternalArgs { configurations: true, ..ExternalArgs::default() };
         assert!(refusal(&alone).contains("--external-ftp-url"));
         assert!(ExternalArgs::default().config().unwrap().is_none());
     }

@@ -29,7 +29,7 @@ use super::lease::Held;
 use super::request::{backoff, request};
 use crate::files::credentials::{Credentials, DeviceId, Minted, Permission};
 use crate::files::differences::Differences;
-use crate::files::external::{External, Fetched, Over, Told};
+use crate::files::external::{Configurations, External, Fetched, Over, Told};
 use crate::files::ledger::Transfers;
 use crate::files::logs::LogStore;
 use crate::files::store::{Content, Need, Store};
@@ -197,7 +197,7 @@ impl Contents {
                 self.transfers.expect(&permission, None);
                 // A person may ask for the log of a device that never had a target.
                 let transfer = target.map_or(WireTransfer::Ftp, |target| target.transfer);
-                let location = match self.elsewhere(transfer, can) {
+                let location = match self.elsewhere(command.step, transfer, can) {
                     Some((external, told, over)) => {
                         let name = external.expect(&permission, over).await.map_err(|error| refused(&error))?;
                         location_elsewhere(told, over, name, can)
@@ -233,7 +233,7 @@ impl Contents {
                 }
                 let crc = self.store.crc(&file, crc).await.map_err(|error| refused(&error))?;
                 self.transfers.expect(&permission, Some(file.size));
-                let location = match self.elsewhere(target.transfer, can) {
+                let location = match self.elsewhere(command.step, target.transfer, can) {
                     Some((external, told, over)) => {
                         let name = external.place(&permission, &file).await.map_err(|error| refused(&error))?;
                         location_elsewhere(told, over, name, can)
@@ -376,14 +376,18 @@ impl Contents {
         can.has(Capabilities::LOG_REQUEST_AUTH).then(|| self.credentials.log_key(uid))
     }
 
-    /// The operator's server, where it serves what goes this way. HTTP is always ours.
-    fn elsewhere(&self, transfer: WireTransfer, can: Capabilities) -> Option<(&External, &Told, Over)> {
+    /// The operator's server, where it serves that and what goes this way. HTTP is always ours.
+    fn elsewhere(&self, step: Step, transfer: WireTransfer, can: Capabilities) -> Option<(&External, &Told, Over)> {
         let over = match transfer {
             WireTransfer::Http if can.has(Capabilities::HTTP) => return None,
             WireTransfer::Http | WireTransfer::Ftp => Over::Ftp,
             WireTransfer::Tftp => Over::Tftp,
         };
         let external = self.external.as_ref()?;
+        match (step, external.configurations()) {
+            (Step::Profile, Configurations::Ours) => return None,
+            (Step::Profile, Configurations::External) | (Step::Version | Step::Log, _) => {}
+        }
         Some((external, external.told(over)?, over))
     }
 

@@ -5,7 +5,7 @@
 //!  store ─► put ─► their server ─► device        device ─► their server ─► taken ─► logs
 //! ```
 //!
-//! A file lies there once for all devices that are told to fetch the same content, under a name of its own that says until
+//! Configurations are put there only where that is wanted. A file lies there once for all devices that are told to fetch the same content, under a name of its own that says until
 //! when it may be needed. So what a bridge that was killed has left is removed by whichever bridge finds it later.
 //!
 //! Refuses to judge transfers: it cannot see what that server sends to whom. Who may read what there is that server's to
@@ -58,6 +58,14 @@ pub struct ExternalConfig {
     pub ftp: Told,
     /// `None`: TFTP is served by us.
     pub tftp: Option<Told>,
+    pub configurations: Configurations,
+}
+
+/// Who serves configurations, which may hold passwords: over there every device that is told of a file has the same login.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Configurations {
+    Ours,
+    External,
 }
 
 /// Over which protocol a device is told to transfer.
@@ -214,6 +222,11 @@ impl External {
             Over::Ftp => Some(&self.inner.config.ftp),
             Over::Tftp => self.inner.config.tftp.as_ref(),
         }
+    }
+
+    /// Who serves configurations.
+    pub fn configurations(&self) -> Configurations {
+        self.inner.config.configurations
     }
 
     /// Puts content there, unless it is there already, for a device to fetch under this permission. Returns its name.

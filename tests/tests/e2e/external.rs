@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use fettle_crds::{LogResult, TryResult, Verdict};
 use fettle_device::spec::{FilePorts, PathStyle};
-use fettle_device::{DeviceSpec, Fault, FaultKind, Step};
+use fettle_device::{DeviceSpec, Fault, FaultKind, Step, Vocabulary};
+use fettle_protocol::datum::Capabilities;
 
 use crate::foreign::Foreign;
 use crate::world::{NEW, PATIENCE, World, device_does, strict};
@@ -32,7 +33,8 @@ async fn devices_are_served_by_a_server_of_the_operators_and_nothing_stays_there
     let mut world = World::start_with("external", |builder| {
         let builder = builder
             .env("FETTLE_EXTERNAL_FTP_URL", &format!("ftp://ftp@{}/fw", ftp.address))
-            .env("FETTLE_EXTERNAL_FTP_PASSWORD_FILE", &password.display().to_string());
+            .env("FETTLE_EXTERNAL_FTP_PASSWORD_FILE", &password.display().to_string())
+            .env("FETTLE_EXTERNAL_CONFIGURATIONS", "true");
         match &tftp {
             Some(tftp) => builder.env("FETTLE_EXTERNAL_TFTP_ADDRESS", &tftp.address.to_string()),
             None => builder,
@@ -104,7 +106,7 @@ async fn devices_are_served_by_a_server_of_the_operators_and_nothing_stays_there
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_is_brought_to_a_server_of_the_operators_is_on_record_also_without_a_connection() -> Result<()> {
+async fn a_server_of_the_operators_gets_images_and_logs_which_are_on_record_and_no_configurations() -> Result<()> {
     let share = tempfile::tempdir()?;
     let folder = share.path().join("fw");
     std::fs::create_dir(&folder)?;
@@ -118,6 +120,22 @@ async fn a_log_that_is_brought_to_a_server_of_the_operators_is_on_record_also_wi
     })
     .await?;
     world.firmware(NEW).await?;
+    world.config("7", "ntp server 192.0.2.1").await?;
+    // One that takes the port of each server, so that it is seen which one serves what.
+    let withheld = Capabilities::HTTP;
+    world.device("sw-2", DeviceSpec { vocabulary: Vocabulary::Extended, withheld, ..strict(2) }).await?;
+    world.group(&["firmware: {name: access-5.2.1}", "config: {name: access-7}"]).await?;
+    world.all_current(1).await?;
+    let bridge = world.fettle.bridge().program();
+    let ours = ["operation=\"download\"", "protocol=\"ftp\"", "result=\"complete\""];
+    let theirs = ["operation=\"put\"", "result=\"ok\""];
+    assert_eq!(bridge.metric("fettle_bridge_transfers_total", &ours).await?, 1.0, "the configuration");
+    assert_eq!(bridge.metric("fettle_bridge_external_operations_total", &theirs).await?, 1.0, "the image");
+    world.ask_for_log("sw-2", "connected").await?;
+    let status = world.answered("sw-2", "connected").await?;
+    assert_eq!(status.log_request.as_ref().map(|request| request.result), Some(LogResult::Stored), "{status:?}");
+    world.is_there(&status.last_log.context("no log")?)?;
+
     let spec = DeviceSpec {
         // Devices share this machine, and a bridge asks nobody whose address another has.
         local_address: Some(Ipv4Addr::new(127, 0, 1, 2)),
@@ -126,17 +144,15 @@ async fn a_log_that_is_brought_to_a_server_of_the_operators_is_on_record_also_wi
         faults: vec![Fault::once(Step::Download3, FaultKind::HalfOpen)],
         ..strict(1)
     };
-    let device = world.device("sw-1", spec).await?;
-    world.connected("sw-1").await?;
-    world.ask_for_log("sw-1", "connected").await?;
-    let status = world.answered("sw-1", "connected").await?;
-    assert_eq!(status.log_request.as_ref().map(|request| request.result), Some(LogResult::Stored), "{status:?}");
-    let first = status.last_log.context("no log")?;
-    world.is_there(&first)?;
-
     world
-        .group(&["firmware: {name: access-5.2.1}", "rollout: {deviceTimeout: 5s, retries: 0}", "logs: {udp: true}"])
+        .group(&[
+            "firmware: {name: access-5.2.1}",
+            "config: {name: access-7}",
+            "rollout: {deviceTimeout: 5s, retries: 0}",
+            "logs: {udp: true}",
+        ])
         .await?;
+    let device = world.device("sw-1", spec).await?;
     device_does(&device, "gets its first 3", |record| record.journal().counters().received(3) == 1).await?;
     world.try_ended("sw-1", 1, TryResult::Failed, Verdict::TimedOut).await?;
     let brought = |log: &fettle_crds::LastLog| log.target == 1;
