@@ -162,7 +162,8 @@ pub struct Args {
     #[arg(long, env = "FETTLE_PROGRESS_INTERVAL", default_value = "30s", value_parser = duration)]
     pub progress_interval: Duration,
     /// For how long a device stays away that is done and was told to disconnect (`session: Close`), where it can be told: it
-    /// learns no sooner of what it should run then. Whole seconds.
+    /// learns no sooner of what it should run then. One that is away for a fifth longer, and three minutes, is gone. Whole
+    /// seconds.
     #[arg(long, env = "FETTLE_CALL_AGAIN", default_value = "5m", value_parser = whole_seconds)]
     pub call_again: Duration,
     /// Device connections in all.

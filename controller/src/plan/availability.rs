@@ -3,17 +3,22 @@
 //! A session counts only while the Lease of its bridge holds and names the same incarnation. For `reconnectGrace` after a
 //! bridge's start the sessions of its former incarnation are neither connected nor offline.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::model::{Bridge, Device, Session, Settings, Snapshot};
+
+/// For how long a device that was sent away may stay away when no bridge is there that would say that it is gone: as long as
+/// any device waits, an hour and the fifth by which calls are spread (protocol page, 77), and three minutes for its call.
+const SENT_AWAY: SignedDuration = SignedDuration::from_mins(75);
 
 /// Whether a device is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
     /// It has a session with a bridge that lives. That lasts until the bridge's Lease ends, unless it is renewed.
     Connected { lease_ends: Timestamp },
-    /// It was done and was sent away: available, and to call again in its own time.
-    Dismissed,
+    /// It was done and was sent away: available, and to call again in its own time. Its bridge says where that is over; or it
+    /// lasts until then, if the bridge does not live on.
+    Dismissed { until: Timestamp },
     /// Its bridge has started anew, and the device has until then to call again.
     BridgeStarting { until: Timestamp },
     /// It is gone, but will count as such only then.
@@ -34,10 +39,18 @@ impl Presence {
         let Some(session) = &device.facts.session else {
             return device.facts.last_seen.map_or(Self::Never, gone);
         };
+        let holder = Holder::of(session, snapshot.bridges.get(&session.bridge), now);
         if session.dismissed {
-            return Self::Dismissed;
+            let lost = match holder {
+                Holder::Lives { lease_ends } => return Self::Dismissed { until: lease_ends },
+                Holder::Successor { started } => started,
+                Holder::Gone { since } => since,
+                Holder::Unknown => device.facts.last_seen.map_or(session.since, |seen| seen.max(session.since)),
+            };
+            let until = lost + SENT_AWAY;
+            return if now < until { Self::Dismissed { until } } else { gone(lost) };
         }
-        match Holder::of(session, snapshot.bridges.get(&session.bridge), now) {
+        match holder {
             Holder::Lives { lease_ends } => Self::Connected { lease_ends },
             Holder::Successor { started } if now < started + grace => Self::BridgeStarting { until: started + grace },
             Holder::Successor { started } => gone(started),
@@ -60,16 +73,18 @@ impl Presence {
     pub fn lost_at(self) -> Option<Timestamp> {
         match self {
             Self::Reconnecting { since } | Self::Offline { since } => Some(since),
-            Self::Connected { .. } | Self::Dismissed | Self::BridgeStarting { .. } | Self::Never => None,
+            Self::Connected { .. } | Self::Dismissed { .. } | Self::BridgeStarting { .. } | Self::Never => None,
         }
     }
 
     /// When it will be something else by the passing of time alone.
     pub fn changes_at(self, settings: &Settings) -> Option<Timestamp> {
         match self {
-            Self::Connected { lease_ends: at } | Self::BridgeStarting { until: at } => Some(at),
+            Self::Connected { lease_ends: at } | Self::Dismissed { until: at } | Self::BridgeStarting { until: at } => {
+                Some(at)
+            }
             Self::Reconnecting { since } => Some(since + settings.reconnect_grace),
-            Self::Dismissed | Self::Offline { .. } | Self::Never => None,
+            Self::Offline { .. } | Self::Never => None,
         }
     }
 }

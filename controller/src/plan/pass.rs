@@ -449,7 +449,7 @@ fn obstacle<'a>(
     }
     match seen.presence {
         Presence::Connected { .. } => {}
-        Presence::Dismissed => return Some(Reason::Dismissed),
+        Presence::Dismissed { .. } => return Some(Reason::Dismissed),
         Presence::BridgeStarting { .. } => return Some(Reason::BridgeStarting),
         Presence::Reconnecting { .. } => return Some(Reason::Reconnecting),
         Presence::Offline { .. } => return Some(Reason::Offline),

@@ -234,6 +234,6 @@ fn backoff(first: SignedDuration, tries: u32) -> SignedDuration {
 fn is_lost(presence: Presence) -> bool {
     match presence {
         Presence::Reconnecting { .. } | Presence::Offline { .. } | Presence::Never => true,
-        Presence::Connected { .. } | Presence::Dismissed | Presence::BridgeStarting { .. } => false,
+        Presence::Connected { .. } | Presence::Dismissed { .. } | Presence::BridgeStarting { .. } => false,
     }
 }

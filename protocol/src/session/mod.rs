@@ -25,6 +25,7 @@
 //! - How far a device has come is written once in [`Timing::reached`], and not of a command that has taken less.
 //! - What a device is to run is announced where it takes that: once for each change and connection, and never into a
 //!   command.
+//! - A device that was sent away, and does not call again in the time of [`Timing::away`], is written off.
 //! - A log costs one write at most, and none where another write is due that can tell of it.
 //! - What is on record as the configuration in force is taken off the record where it may no longer be true.
 //! - After a [`Event::Tick`] at [`Session::deadline`] the next deadline is later, or there is none.
@@ -41,7 +42,7 @@
 //! tries that end while nobody holds the device: the controller.
 //!
 //! # Where what is
-//! `machine`: events. `reached`: how far the device says it is. `log`: the device's log. `judge`: which command comes next, and when it may go. `record`: what is written. `hold`: who
+//! `machine`: events. `timing`: how long it waits. `reached`: how far the device says it is. `log`: the device's log. `judge`: which command comes next, and when it may go. `record`: what is written. `hold`: who
 //! holds the MAC.
 
 mod hold;
@@ -50,12 +51,14 @@ mod log;
 mod machine;
 mod reached;
 mod record;
+mod timing;
 mod types;
 
+pub use timing::Timing;
 pub use types::{
     Change, Command, ConnectionId, Contender, Counted, Drops, Effect, EndedBy, Event, File, Hold, Known, Log,
     LogRefused, LogResult, Phase, Progress, Reached, Reason, Record, Scheduled, SessionRecord, SourceError, Stage,
-    Step, Target, Timing, Transferred, TryEnd, View, Work, WriteError,
+    Step, Target, Transferred, TryEnd, View, Work, WriteError,
 };
 
 use jiff::{SignedDuration, Timestamp};

@@ -158,8 +158,11 @@ impl Session {
             Hold::Us if self.has_begun() => until,
             // No living bridge holds it: the controller says how its try ended.
             Hold::Predecessor if self.has_begun() => None,
-            // It is away by our own word, as long as nothing is wanted of it.
-            Hold::Us | Hold::Predecessor if self.view.dismissed => until,
+            // It is away by our own word, and comes back by itself; or it is gone like any other.
+            Hold::Us | Hold::Predecessor if self.view.dismissed => {
+                let gone = after(since, self.timing.away());
+                Some(until.map_or(gone, |until| until.min(gone)))
+            }
             Hold::Us | Hold::Predecessor => Some(drop),
         }
     }

@@ -11,45 +11,6 @@ use crate::message::{DeviceInformation, DeviceMessage, Download, ErrorDetail, Lo
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
 
-/// How long the server waits for what.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timing {
-    /// After a reconnect, where a command was unanswered, before the next.
-    pub settle: SignedDuration,
-    /// For 9.
-    pub apply: SignedDuration,
-    /// For 11.
-    pub log: SignedDuration,
-    /// For a holder of a MAC to answer a probe: three keep-alives a second apart, and one second for the answer.
-    pub probe: SignedDuration,
-    /// For another bridge to answer a contender.
-    pub contend: SignedDuration,
-    /// Between a drop and its record, so that a device that is back at once costs no write.
-    pub drop_delay: SignedDuration,
-    /// After the time at which a device puts a profile into force, for it to say how that went.
-    pub confirm: SignedDuration,
-    /// Between two writes of how far a device has come, and before the first of a command.
-    pub reached: SignedDuration,
-    /// For how long a device that is done may stay away, where it takes that.
-    pub call_again: SignedDuration,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self {
-            settle: SignedDuration::from_secs(5),
-            apply: SignedDuration::from_mins(2),
-            log: SignedDuration::from_mins(10),
-            probe: SignedDuration::from_secs(4),
-            contend: SignedDuration::from_secs(10),
-            drop_delay: SignedDuration::from_secs(5),
-            confirm: SignedDuration::from_mins(5),
-            reached: SignedDuration::from_secs(30),
-            call_again: SignedDuration::from_mins(5),
-        }
-    }
-}
-
 /// What the Kubernetes API says of the device.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct View {

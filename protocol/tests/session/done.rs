@@ -150,11 +150,50 @@ fn done_is_what_the_controller_says_and_the_record_remembers_it() {
     assert_eq!(end.end.unwrap().reason, Reason::AlreadyCurrent);
     assert_eq!(dismissed.session, SessionRecord::Dismiss);
     assert_eq!(world.told(link), [2]);
-    // It is away by our own word, for good.
+    // It is away by our own word, until it is time to call again.
     world.drops(link);
-    world.pass(mins(60));
+    world.pass(mins(8));
     assert_eq!(world.written(), []);
     assert!(world.api.status.holder.as_ref().is_some_and(|holder| holder.dismissed));
+}
+
+#[test]
+fn a_device_that_was_sent_away_and_does_not_call_again_in_its_time_is_given_up() {
+    let (mut world, link) = done();
+    let went = world.now;
+    world.drops(link);
+    world.written();
+    // Each call begins that time anew, and costs nothing.
+    world.pass(mins(8));
+    let link = world.calls(info("1.0"));
+    world.drops(link);
+    world.pass(mins(8));
+    assert_eq!(world.written(), []);
+    world.pass(mins(1));
+    let [gone] = world.written().try_into().unwrap();
+    assert_eq!(gone.session, SessionRecord::Release { last_seen: went + mins(8) });
+    assert_eq!((&world.api.status.holder, world.state()), (&None, "over"));
+    assert_eq!(world.api.status.drops, None);
+    // Whoever comes back all the same is sent away again.
+    let link = world.calls(info("1.0"));
+    assert_eq!(world.told(link), [2]);
+    assert!(world.api.status.holder.as_ref().is_some_and(|holder| holder.dismissed));
+}
+
+#[test]
+fn a_device_that_was_told_to_stay_away_for_long_has_as_long_but_no_longer_than_devices_wait() {
+    for (told, away) in [(mins(30), mins(39)), (mins(480), mins(75))] {
+        let mut world = World::new();
+        world.timing.call_again = told;
+        let link = world.calls(info("1.0"));
+        world.change(|status| status.applied = Some("B".to_owned()));
+        world.grant_as(1, |target| (target.firmware, target.done) = (None, true));
+        world.drops(link);
+        world.pass(away - secs(1));
+        assert!(world.api.status.holder.is_some(), "{told}");
+        world.pass(secs(1));
+        assert_eq!(world.api.status.holder, None, "{told}");
+    }
 }
 
 #[test]
@@ -185,7 +224,7 @@ fn a_dismissed_device_that_calls_again_is_told_two_again_and_costs_nothing() {
     let (mut world, link) = done();
     world.drops(link);
     world.written();
-    world.pass(mins(60));
+    world.pass(mins(8));
     let link = world.calls_from("192.0.2.99", info("1.0"));
     assert_eq!((world.told(link), world.written()), (vec![2], vec![]));
 }

@@ -203,15 +203,17 @@ fn a_device_that_began_under_the_run_before_and_calls_too_late_is_timed_out() {
 }
 
 #[test]
-fn a_device_that_was_dismissed_by_the_run_before_stays_dismissed() {
+fn a_device_that_was_dismissed_by_the_run_before_stays_dismissed_until_it_is_time_to_call_again() {
     let (mut world, link) = World::waiting();
     world.change(|status| status.applied = Some("B".to_owned()));
     world.grant_as(1, |target| (target.firmware, target.done) = (None, true));
     assert_eq!(world.told(link), [2]);
     world.bridge_restarts();
     world.grace_is_over();
-    world.pass(mins(20));
+    world.pass(mins(8));
     assert!(world.api.status.holder.as_ref().is_some_and(|holder| holder.dismissed));
+    world.pass(mins(1));
+    assert_eq!((&world.api.status.holder, world.state()), (&None, "over"));
 }
 
 #[test]

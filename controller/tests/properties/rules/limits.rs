@@ -27,7 +27,7 @@ fn is_down(world: &World, number: usize) -> bool {
         rollout.is_some_and(|rollout| world.has_failed_for_certain(number, group, rollout))
     });
     let real = &world.real[number];
-    let is_cut_off = real.lost.is_some_and(|lost| lost <= world.now) && !real.dismissed;
+    let is_cut_off = real.lost.is_some_and(|lost| lost <= world.now) && !real.is_sent_away(world.now);
     // Those who look can know of it when the bridge has said that its try is over.
     world.is_away(number) || (is_cut_off && (failed || real.down_by.is_some()) && !bridge_is_starting(world, number))
 }

@@ -75,10 +75,10 @@ fn is_true(world: &World, made: &Plan, number: usize, reason: Reason) -> bool {
     let release = wish.as_ref().and_then(|wish| wish.release);
     match reason {
         Reason::Failed(_) => rollout.is_some_and(|rollout| world.may_have_failed(number, group, rollout)),
-        Reason::Offline => real.told.is_some() && real.link.is_none() && !real.dismissed,
+        Reason::Offline => real.told.is_some() && real.link.is_none() && !real.is_sent_away(now),
         Reason::NeverConnected => real.told.is_none(),
         Reason::Reconnecting | Reason::BridgeStarting => real.link.is_none() && !world.is_away(number),
-        Reason::Dismissed => real.dismissed,
+        Reason::Dismissed => real.is_sent_away(now),
         Reason::Held => device.held,
         Reason::Settling => world.meets(number, group),
         Reason::Paused => group.paused || rollout.is_some_and(|rollout| rollout.spec.paused == Some(true)),

@@ -235,13 +235,28 @@ impl World {
     pub(super) fn dismiss(&mut self, number: usize) {
         let now = self.now;
         let real = &mut self.real[number];
-        (real.link, real.dismissed, real.calls_at) = (None, true, now + minutes(7 * 60));
+        (real.link, real.dismissed, real.calls_at) = (None, true, now + minutes(60));
+        real.sent_away_until = Some(now + minutes(75));
         self.facts(number, |facts| {
             facts.last_seen = Some(now);
             if let Some(session) = &mut facts.session {
                 session.dismissed = true;
             }
         });
+    }
+
+    /// The bridge that sent it away, or a later run of that, says that it is late.
+    pub(super) fn write_off(&mut self, number: usize) {
+        let now = self.now;
+        let session = self.device(number).facts.session.as_ref().filter(|session| session.dismissed);
+        let lives = session.is_some_and(|session| {
+            BRIDGES.iter().zip(&self.lives).any(|(name, lives)| *lives && *session.bridge == **name)
+        });
+        if lives && self.real[number].sent_away_until.is_some_and(|until| until <= now) {
+            let real = &mut self.real[number];
+            (real.dismissed, real.sent_away_until, real.lost) = (false, None, Some(now));
+            self.facts(number, |facts| (facts.session, facts.last_seen) = (None, Some(now)));
+        }
     }
 
     /// A bridge is gone, without a word: its Lease ends in its time.
@@ -272,10 +287,11 @@ impl World {
         let now = self.now;
         for number in 0..self.real.len() {
             let session = self.device(number).facts.session.as_ref();
-            let named = session.is_some_and(|session| *session.bridge == *BRIDGES[bridge] && !session.dismissed);
+            let named = session.is_some_and(|session| *session.bridge == *BRIDGES[bridge]);
             let real = &mut self.real[number];
             if named {
                 real.lost = Some(known);
+                real.sent_away_until = real.dismissed.then(|| known + minutes(75));
             }
             if real.link == Some(bridge) {
                 real.link = None;

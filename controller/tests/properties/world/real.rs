@@ -29,6 +29,8 @@ pub struct Real {
     /// It was told to restart, and has not served since.
     pub down_by: Option<i64>,
     pub dismissed: bool,
+    /// Until when it is away by our word.
+    pub(super) sent_away_until: Option<Timestamp>,
     /// Since when those who look at the API can know that it is away.
     pub lost: Option<Timestamp>,
     /// What it, or a result, last said that it runs.
@@ -62,11 +64,17 @@ impl Real {
             falls_back: None,
             down_by: None,
             dismissed: false,
+            sent_away_until: None,
             lost: None,
             told: None,
             told_config: None,
             told_at: calls_at,
         }
+    }
+
+    /// Whether it is away by our word, and those who look can take it to come back.
+    pub fn is_sent_away(&self, now: Timestamp) -> bool {
+        self.dismissed && self.sent_away_until.is_none_or(|until| now < until)
     }
 
     pub fn is_dead(&self) -> bool {
@@ -134,6 +142,7 @@ impl World {
             self.call(number);
             self.give_up(number);
             self.end_by_time(number);
+            self.write_off(number);
             self.judge(number)?;
         }
         Ok(())
@@ -246,7 +255,8 @@ impl World {
         let incarnation = self.snapshot.bridges[BRIDGES[bridge]].incarnation.clone().unwrap();
         let begun = self.device(number).open_target().is_some_and(|open| open.has_begun);
         let real = &mut self.real[number];
-        (real.link, real.lost, real.down_by, real.dismissed) = (Some(bridge), None, None, false);
+        (real.link, real.lost, real.down_by) = (Some(bridge), None, None);
+        (real.dismissed, real.sent_away_until) = (false, None);
         let note = format!("{} calls {}", self.names[number], BRIDGES[bridge]);
         self.note(note);
         self.facts(number, |facts| {

@@ -81,7 +81,7 @@ impl World {
     /// Away for longer than the grace, or never there; not by our own word.
     pub fn is_away(&self, number: usize) -> bool {
         let (real, grace) = (&self.real[number], self.snapshot.settings.reconnect_grace);
-        real.told.is_none() || (!real.dismissed && real.lost.is_some_and(|lost| lost + grace <= self.now))
+        real.told.is_none() || (!real.is_sent_away(self.now) && real.lost.is_some_and(|lost| lost + grace <= self.now))
     }
 
     /// Whether those who look at the API can believe that it is there.
