@@ -32,6 +32,15 @@ impl Goal {
         })
     }
 
+    /// What the last target of a device told it to run.
+    pub fn told(device: &Device) -> Self {
+        let target = device.decisions.target.as_ref();
+        target.map_or_else(Self::default, |target| Self {
+            firmware: target.firmware.clone(),
+            config: target.config.clone(),
+        })
+    }
+
     /// A goal with the configuration as it is for a device, where that is rendered. Devices share what is not.
     ///
     /// # Errors

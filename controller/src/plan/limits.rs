@@ -11,7 +11,7 @@ pub struct Usage {
     pub updating: usize,
     /// Those that are away without that.
     pub away: usize,
-    /// Of those that are away, the ones that the rollout had taken on. On the way back they take no slot.
+    /// Of those that are away, the ones that failed in the rollout, which goes back: they take no slot.
     pub lost: usize,
 }
 

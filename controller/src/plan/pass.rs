@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::rc::Rc;
 
-use fettle_crds::{Step, TryResult, Verdict};
-use jiff::{SignedDuration, Timestamp};
+use fettle_crds::Step;
+use jiff::Timestamp;
 
 use super::Map;
 use super::availability::Presence;
@@ -14,7 +14,7 @@ use super::goal::Goal;
 use super::known::Known;
 use super::limits::Budget;
 use super::membership::{Membership, Standing as MacStanding};
-use super::model::{Device, End, Group, Progress, Snapshot, Text};
+use super::model::{Device, Group, Snapshot, Text};
 use super::output::{Change, DeviceWrite, Plan};
 use super::profiles;
 use super::progress::{Standing, Terms, Way};
@@ -154,6 +154,7 @@ impl<'a> Pass<'a> {
             ahead: device.download(),
             is_in_doubt: doubt.is_some(),
             granted_in: None,
+            failed_on_the_way: false,
             is_retried: false,
             write: None,
         };
@@ -193,6 +194,11 @@ impl<'a> Pass<'a> {
                 way_back.map_or(Standing::Untried, |way_back| Standing::of(device, &way_back.goal, &terms))
             }
         };
+        if let Some(terms) = terms.up_to_the_turn().filter(|_| way == Way::Back) {
+            let standing = Standing::of(device, &Goal::told(device), &terms);
+            seen.failed_on_the_way = matches!(standing, Standing::Failed(_));
+            self.wake.at(terms.changes_at(device, standing));
+        }
         self.wake.at(terms.changes_at(device, seen.standing));
         seen.is_retried = matches!(seen.standing, Standing::Forgiven { .. })
             || granted.is_some_and(|granted| granted.forgiven.is_some());
@@ -206,7 +212,7 @@ impl<'a> Pass<'a> {
         {
             scope.flashes |= *to.reports != *reported.version;
         }
-        observe_duration(scope, device);
+        scope.observe_duration(device);
     }
 
     /// The groups of rollouts, by the uids of those.
@@ -242,7 +248,7 @@ impl<'a> Pass<'a> {
                 spread::Presence::Updating => usage.updating += 1,
                 spread::Presence::Away => {
                     usage.away += 1;
-                    usage.lost += usize::from(seen.granted_in.is_some());
+                    usage.lost += usize::from(seen.failed_on_the_way);
                     scope.tally.away(&seen.device.name);
                 }
                 spread::Presence::LeftOut | spread::Presence::Available => {}
@@ -407,25 +413,6 @@ fn count_ahead(ahead: &[usize], seen: &[Seen<'_>], domains: &Domains<'_>, step: 
         reserved += usize::from(is_next && !is_blocked);
     }
     (downloading, reserved)
-}
-
-/// How long the last try of a device took, where that tells how long others take.
-fn observe_duration(scope: &mut Scope<'_>, device: &Device) {
-    let Some((target, Progress::Ended(End { result: TryResult::Succeeded, reason, at: Some(at) }))) = device.attempt()
-    else {
-        return;
-    };
-    // One in which there was nothing to do tells nothing.
-    if reason == Verdict::AlreadyCurrent || !scope.rollouts.all().any(|rollout| rollout.uid == target.rollout_uid) {
-        return;
-    }
-    let scheduled = target.config.as_ref().and_then(|config| config.scheduled.as_ref());
-    let began = scheduled.map_or(target.granted_at, |moment| moment.at);
-    let took = Some(at.duration_since(began).max(SignedDuration::ZERO));
-    scope.longest = scope.longest.max(took);
-    if target.firmware.as_ref().is_some_and(|firmware| *firmware.reports != *target.from) {
-        scope.longest_flash = scope.longest_flash.max(took);
-    }
 }
 
 /// What keeps a device from its next try, whatever its rollout is at.

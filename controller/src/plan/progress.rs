@@ -89,6 +89,14 @@ impl Standing {
 }
 
 impl Terms<'_> {
+    /// The same for whether a device failed in a rollout that goes back: before it turned, or in a try of the way back. One that
+    /// is gone by itself since has not, wherever the rollout had taken it.
+    pub fn up_to_the_turn(&self) -> Option<Self> {
+        let turned = self.rollout?.status.rollback.as_ref()?.started_at;
+        let watched_until = self.watched_until.map(|until| until.min(turned));
+        Some(Self { way: Way::Forward, watched_until, ..*self })
+    }
+
     fn of_arrived(&self, device: &Device, since: Timestamp) -> Standing {
         let min_ready = match self.way {
             Way::Forward => self.strategy.min_ready,

@@ -4,14 +4,18 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use fettle_crds::{DownloadTime, FinishedStep, FirmwarePolicy, Scheduled, Stage, TargetConfig, TargetFirmware};
+use fettle_crds::{
+    DownloadTime, FinishedStep, FirmwarePolicy, Scheduled, Stage, TargetConfig, TargetFirmware, TryResult, Verdict,
+};
 use jiff::{SignedDuration, Timestamp};
 
 use super::Map;
 use super::course::{self, Clock, Course};
 use super::goal::{Goal, WayBack};
 use super::limits::{Budget, Usage};
-use super::model::{Device, Firmware, Group, Image, Profile, Readiness, Rollout, Snapshot, Target, Text};
+use super::model::{
+    Device, End, Firmware, Group, Image, Profile, Progress, Readiness, Rollout, Snapshot, Target, Text,
+};
 use super::paths::{Hop, NoHop, Paths, Release};
 use super::progress::Way;
 use super::reason::Reason;
@@ -379,6 +383,26 @@ impl<'a> Scope<'a> {
     /// step is not done; not at all, where nobody noted when it was.
     pub fn watched_until(&self, granted_in: Option<u32>) -> Option<Timestamp> {
         steps::watched_until(self.rollout?, granted_in?)
+    }
+
+    /// How long the last try of a device took, where that tells how long others take.
+    pub fn observe_duration(&mut self, device: &Device) {
+        let Some((target, Progress::Ended(End { result: TryResult::Succeeded, reason, at: Some(at) }))) =
+            device.attempt()
+        else {
+            return;
+        };
+        // One in which there was nothing to do tells nothing.
+        if reason == Verdict::AlreadyCurrent || !self.rollouts.all().any(|rollout| rollout.uid == target.rollout_uid) {
+            return;
+        }
+        let scheduled = target.config.as_ref().and_then(|config| config.scheduled.as_ref());
+        let began = scheduled.map_or(target.granted_at, |moment| moment.at);
+        let took = Some(at.duration_since(began).max(SignedDuration::ZERO));
+        self.longest = self.longest.max(took);
+        if target.firmware.as_ref().is_some_and(|firmware| *firmware.reports != *target.from) {
+            self.longest_flash = self.longest_flash.max(took);
+        }
     }
 
     /// How long a try is expected to take: as long as the longest that worked, or as it may at most. What a configuration

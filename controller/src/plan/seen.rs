@@ -35,6 +35,8 @@ pub struct Seen<'a> {
     pub is_in_doubt: bool,
     /// The step in which the rollout of its group has granted it.
     pub granted_in: Option<u32>,
+    /// It failed in the rollout of its group, which goes back.
+    pub failed_on_the_way: bool,
     /// A person had it tried again: it counts as failed until it is current.
     pub is_retried: bool,
     /// Its decisions, where they change: for few devices of many.

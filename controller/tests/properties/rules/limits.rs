@@ -64,8 +64,10 @@ pub fn of_groups(world: &World, made: &Plan) -> Result<(), String> {
             .iter()
             .copied()
             .filter(|number| !updating.contains(number) && !world.device(*number).held && is_down(world, *number))
-            // On the way back those that the rollout had taken on take no slot.
-            .filter(|number| !is_back || !world.account.granted.contains_key(&(target.rollout_uid.clone(), *number)))
+            // On the way back those that failed in the rollout take no slot.
+            .filter(|number| {
+                !rollout.is_some_and(|it| world.may_be_lost_by(*number, it, group.strategy.device_timeout))
+            })
             .collect();
         let away = updating.len() + down.len();
         if away > limit && !(is_back && updating.len() == 1) {

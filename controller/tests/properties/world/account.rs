@@ -72,6 +72,7 @@ pub struct Ran {
 pub struct Tried {
     pub rollout: Uid,
     pub attempt: u32,
+    pub direction: Direction,
     pub verdict: Verdict,
 }
 
@@ -146,7 +147,8 @@ impl Account {
         let before = self.used(number, &permission.rollout, permission.direction);
         let failed = if worked(verdict) { 0 } else { before + 1 };
         self.used.insert(number, (permission.rollout.clone(), permission.direction, failed));
-        let tried = Tried { rollout: permission.rollout, attempt: permission.attempt, verdict };
+        let Permission { rollout, attempt, direction, .. } = permission;
+        let tried = Tried { rollout, attempt, direction, verdict };
         self.tries.entry(number).or_default().push(tried);
     }
 

@@ -2,8 +2,10 @@
 
 use fettle_controller::plan::model::{Group, Image, Readiness, Rollout, Source, Text};
 use fettle_crds::{FirmwarePolicy, Verdict};
+use jiff::SignedDuration;
 
 use super::World;
+use super::account::Direction;
 use super::fleet::{REPORTS, STRANGE};
 
 /// What a group wants of a device of some model.
@@ -112,6 +114,19 @@ impl World {
         let lost = self.real[number].lost;
         let long = lost.is_some_and(|lost| lost + group.strategy.device_timeout <= self.now);
         self.account.has_tried(number, &rollout.uid) || (granted && long)
+    }
+
+    /// Whether it may be for a rollout, which goes back, that a device is not there: its last try in that failed, it fell back,
+    /// or it was gone for long when the rollout turned.
+    pub fn may_be_lost_by(&self, number: usize, rollout: &Rollout, timeout: SignedDuration) -> bool {
+        let Some(rollback) = &rollout.status.rollback else { return false };
+        let was_gone = self.real[number].lost.is_some_and(|lost| lost + timeout <= rollback.started_at);
+        let drops = self.device(number).facts.drops.map_or(0, |drops| drops.count);
+        let has_failed = self.account.last_try(number, &rollout.uid).is_some_and(|last| {
+            let is_where_it_was = self.is_back(number, rollout) != Some(false);
+            !last.worked() || (last.direction == Direction::Back) != is_where_it_was
+        });
+        self.account.granted.contains_key(&(rollout.uid.clone(), number)) && (was_gone || has_failed || drops > 1)
     }
 
     /// Whether an image of a release is verified.
