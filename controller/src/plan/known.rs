@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fettle_crds::{Previous, PreviousFirmware, RolloutImage, TargetConfig};
 
 use super::Map;
-use super::model::{Config, Device, Image, Rollout, Snapshot};
+use super::model::{Config, Device, Image, Rollout, Snapshot, Target};
 use super::pass::Pass;
 use super::rendering::Template;
 use super::revision::Content;
@@ -81,12 +81,12 @@ impl<'a> Known<'a> {
         let mut contents = Vec::new();
 
         let last_firmware =
-            last.and_then(|target| target.firmware.as_ref()).filter(|firmware| firmware.reports == version);
+            last.and_then(|target| self.firmware_of(target, model)).filter(|(reports, ..)| *reports == version);
         let noted_firmware = noted
             .map(|noted| &noted.firmware)
             .filter(|firmware| *firmware.version == *version && firmware.content.is_some());
         let (sha256, content) = match (last_firmware, self.images.get(&(model, version))) {
-            (Some(firmware), _) => (Some(firmware.sha256.clone()), Some(firmware.content.clone())),
+            (Some((_, sha256, content)), _) => (Some(sha256.to_owned()), Some(content.to_owned())),
             (None, _) if let Some(firmware) = noted_firmware => (firmware.sha256.clone(), firmware.content.clone()),
             (None, Some(Some(image))) => {
                 contents.push(Content::image(image));
@@ -119,6 +119,19 @@ impl<'a> Known<'a> {
         let firmware = PreviousFirmware { version: version.to_owned(), sha256, content };
         contents.retain(|content| !self.snapshot.contents.contains_key(content.name()));
         (Previous { rollout_uid: rollout.uid.to_string(), firmware, config }, contents)
+    }
+
+    /// What a target brings devices of a model to: what they report then, the digest of the image, and its Secret. Where it is
+    /// for a configuration alone, its rollout has brought the firmware before.
+    fn firmware_of<'t>(&'t self, target: &'t Target, model: &str) -> Option<(&'t str, &'t str, &'t str)> {
+        if let Some(firmware) = &target.firmware {
+            return Some((&firmware.reports, &firmware.sha256, &firmware.content));
+        }
+        let rollout =
+            self.snapshot.rollouts.get(&target.rollout).filter(|rollout| rollout.uid == target.rollout_uid)?;
+        let images = &rollout.spec.firmware.as_ref()?.images;
+        let image = images.iter().find(|image| image.models.iter().any(|known| known == model))?;
+        Some((&image.reports, &image.sha256, &image.content))
     }
 
     /// The template of which the device got what it runs, by what it would get of it today.
