@@ -35,7 +35,8 @@ pub struct Scope<'a> {
     pub group: &'a Group,
     pub wanted: &'a Wanted<'a>,
     pub rollouts: &'a Rollouts<'a>,
-    /// The rollout that stands for what the group wants, where it exists already.
+    /// The rollout that stands for what the group wants, where it exists already; or the newest, which goes back, where nobody
+    /// can tell what the group wants.
     pub rollout: Option<&'a Rollout>,
     /// As it is written.
     pub way: Way,
@@ -95,7 +96,8 @@ impl<'a> Scope<'a> {
     pub fn new(snapshot: &'a Snapshot, group: &'a Group, wanted: &'a Wanted<'a>, rollouts: &'a Rollouts<'a>) -> Self {
         let stands_for = |newest: &&Rollout| match wanted {
             Wanted::Revision(revision) => newest.spec.revision == revision.digest,
-            Wanted::Invalid(_) => false,
+            // A way back needs nothing of what the group wants now.
+            Wanted::Invalid(_) => newest.status.rollback.is_some(),
         };
         let rollout = rollouts.newest().filter(stands_for);
         let is_back = rollout.is_some_and(|rollout| rollout.status.rollback.is_some());

@@ -4,7 +4,8 @@
 
 use fettle_crds::schema::message as cut;
 use fettle_crds::{
-    Counts, DeviceGroupStatus, DeviceRolloutStatus, Failure as ListedFailure, FinishedStep, RollbackStatus, Waiting,
+    Condition, Counts, DeviceGroupStatus, DeviceRolloutStatus, Failure as ListedFailure, FinishedStep, RollbackStatus,
+    Waiting,
 };
 use jiff::Timestamp;
 
@@ -27,11 +28,21 @@ pub struct GroupView<'a, 's> {
     pub now: Timestamp,
 }
 
-/// The status of a group and of the rollout that stands for what it wants, where they change.
+/// The status of a group and of its newest rollout, where they change; not of one that another is about to take the place of.
 pub fn of_group(view: &GroupView<'_, '_>) -> (Option<GroupWrite>, Option<(Text, DeviceRolloutStatus)>) {
     let completed_at = view.completed_at();
     let verdict = view.verdict(completed_at);
-    let rollout = view.scope.rollout.and_then(|rollout| view.rollout_status(rollout, &verdict, completed_at));
+    let rollout = match (view.scope.rollout, view.scope.rollouts.newest()) {
+        (Some(rollout), _) => {
+            let apart = view.of_rollout(completed_at);
+            view.rollout_status(rollout, apart.as_ref().unwrap_or(&verdict), completed_at)
+        }
+        (None, Some(newest)) => match view.scope.wanted {
+            Wanted::Invalid(_) => view.left_status(newest, &verdict),
+            Wanted::Revision(_) => None,
+        },
+        (None, None) => None,
+    };
     (view.group_status(&verdict), rollout)
 }
 
@@ -175,6 +186,42 @@ impl GroupView<'_, '_> {
         Timestamp::from_second((end / 60 + 1) * 60).ok()
     }
 
+    /// Of the newest rollout of a group of which nobody can tell what it wants: it does not go on, and may yet. What it was at
+    /// stays. One that was complete stays what it is.
+    fn left_status(&self, rollout: &Rollout, verdict: &Verdict) -> Option<(Text, DeviceRolloutStatus)> {
+        let (before, tally) = (&rollout.status, &self.scope.tally);
+        if before.completed_at.is_some() {
+            return None;
+        }
+        let counts = Counts { granted: before.counts.granted, ..tally.counts };
+        let status = DeviceRolloutStatus {
+            observed_generation: Some(rollout.generation),
+            conditions: self.conditions(rollout, verdict),
+            phase: Some(verdict.phase.as_str().to_owned()),
+            progress: Some(format!("{}/{}", counts.current, counts.total)),
+            message: Some(cut(&*verdict.message)),
+            counts,
+            reasons: tally.reasons(),
+            failures: Vec::new(),
+            template_errors: Vec::new(),
+            waiting: None,
+            estimated_end: None,
+            ..before.clone()
+        };
+        (status != *before).then(|| (rollout.name.clone(), status))
+    }
+
+    fn conditions(&self, rollout: &Rollout, verdict: &Verdict) -> Vec<Condition> {
+        let before = &rollout.status.conditions;
+        let ready = matches!(verdict.phase, Phase::Complete | Phase::Empty) && !before.is_empty();
+        let stalled = verdict.phase.is_stalled();
+        let mut conditions = Conditions::new(before, rollout.generation, self.now);
+        conditions.set("Ready", ready, &verdict.reason, &verdict.message);
+        conditions.set("Reconciling", !ready && !stalled, &verdict.reason, &verdict.message);
+        conditions.set("Stalled", stalled, &verdict.reason, if stalled { &verdict.message } else { "" });
+        conditions.done()
+    }
+
     fn rollout_status(
         &self,
         rollout: &Rollout,
@@ -182,12 +229,6 @@ impl GroupView<'_, '_> {
         completed_at: Option<Timestamp>,
     ) -> Option<(Text, DeviceRolloutStatus)> {
         let (before, tally) = (&rollout.status, &self.scope.tally);
-        let ready = matches!(verdict.phase, Phase::Complete | Phase::Empty) && !before.conditions.is_empty();
-        let stalled = verdict.phase.is_stalled();
-        let mut conditions = Conditions::new(&before.conditions, rollout.generation, self.now);
-        conditions.set("Ready", ready, &verdict.reason, &verdict.message);
-        conditions.set("Reconciling", !ready && !stalled, &verdict.reason, &verdict.message);
-        conditions.set("Stalled", stalled, &verdict.reason, if stalled { &verdict.message } else { "" });
         let failures = tally.failures.iter().map(|(device, failure, message)| ListedFailure {
             device: device.to_string(),
             reason: failure.as_str().to_owned(),
@@ -205,7 +246,7 @@ impl GroupView<'_, '_> {
         let started_at = before.started_at.or(tally.started);
         let status = DeviceRolloutStatus {
             observed_generation: Some(rollout.generation),
-            conditions: conditions.done(),
+            conditions: self.conditions(rollout, verdict),
             phase: Some(verdict.phase.as_str().to_owned()),
             progress: Some(format!("{}/{}", tally.counts.current, tally.counts.total)),
             message: Some(cut(&*verdict.message)),

@@ -9,7 +9,7 @@ use super::model::Readiness;
 use super::output::NoticeKind;
 use super::phase::Phase;
 use super::reason::Reason;
-use super::revision::{Revision, Wanted};
+use super::revision::{Invalid, Revision, Wanted};
 use super::scope::Scope;
 use super::status::GroupView;
 use super::steps::Rest;
@@ -59,16 +59,11 @@ fn stalled(reason: &str, message: String, notice: NoticeKind) -> Verdict {
 
 impl GroupView<'_, '_> {
     pub(super) fn verdict(&self, completed_at: Option<Timestamp>) -> Verdict {
+        let progress = self.scope.tally.progress();
         let revision = match &self.scope.wanted {
             Wanted::Revision(revision) => revision,
-            Wanted::Invalid(invalid) if self.scope.awaited_until().is_some_and(|until| self.now < until) => {
-                return Verdict::new(Phase::Waiting, invalid.reason.as_str(), invalid.message.clone());
-            }
-            Wanted::Invalid(invalid) => {
-                return stalled(invalid.reason.as_str(), invalid.message.clone(), NoticeKind::GroupInvalid);
-            }
+            Wanted::Invalid(invalid) => return self.invalid(invalid, &progress, completed_at),
         };
-        let progress = self.scope.tally.progress();
         match (self.of_course(&progress, completed_at), self.conflict()) {
             // Where the rollout goes, and who stopped it, comes first: of the others it is told besides.
             (Some(verdict), Some(Conflict { sentence, .. })) => verdict.beside(&sentence),
@@ -78,6 +73,25 @@ impl GroupView<'_, '_> {
             }
             (None, None) => self.forward(revision, progress, completed_at),
         }
+    }
+
+    /// A group that cannot be acted on. What goes back comes first, as long as it goes.
+    fn invalid(&self, invalid: &Invalid, progress: &str, completed_at: Option<Timestamp>) -> Verdict {
+        let Invalid { reason, message } = invalid;
+        let goes_back = self.of_course(progress, completed_at).filter(|verdict| !verdict.phase.is_stalled());
+        match goes_back {
+            Some(verdict) => verdict.beside(message),
+            None if self.scope.awaited_until().is_some_and(|until| self.now < until) => {
+                Verdict::new(Phase::Waiting, reason.as_str(), message.clone())
+            }
+            None => stalled(reason.as_str(), message.clone(), NoticeKind::GroupInvalid),
+        }
+    }
+
+    /// Of the rollout, where its group stands otherwise: one that has gone back has, whatever has become of the group since.
+    pub(super) fn of_rollout(&self, completed_at: Option<Timestamp>) -> Option<Verdict> {
+        let is_invalid = matches!(self.scope.wanted, Wanted::Invalid(_));
+        is_invalid.then(|| self.of_course(&self.scope.tally.progress(), completed_at)).flatten()
     }
 
     /// Devices that another group selects too, or that run a version without an order.

@@ -57,7 +57,11 @@ pub fn plan(snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Value {
         steps: plan
             .rollout_statuses
             .iter()
-            .filter_map(|(name, status)| Some((name.to_string(), step(status, now)?)))
+            .filter_map(|(name, status)| {
+                let told = step(status, now).into_iter().chain(apart(plan, name, status));
+                let told: Vec<String> = told.collect();
+                (!told.is_empty()).then(|| (name.to_string(), told.join("; ")))
+            })
             .collect(),
         profiles: plan
             .profiles
@@ -77,6 +81,14 @@ pub fn plan(snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Value {
         next: plan.next.filter(|next| *next < Timestamp::MAX).map(from_now),
     };
     serde_yaml::to_value(&shown).unwrap()
+}
+
+/// How the newest rollout of a group stands, where that is not how the group does.
+fn apart(plan: &Plan, name: &str, status: &DeviceRolloutStatus) -> Option<String> {
+    let group = plan.groups.iter().find(|write| write.status.rollout.as_deref() == Some(name))?;
+    let phase = status.phase.as_deref().filter(|phase| *phase != "Superseded")?;
+    let message = status.message.as_deref().unwrap_or_default();
+    (group.status.phase.as_deref() != Some(phase)).then(|| format!("{phase}: {message}"))
 }
 
 /// The step of a rollout, and its way back.

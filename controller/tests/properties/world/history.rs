@@ -175,7 +175,8 @@ fn fickle() -> impl Strategy<Value = Event> {
     let often = prop::bool::weighted(0.4);
     prop_oneof![
         10 => Just(Event::Nothing),
-        2 => (group.clone(), 3..5usize, 0..3usize).prop_map(|(group, release, config)| Event::Want(group, release, config)),
+        2 => (group.clone(), prop::sample::select(vec![3, 3, 4, 4, 5]), 0..3usize)
+            .prop_map(|(group, release, config)| Event::Want(group, release, config)),
         2 => (group.clone(), 1..3u8).prop_map(|(group, how)| Event::Abort(group, how)),
         2 => (group.clone(), often).prop_map(|(group, yes)| Event::PauseGroup(group, yes)),
         1 => (group.clone(), often).prop_map(|(group, yes)| Event::PauseRollout(group, yes)),

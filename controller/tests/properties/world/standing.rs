@@ -72,7 +72,11 @@ impl World {
         });
         let config = rollout.spec.config.as_ref().map(|config| config.identity.as_str());
         let exists = group.firmware.as_ref().is_none_or(|name| self.snapshot.firmwares.contains_key(name));
-        exists && firmware == group.firmware.as_deref() && config == identity.as_deref()
+        if !exists {
+            // Nobody can tell what it wants. What goes back needs not know.
+            return rollout.status.rollback.is_some();
+        }
+        firmware == group.firmware.as_deref() && config == identity.as_deref()
     }
 
     /// The rollout that stands for what a group wants, where it is the newest.

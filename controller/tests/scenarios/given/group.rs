@@ -52,6 +52,8 @@ pub struct Group {
     download: DownloadTime,
     /// The time of day at which configurations are put into force.
     apply_at: Option<String>,
+    /// What is wrong with its windows, freezes or time zones by now.
+    pub wrong_times: Option<String>,
     paused: bool,
     /// What a person has said in the spec of its rollout.
     person: Person,
@@ -111,6 +113,7 @@ impl Default for Group {
             freezes: Vec::new(),
             download: DownloadTime::InWindow,
             apply_at: None,
+            wrong_times: None,
             paused: false,
             person: Person::default(),
             at_step: None,

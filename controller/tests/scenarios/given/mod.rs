@@ -140,14 +140,19 @@ impl Given {
                 snapshot.rollouts.insert(rollout.name.clone(), rollout);
             }
         }
-        let is_pruned = |name: &m::Text| self.firmwares.get(&**name).is_some_and(|firmware| firmware.pruned);
-        snapshot.firmwares.retain(|name, _| !is_pruned(name));
         for (number, (name, device)) in self.devices.iter().enumerate() {
             if let Some(ahead) = device.doubt {
                 snapshot.in_doubt.insert(name.as_str().into(), now + ahead.0);
             }
             let device = device.model(name, number, &snapshot, now);
             snapshot.devices.insert(device);
+        }
+        let is_pruned = |name: &m::Text| self.firmwares.get(&**name).is_some_and(|firmware| firmware.pruned);
+        snapshot.firmwares.retain(|name, _| !is_pruned(name));
+        for (name, group) in &self.groups {
+            if let Some(wrong) = &group.wrong_times {
+                snapshot.groups.get_mut(name.as_str()).unwrap().times = Err(wrong.as_str().into());
+            }
         }
         (snapshot, now)
     }
