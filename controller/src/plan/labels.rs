@@ -7,13 +7,42 @@ use super::model::Text;
 /// The labels of a device, in the order of their keys. They never change: a device gets others.
 ///
 /// They are one allocation, and keys and values are shared among devices: what selectors and limits ask for is then mostly
-/// at hand. Still, to reach those of each device in each pass takes a third of it. So who selects them is remembered with
-/// the device; that follows from them and from the selectors, and whoever asks cannot tell the difference but by the time.
-#[derive(Debug, Default)]
+/// at hand. Still, to reach those of each device in each pass takes a third of it. So who selects them, and which domains
+/// they are in, is remembered with the device; that follows from them and from who is asked, and whoever asks cannot tell
+/// the difference but by the time.
+#[derive(Debug, Clone, Default)]
 pub struct Labels {
     all: Box<[(Text, Text)]>,
-    /// The number of the selectors that were asked (from 1), and below it what they said.
-    told: AtomicU64,
+    /// What [selectors](super::membership::Selectors) said of them.
+    pub(super) membership: Remembered,
+    /// What [places](super::places::Places) said of them.
+    pub(super) domains: Remembered,
+}
+
+/// What was said of labels by the last that was asked.
+#[derive(Debug, Default)]
+pub struct Remembered {
+    /// The number of who was asked (from 1), and below it what they said.
+    said: AtomicU64,
+}
+
+impl Remembered {
+    /// What the one of that number said, if nobody was asked since.
+    pub(super) fn said_by(&self, number: u32) -> Option<u32> {
+        let said = self.said.load(Ordering::Relaxed);
+        (said >> 32 == u64::from(number)).then_some(said as u32)
+    }
+
+    /// Remembers it, in place of what others said.
+    pub(super) fn remember(&self, number: u32, said: u32) {
+        self.said.store(u64::from(number) << 32 | u64::from(said), Ordering::Relaxed);
+    }
+}
+
+impl Clone for Remembered {
+    fn clone(&self) -> Self {
+        Self { said: AtomicU64::new(self.said.load(Ordering::Relaxed)) }
+    }
 }
 
 impl Labels {
@@ -29,17 +58,6 @@ impl Labels {
     pub fn iter(&self) -> impl Iterator<Item = (&Text, &Text)> {
         self.all.iter().map(|(key, value)| (key, value))
     }
-
-    /// What the selectors of that number said of them.
-    pub(super) fn told(&self, selectors: u32) -> Option<u32> {
-        let told = self.told.load(Ordering::Relaxed);
-        (told >> 32 == u64::from(selectors)).then_some(told as u32)
-    }
-
-    /// Remembers it, in place of what others said.
-    pub(super) fn tell(&self, selectors: u32, said: u32) {
-        self.told.store(u64::from(selectors) << 32 | u64::from(said), Ordering::Relaxed);
-    }
 }
 
 impl fettle_crds::Labels for Labels {
@@ -53,13 +71,7 @@ impl<K: Into<Text>, V: Into<Text>> FromIterator<(K, V)> for Labels {
         let mut labels: Box<[(Text, Text)]> =
             labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
         labels.sort_unstable();
-        Self { all: labels, told: AtomicU64::default() }
-    }
-}
-
-impl Clone for Labels {
-    fn clone(&self) -> Self {
-        Self { all: self.all.clone(), told: AtomicU64::new(self.told.load(Ordering::Relaxed)) }
+        Self { all: labels, membership: Remembered::default(), domains: Remembered::default() }
     }
 }
 

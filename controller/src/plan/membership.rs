@@ -100,15 +100,15 @@ impl Selectors {
     }
 
     pub fn of(&self, device: &Device) -> Membership {
-        match device.labels.told(self.number) {
+        match device.labels.membership.said_by(self.number) {
             Some(NOBODY) => return Membership::None,
             Some(group) => return Membership::One(group as usize - 1),
             None => {}
         }
         let found = self.find(device);
         match &found {
-            Membership::None => device.labels.tell(self.number, NOBODY),
-            Membership::One(group) => device.labels.tell(self.number, *group as u32 + 1),
+            Membership::None => device.labels.membership.remember(self.number, NOBODY),
+            Membership::One(group) => device.labels.membership.remember(self.number, *group as u32 + 1),
             Membership::Overlap(_) => {}
         }
         found

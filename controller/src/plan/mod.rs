@@ -7,7 +7,7 @@
 //! The rules, by file: who belongs to what ([`membership`]) and whose a MAC is ([`devices`]), who is there
 //! ([`availability`]), what a group wants ([`revision`]) and what that is for a device ([`goal`], [`rendering`]), where a
 //! device stands with it ([`progress`]), which way a rollout goes and whether anybody may begin ([`course`], [`windows`],
-//! [`schedule`]), whom a step takes on ([`steps`]), how many may be away ([`limits`], [`spread`]), over which releases a
+//! [`schedule`]), whom a step takes on ([`steps`]), how many may be away ([`limits`], [`spread`], [`places`]), over which releases a
 //! device gets there ([`paths`], [`versions`]), which targets are given and taken back ([`grants`]), what devices ran before
 //! (`known`), and how it is all told ([`status`], [`verdict`], [`profiles`]).
 
@@ -28,6 +28,7 @@ pub mod output;
 mod pass;
 pub mod paths;
 pub mod phase;
+pub mod places;
 pub mod profiles;
 pub mod progress;
 pub mod reason;

@@ -19,6 +19,7 @@ pub use super::attempt::{Ahead, End, Open, Progress};
 use super::devices::Devices;
 use super::labels::Labels;
 use super::membership::LastSelectors;
+use super::places::LastPlaces;
 use super::rendering::{Renderings, Template};
 use super::transfer::Ways;
 use super::versions::Requirement;
@@ -45,6 +46,7 @@ pub struct Snapshot {
     /// The templates in those, and in the profiles, by the names of the Secrets.
     pub templates: BTreeMap<Text, Arc<Template>>,
     pub selectors: LastSelectors,
+    pub places: LastPlaces,
 }
 
 /// What the planner is told from outside the API.

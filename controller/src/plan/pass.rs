@@ -104,7 +104,7 @@ impl<'a> Pass<'a> {
             untold: Vec::new(),
             busy: BTreeSet::new(),
             wanted,
-            domains: Domains::new(groups),
+            domains: Domains::new(groups, snapshot),
             known: None,
             contents: BTreeMap::new(),
             writes: 0,

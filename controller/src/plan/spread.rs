@@ -7,17 +7,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::Map;
-use super::model::{Device, Group, Text};
+use super::model::{Device, Group, Snapshot, Text};
+use super::places::{LastPlaces, Places, Row};
 
 /// How a domain stands.
 #[derive(Debug, Clone, Copy, Default)]
 struct Domain {
     /// `None`: no group with a device here has a limit.
-    limit: Option<usize>,
-    updating: usize,
+    limit: Option<u32>,
+    updating: u32,
     /// Away without a try that runs.
-    away: usize,
+    away: u32,
 }
 
 /// Why a device has no place in one of its domains.
@@ -30,13 +30,17 @@ pub enum Full {
 }
 
 /// The domains of a namespace.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Domains<'a> {
-    /// The labels that any group limits.
+    /// The labels that any group limits, and what each group says of them.
     labels: Vec<Label<'a>>,
+    /// The domain of each value, and of each device.
+    places: Places,
+    /// Where those are kept until the next pass.
+    last: &'a LastPlaces,
     domains: Vec<Domain>,
-    /// Where the domains of each device are in that: one after the other, as many as there are labels.
-    of_devices: Vec<Option<usize>>,
+    /// Those of each device that was counted; `None`: it counts nowhere.
+    of_devices: Vec<Option<Row>>,
 }
 
 /// A label that domains are made by.
@@ -44,9 +48,7 @@ pub struct Domains<'a> {
 struct Label<'a> {
     key: &'a str,
     /// What each group says of it.
-    limits: Vec<Option<usize>>,
-    /// Where the domains are, by value.
-    places: Map<&'a str, usize>,
+    limits: Vec<Option<u32>>,
 }
 
 /// What a device does to its domains.
@@ -60,44 +62,58 @@ pub enum Presence {
 }
 
 impl<'a> Domains<'a> {
-    pub fn new(groups: &[&'a Group]) -> Self {
+    pub fn new(groups: &[&'a Group], snapshot: &'a Snapshot) -> Self {
         let spreads = |group: &&'a Group| &group.strategy.spread;
         let mut keys: Vec<&str> = groups.iter().flat_map(spreads).map(|spread| spread.label.as_str()).collect();
         keys.sort_unstable();
         keys.dedup();
         let limit = |key: &str, group: &&'a Group| {
             let limits = spreads(group).iter().filter(|spread| spread.label == *key);
-            limits.map(|spread| spread.max_unavailable as usize).min()
+            limits.map(|spread| spread.max_unavailable).min()
         };
-        let label = |key: &&'a str| Label {
-            key,
-            limits: groups.iter().map(|group| limit(key, group)).collect(),
-            places: Map::default(),
-        };
-        Self { labels: keys.iter().map(label).collect(), domains: Vec::new(), of_devices: Vec::new() }
+        let label = |key: &&'a str| Label { key, limits: groups.iter().map(|group| limit(key, group)).collect() };
+        let devices = snapshot.devices.len();
+        let places = snapshot.places.take(keys.iter().map(|key| (*key).to_owned()).collect(), devices);
+        Self {
+            labels: keys.iter().map(label).collect(),
+            domains: vec![Domain::default(); places.domains()],
+            places,
+            last: &snapshot.places,
+            of_devices: Vec::with_capacity(if keys.is_empty() { 0 } else { devices }),
+        }
     }
 
     /// Counts a device of these groups. Devices are counted one after the other, and known by their number from then on.
     pub fn count(&mut self, device: &'a Device, groups: &[usize], presence: Presence) {
-        let at_grant = device.decisions.target.as_ref().filter(|_| presence == Presence::Updating);
-        for label in &mut self.labels {
-            if presence == Presence::LeftOut {
-                self.of_devices.push(None);
-                continue;
-            }
-            let value = device.labels.get(label.key).map(|value| &**value);
-            let place = value.map(|value| label.place(value, &mut self.domains));
-            self.of_devices.push(place);
-            if let Some(place) = place {
-                let domain = &mut self.domains[place];
-                let limits = groups.iter().filter_map(|group| label.limits[*group]);
-                domain.limit = domain.limit.into_iter().chain(limits).min();
-                domain.add(presence);
-            }
-            // A device counts where it is now, and where it was when it was granted.
-            let before = at_grant.and_then(|target| target.spread.get(label.key)).map(String::as_str);
-            if let Some(before) = before.filter(|before| Some(*before) != value) {
-                let place = label.place(before, &mut self.domains);
+        if self.labels.is_empty() {
+            return;
+        }
+        if presence == Presence::LeftOut {
+            return self.of_devices.push(None);
+        }
+        let row = self.places.of(&device.labels);
+        self.of_devices.push(Some(row));
+        self.domains.resize(self.places.domains(), Domain::default());
+        for (label, place) in self.labels.iter().zip(self.places.row(row)) {
+            let Some(place) = place else { continue };
+            let domain = &mut self.domains[place];
+            let limits = groups.iter().filter_map(|group| label.limits[*group]);
+            domain.limit = domain.limit.into_iter().chain(limits).min();
+            domain.add(presence);
+        }
+        if let Some(target) = device.decisions.target.as_ref().filter(|_| presence == Presence::Updating) {
+            self.count_at_grant(device, &target.spread, presence);
+        }
+    }
+
+    /// A device counts where it is now, and where it was when it was granted.
+    fn count_at_grant(&mut self, device: &Device, values: &BTreeMap<String, String>, presence: Presence) {
+        for (at, label) in self.labels.iter().enumerate() {
+            let now = device.labels.get(label.key).map(|value| &**value);
+            let before = values.get(label.key).map(String::as_str);
+            if let Some(before) = before.filter(|before| Some(*before) != now) {
+                let place = self.places.of_value(at, &before.into());
+                self.domains.resize(self.places.domains(), Domain::default());
                 self.domains[place].add(presence);
             }
         }
@@ -105,8 +121,9 @@ impl<'a> Domains<'a> {
 
     /// The domains of the device with that number, one for each label that it has.
     fn of_device(&self, number: usize) -> impl Iterator<Item = (&Label<'a>, usize)> {
-        let places = &self.of_devices[number * self.labels.len()..][..self.labels.len()];
-        self.labels.iter().zip(places).filter_map(|(label, place)| Some((label, (*place)?)))
+        let row = self.of_devices.get(number).copied().flatten();
+        let places = row.into_iter().flat_map(|row| self.labels.iter().zip(self.places.row(row)));
+        places.filter_map(|(label, place)| Some((label, place?)))
     }
 
     /// Whether one more device may go down. `counted`: it is one of those that count already.
@@ -114,8 +131,8 @@ impl<'a> Domains<'a> {
         for (_, place) in self.of_device(number) {
             let domain = &self.domains[place];
             let Some(limit) = domain.limit else { continue };
-            if domain.updating + domain.away - usize::from(counted) >= limit {
-                return Err(if domain.updating > usize::from(counted) { Full::Updating } else { Full::Away });
+            if domain.updating + domain.away - u32::from(counted) >= limit {
+                return Err(if domain.updating > u32::from(counted) { Full::Updating } else { Full::Away });
             }
         }
         Ok(())
@@ -123,9 +140,9 @@ impl<'a> Domains<'a> {
 
     /// A device goes down.
     pub fn take(&mut self, number: usize) {
-        let labels = self.labels.len();
-        for place in self.of_devices[number * labels..][..labels].iter().flatten() {
-            self.domains[*place].updating += 1;
+        let Some(row) = self.of_devices.get(number).copied().flatten() else { return };
+        for place in self.places.row(row).flatten() {
+            self.domains[place].updating += 1;
         }
     }
 
@@ -141,18 +158,14 @@ impl<'a> Domains<'a> {
             let domain = &self.domains[place];
             let limit = domain.limit.filter(|limit| domain.updating + domain.away >= *limit)?;
             let value = device.labels.get(label.key)?;
-            Some((format!("{}={value}", label.key).into(), limit))
+            Some((format!("{}={value}", label.key).into(), limit as usize))
         })
     }
 }
 
-impl<'a> Label<'a> {
-    /// Where the domain of a value is; a new one, where there is none.
-    fn place(&mut self, value: &'a str, domains: &mut Vec<Domain>) -> usize {
-        *self.places.entry(value).or_insert_with(|| {
-            domains.push(Domain::default());
-            domains.len() - 1
-        })
+impl Drop for Domains<'_> {
+    fn drop(&mut self) {
+        self.last.keep(&mut self.places);
     }
 }
 
