@@ -8,7 +8,7 @@ mod files_support;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fettle_bridge::args::ExternalArgs;
@@ -55,6 +55,15 @@ impl World {
         let external =
             External::new(config, servers.store.clone(), Arc::clone(&servers.logs), &servers.registry).unwrap();
         Self { servers, vsftpd, folder, external, stop: CancellationToken::new() }
+    }
+
+    /// With what stands before vsftpd, for the bridge.
+    async fn start_behind(answers: impl Fn(&str) -> Option<&'static str> + Clone + Send + Sync + 'static) -> Self {
+        let mut world = Self::start("");
+        let config = config_of(before(world.vsftpd.address, answers).await);
+        let (store, logs) = (world.servers.store.clone(), Arc::clone(&world.servers.logs));
+        world.external = External::new(config, store, logs, &Registry::new()).unwrap();
+        world
     }
 
     fn keep(&self) {
@@ -188,26 +197,37 @@ async fn what_an_earlier_run_has_left_is_removed_and_nothing_else() {
     assert_eq!(world.names(), ["boot.bin", &needed, "fettle-readme"]);
 }
 
-/// Stands before a server, and refuses by itself that files with this in their name are removed.
-async fn refuses_to_remove(name: &'static str, server: SocketAddr) -> SocketAddr {
+/// Stands before a server, and answers by itself what `answers` knows an answer to; an empty one is none.
+async fn before(
+    server: SocketAddr,
+    answers: impl Fn(&str) -> Option<&'static str> + Clone + Send + Sync + 'static,
+) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
+            let answers = answers.clone();
             tokio::spawn(async move {
                 let (from_client, mut to_client) = client.into_split();
                 let (mut from_server, mut to_server) = TcpStream::connect(server).await.unwrap().into_split();
                 let (mut lines, mut reply) = (BufReader::new(from_client).lines(), vec![0; 1024]);
+                // Until one of both is gone.
                 loop {
-                    tokio::select! {
-                        Ok(len @ 1..) = from_server.read(&mut reply) => to_client.write_all(&reply[..len]).await.unwrap(),
-                        Ok(Some(line)) = lines.next_line() => match line {
-                            line if line.starts_with("DELE ") && line.contains(name) => {
-                                to_client.write_all(b"450 Somebody reads it.\r\n").await.unwrap();
+                    let passed_on = tokio::select! {
+                        read = from_server.read(&mut reply) => {
+                            let Ok(len @ 1..) = read else { break };
+                            to_client.write_all(&reply[..len]).await
+                        }
+                        line = lines.next_line() => {
+                            let Ok(Some(line)) = line else { break };
+                            match answers(&line) {
+                                Some(answer) => to_client.write_all(answer.as_bytes()).await,
+                                None => to_server.write_all(format!("{line}\r\n").as_bytes()).await,
                             }
-                            line => to_server.write_all(format!("{line}\r\n").as_bytes()).await.unwrap(),
-                        },
-                        else => break,
+                        }
+                    };
+                    if passed_on.is_err() {
+                        break;
                     }
                 }
             });
@@ -218,15 +238,8 @@ async fn refuses_to_remove(name: &'static str, server: SocketAddr) -> SocketAddr
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_cannot_be_removed_keeps_no_other_and_no_log_waiting() {
-    let mut world = World::start("");
-    let before = refuses_to_remove("zzzz", world.vsftpd.address).await;
-    world.external = External::new(
-        config_of(before),
-        world.servers.store.clone(),
-        Arc::clone(&world.servers.logs),
-        &Registry::new(),
-    )
-    .unwrap();
+    let is_stuck = |line: &str| line.starts_with("DELE ") && line.ends_with("zzzz");
+    let world = World::start_behind(move |line| is_stuck(line).then_some("450 Somebody reads it.\r\n")).await;
     let hours_ago = Timestamp::now().as_second() - 7200;
     let stale = |end: &str| format!("fettle-{hours_ago:08x}-abcdefghijkl{end}");
     let stuck = stale("zzzz");
@@ -242,6 +255,25 @@ async fn a_file_that_cannot_be_removed_keeps_no_other_and_no_log_waiting() {
     world.external.brought(&command.permission);
     world.until("the log is stored", || world.has_log("sw-1")).await;
     world.until("all others are removed", || world.names() == [stuck.as_str()]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_the_server_keeps_us_waiting_for_keeps_no_other_waiting() {
+    let stuck = Arc::new(OnceLock::<String>::new());
+    let name = Arc::clone(&stuck);
+    let is_stuck =
+        move |line: &str| line.strip_prefix("RETR ").is_some_and(|of| name.get().is_some_and(|name| name == of));
+    let world = World::start_behind(move |line| is_stuck(line).then_some("")).await;
+    world.keep();
+    for device in ["sw-1", "sw-2"] {
+        let command = world.servers.order_upload("uid-1", device);
+        let name = world.external.expect(&command.permission, Over::Ftp).await.unwrap();
+        std::fs::write(world.folder.join(&name), "log").unwrap();
+        stuck.get_or_init(|| name);
+        world.external.brought(&command.permission);
+    }
+    world.until("the other log is stored", || world.has_log("sw-2")).await;
+    assert!(!world.has_log("sw-1"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,7 +17,7 @@ mod name;
 mod removals;
 mod server;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -89,8 +89,10 @@ struct Inner {
     state: Mutex<State>,
     puts: Flights<[u8; 32], Result<(), Arc<ExternalError>>>,
     visits: Semaphore,
-    /// There is something to remove or to fetch.
+    /// There is something to remove.
     work: Notify,
+    /// There is a log to fetch.
+    arrivals: Notify,
     metrics: Metrics,
 }
 
@@ -102,7 +104,7 @@ struct State {
     /// What lies there and is of no use.
     removals: Removals,
     /// Logs that may have arrived.
-    arrived: Vec<(Permission, String)>,
+    arrived: VecDeque<(Permission, String)>,
     /// How fetching them comes out: of no more logs than are expected within [`KNOWN_FOR`].
     fetches: HashMap<Permission, Fetch>,
 }
@@ -211,6 +213,7 @@ impl External {
             puts: Flights::new(),
             visits: Semaphore::new(MAX_VISITS),
             work: Notify::new(),
+            arrivals: Notify::new(),
             metrics: Metrics::register(registry)?,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -277,7 +280,7 @@ impl External {
         let mut state = self.inner.state();
         if matches!(state.uses.get(permission), Some(Use::Upload { .. })) {
             state.release(permission);
-            self.inner.work.notify_one();
+            self.inner.arrivals.notify_one();
         }
     }
 
@@ -294,6 +297,7 @@ impl External {
     pub fn release(&self, permission: &Permission) {
         self.inner.state().release(permission);
         self.inner.work.notify_one();
+        self.inner.arrivals.notify_one();
     }
 }
 
@@ -377,7 +381,7 @@ impl State {
             Some(Use::Download { sha256, name }) => self.idle(&sha256, &name),
             Some(Use::Upload { name, look_at: _ }) => {
                 self.fetches.insert(*permission, Fetch { outcome: watch::Sender::new(None), ended: None });
-                self.arrived.push((*permission, name));
+                self.arrived.push_back((*permission, name));
             }
         }
     }
@@ -434,7 +438,7 @@ mod tests {
             state.end_by_time(begin + SignedDuration::from_secs(looked_for_after - 1));
             assert_eq!((state.uses.len(), state.arrived.len()), (1, 0), "it may be on its way");
             state.end_by_time(begin + SignedDuration::from_secs(looked_for_after));
-            assert_eq!((state.uses.len(), &state.arrived), (0, &vec![(permission, "log".to_owned())]));
+            assert_eq!((state.uses.len(), &state.arrived), (0, &VecDeque::from([(permission, "log".to_owned())])));
         }
     }
 }

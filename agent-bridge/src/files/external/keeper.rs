@@ -1,8 +1,11 @@
-//! Takes away what is over, fetches logs, and looks for what earlier runs have left: one task, that does one thing at a time.
+//! Takes away what is over, fetches logs, and looks for what earlier runs have left. Logs wait for nothing but each other:
+//! somebody may be waiting for them.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use jiff::Timestamp;
 use suppaftp::Status;
 use tokio::time::Instant;
@@ -28,6 +31,9 @@ const LAST_PAUSE: Duration = Duration::from_secs(60);
 /// How often a log is asked for that does not come.
 const MAX_TRIES: u32 = 5;
 
+/// Logs that are fetched at once: half of the visits, so that as many are left for what devices wait for.
+const LOGS_AT_ONCE: usize = super::MAX_VISITS / 2;
+
 impl External {
     /// Keeps the server tidy until the token is cancelled. What lies there then is removed by the next run, when nobody can
     /// need it any more: devices may be fetching it.
@@ -38,11 +44,14 @@ impl External {
 
 impl Inner {
     async fn keep(self: Arc<Self>) {
+        tokio::join!(self.keep_tidy(), self.take_logs());
+    }
+
+    async fn keep_tidy(&self) {
         let (mut clean_at, mut tidy_at) = (Instant::now(), Instant::now());
         let mut pause = FIRST_PAUSE;
         loop {
             self.let_go();
-            self.take_logs().await;
             if tidy_at <= Instant::now() {
                 match self.tidy(&mut clean_at).await {
                     Ok(()) => pause = FIRST_PAUSE,
@@ -53,7 +62,7 @@ impl Inner {
                     }
                 }
             }
-            // New work, or the time for what ends by itself. Logs wait for no pause.
+            // New work, or the time for what ends by itself.
             let _ = tokio::time::timeout(LOOK, self.work.notified()).await;
         }
     }
@@ -74,6 +83,9 @@ impl Inner {
     fn let_go(&self) {
         let (now, mut state) = (Instant::now(), self.state());
         state.end_by_time(Timestamp::now());
+        if !state.arrived.is_empty() {
+            self.arrivals.notify_one();
+        }
         let mut idle = Vec::new();
         state.placed.retain(|_, files| {
             idle.extend(files.extract_if(.., |file| file.users == 0 && file.idle_since.elapsed() >= LINGER));
@@ -116,23 +128,41 @@ impl Inner {
         visited
     }
 
+    /// Fetches logs as they arrive.
     async fn take_logs(&self) {
-        let logs = std::mem::take(&mut self.state().arrived);
-        for (permission, name) in logs {
-            let taken = self.take_log(&permission, &name).await;
-            self.metrics.count(Operation::Take, &taken);
-            let outcome = taken.unwrap_or_else(|error| {
-                let error = fettle_runtime::chain(&error).to_string();
-                tracing::warn!(
-                    device = %permission.device, command = permission.command, error,
-                    "log not fetched from the external file server"
-                );
-                Fetched::Failed(error)
-            });
-            let mut state = self.state();
-            state.fetched(&permission, outcome);
-            state.removals.add(name, Instant::now());
+        let mut taking = FuturesUnordered::new();
+        loop {
+            while taking.len() < LOGS_AT_ONCE
+                && let Some((permission, name)) = self.next_arrived()
+            {
+                taking.push(self.take_and_tell(permission, name));
+            }
+            tokio::select! {
+                Some(()) = taking.next() => {}
+                () = self.arrivals.notified() => {}
+            }
         }
+    }
+
+    fn next_arrived(&self) -> Option<(Permission, String)> {
+        self.state().arrived.pop_front()
+    }
+
+    async fn take_and_tell(&self, permission: Permission, name: String) {
+        let taken = self.take_log(&permission, &name).await;
+        self.metrics.count(Operation::Take, &taken);
+        let outcome = taken.unwrap_or_else(|error| {
+            let error = fettle_runtime::chain(&error).to_string();
+            tracing::warn!(
+                device = %permission.device, command = permission.command, error,
+                "log not fetched from the external file server"
+            );
+            Fetched::Failed(error)
+        });
+        let mut state = self.state();
+        state.fetched(&permission, outcome);
+        state.removals.add(name, Instant::now());
+        self.work.notify_one();
     }
 
     /// A log, if it has come. What cannot be had after some tries is given up.
