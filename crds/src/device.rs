@@ -222,6 +222,8 @@ pub enum Phase {
     Scheduled,
     /// The device was, or is just being, told to restart into what it downloaded.
     Restarting,
+    /// That never reached the device: nothing was sent, or TCP did not confirm it. It is told again.
+    RestartLost,
     /// The device was, or is just being, told to put the profile into force.
     Applying,
     /// The try has ended.

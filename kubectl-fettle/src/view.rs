@@ -470,6 +470,7 @@ fn doing(target: &Target, upgrade: Option<&Upgrade>, progress: Option<&Progress>
                 Phase::Downloaded => "Downloaded",
                 Phase::Scheduled => "Scheduled",
                 Phase::Restarting => "Restarting",
+                Phase::RestartLost => "RestartLost",
                 Phase::Applying => "Applying",
                 Phase::Done => "Done",
             },

@@ -132,6 +132,7 @@ fn upgrade(target: i64, phase: Phase, end: Option<&TryEnd>, now: Timestamp) -> V
         Phase::Downloaded => fettle_crds::Phase::Downloaded,
         Phase::Scheduled => fettle_crds::Phase::Scheduled,
         Phase::Restarting => fettle_crds::Phase::Restarting,
+        Phase::RestartLost => fettle_crds::Phase::RestartLost,
         Phase::Applying => fettle_crds::Phase::Applying,
         Phase::Done => fettle_crds::Phase::Done,
     };
@@ -294,6 +295,7 @@ mod tests {
             (Phase::Downloaded, fettle_crds::Phase::Downloaded),
             (Phase::Scheduled, fettle_crds::Phase::Scheduled),
             (Phase::Restarting, fettle_crds::Phase::Restarting),
+            (Phase::RestartLost, fettle_crds::Phase::RestartLost),
             (Phase::Applying, fettle_crds::Phase::Applying),
         ] {
             let upgrade =

@@ -59,6 +59,7 @@ pub fn view(device: &Device, standing: Standing, us: &Identity, bridges: &Bridge
                 RecordedPhase::Downloaded => Phase::Downloaded,
                 RecordedPhase::Scheduled => Phase::Scheduled,
                 RecordedPhase::Restarting => Phase::Restarting,
+                RecordedPhase::RestartLost => Phase::RestartLost,
                 RecordedPhase::Applying => Phase::Applying,
                 RecordedPhase::Done => Phase::Done,
             };
@@ -297,6 +298,7 @@ mod tests {
             ("Downloaded", Phase::Downloaded),
             ("Scheduled", Phase::Scheduled),
             ("Restarting", Phase::Restarting),
+            ("RestartLost", Phase::RestartLost),
             ("Applying", Phase::Applying),
             ("Done", Phase::Done),
         ] {

@@ -6,11 +6,13 @@
 //! It waits for nobody. What takes time is a task of its own, of which each brings back an `Outcome`; what a connection
 //! is to do is an order, and one that takes no orders is let go. `callers`: who calls. `objects`: what the API says of
 //! whom. `effects`: what sessions want done. `logs`: what devices bring. `repeat`: how long a 2 is held back.
+//! `parting`: the end.
 
 mod callers;
 mod effects;
 mod logs;
 mod objects;
+mod parting;
 mod repeat;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
@@ -270,10 +272,7 @@ impl Hub {
                 synced.send_replace(true);
             }
         }
-        // What is under way ends: reads and preparations at once, writes when they are answered.
-        self.tasks.close();
-        drop(outcomes);
-        self.tasks.wait().await;
+        self.part(connections, outcomes).await;
     }
 
     fn grace_from(&self, begin: Timestamp) -> Timestamp {

@@ -113,9 +113,14 @@ impl Hub {
 
     /// A Device that the API has answered with.
     pub(super) fn answered(&mut self, device: Device) {
-        let (index, keep) = self.keep();
-        let concerned = index.answered(device, keep);
+        let concerned = self.note(device);
         self.all_changed(concerned);
+    }
+
+    /// Takes in a Device that the API has answered with, and says whom that concerns.
+    pub(super) fn note(&mut self, device: Device) -> impl IntoIterator<Item = Mac> + use<> {
+        let (index, keep) = self.keep();
+        index.answered(device, keep)
     }
 
     /// The index, and which Devices it is to keep whole.

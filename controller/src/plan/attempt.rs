@@ -19,7 +19,9 @@ impl Device {
             _ => match self.decisions.outcome.as_ref().filter(|outcome| outcome.target == target.id) {
                 Some(outcome) => Progress::Ended(End { result: outcome.result, reason: outcome.reason, at: None }),
                 None => match upgrade.map(|upgrade| upgrade.phase) {
-                    Some(Phase::Restarting | Phase::Applying | Phase::Scheduled) => Progress::Begun,
+                    Some(Phase::Restarting | Phase::RestartLost | Phase::Applying | Phase::Scheduled) => {
+                        Progress::Begun
+                    }
                     Some(Phase::Downloaded | Phase::Done) | None => Progress::Granted,
                 },
             },

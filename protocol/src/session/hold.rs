@@ -207,15 +207,13 @@ impl Session {
         else {
             return false;
         };
-        let session = match (self.state, self.refuse_at) {
-            // 6 has ended our claim.
-            (State::Restarting { .. }, _) => SessionRecord::Release { last_seen: now },
-            (_, Some(at)) if at <= now => {
+        let session = match self.refuse_at {
+            Some(at) if at <= now => {
                 self.refuse_at = None;
                 SessionRecord::Refuse
             }
-            (_, Some(_)) => return false,
-            (_, None) => {
+            Some(_) => return false,
+            None => {
                 effects.push(Effect::Probe(connection));
                 effects.push(Effect::Count(Counted::Contention));
                 self.refuse_at = Some(after(now, self.timing.probe));

@@ -193,9 +193,21 @@ impl Session {
                 (Step::Profile | Step::Log, UpgradeAt::Immediately) => Phase::Applying,
             },
         };
-        // Who waits for a time is on record as such, also where the firmware of the same target has begun it.
-        let recorded = self.has_begun() && (phase != Phase::Scheduled || self.is_scheduled());
+        // Who waits for a time is on record as such, also where the firmware of the same target has begun it. And what was lost
+        // is so no longer: nobody else may take it for that once it has gone out again, or the device has restarted all the same.
+        let lost = self.phase_of(target) == Some(Phase::RestartLost);
+        let recorded = self.has_begun() && !lost && (phase != Phase::Scheduled || self.is_scheduled());
         (!recorded && self.may_command(now)).then_some((target.id, phase))
+    }
+
+    /// What is to be on record where the 6 of the live target has not reached the device, and who meets it next may be another
+    /// than we, who know.
+    pub(super) fn lost_restart(&self) -> Option<(i64, Phase)> {
+        let target = self.open_target()?;
+        let lost = self.phase_of(target) == Some(Phase::Restarting)
+            && self.memory.not_restarted
+            && !matches!(self.state, State::Restarting { .. });
+        lost.then_some((target.id, Phase::RestartLost))
     }
 
     /// 6 or 8, where the target says so and its phase is on record. Whether there is more to do at once.
@@ -306,8 +318,10 @@ impl Session {
             Some(Phase::Scheduled) if arrived && self.memory.confirmed => Next::End(Reason::Upgraded, String::new()),
             Some(_) if arrived && self.is_waited_for(target) => Next::Nothing,
             Some(_) if arrived => Next::Command(Step::Profile),
-            Some(Phase::Restarting) if unchanged && self.memory.not_restarted => Next::Command(Step::Version),
-            Some(Phase::Restarting) if unchanged => {
+            Some(Phase::Restarting | Phase::RestartLost) if unchanged && self.memory.not_restarted => {
+                Next::Command(Step::Version)
+            }
+            Some(Phase::Restarting | Phase::RestartLost) if unchanged => {
                 let message = format!("the device restarted and still reports {}", info.version);
                 Next::End(Reason::CameBackUnchanged, message)
             }

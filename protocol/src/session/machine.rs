@@ -56,6 +56,7 @@ impl Session {
         match phase {
             None | Some(Phase::Downloaded | Phase::Done) => {}
             Some(Phase::Scheduled) => self.memory.pushed = true,
+            Some(Phase::RestartLost) => self.memory.not_restarted = true,
             Some(Phase::Restarting) => {
                 self.memory.not_restarted = false;
                 self.memory.pushed |= has_config;

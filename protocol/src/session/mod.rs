@@ -255,6 +255,15 @@ impl Session {
         [newcomer, unless_writing(self.refuse_at), state].into_iter().flatten().min()
     }
 
+    /// What is to be written before this process ends, seeing that this is on record: what a later one, or another bridge, could
+    /// not know of the device.
+    pub fn parting(&self, view: View) -> Option<Record> {
+        let mut parted = self.clone();
+        parted.adopt(view, Timestamp::MAX);
+        let progress = parted.lost_restart().filter(|_| parted.view.hold == Hold::Us);
+        progress.map(|progress| Record { progress: Some(progress), ..Record::default() })
+    }
+
     /// Whether nothing is left to remember: the device is away, the API has all that is known, and nobody will ask.
     pub fn is_over(&self) -> bool {
         let forgotten = match self.view.hold {

@@ -14,7 +14,9 @@ impl Session {
         self.forget_recorded_logs();
         self.yield_if_taken(now, effects);
         self.drop_unwanted();
-        if !self.is_asked_for() || matches!(self.state, State::Away { .. } | State::Dismissed) {
+        if !self.is_asked_for()
+            || matches!(self.state, State::Away { .. } | State::Restarting { .. } | State::Dismissed)
+        {
             self.refuse_at = None;
         }
         // Ends: each turn goes on to a later state, or writes.
@@ -34,7 +36,8 @@ impl Session {
                 self.away(since, loss, now, effects);
                 false
             }
-            State::Dismissed => false,
+            // Its connection is closing: how that ends tells whether 6 or 2 has reached it.
+            State::Restarting { .. } | State::Dismissed => false,
             State::Contending { decide_at, patience, asked } => {
                 if asked {
                     return false;
@@ -46,10 +49,6 @@ impl Session {
                     let session = SessionRecord::Contend { address };
                     self.write(Record { session, ..Record::default() }, effects);
                 }
-                false
-            }
-            State::Restarting { .. } => {
-                self.answer_contender(now, effects);
                 false
             }
             State::Idle
@@ -196,7 +195,8 @@ impl Session {
             // Who was asked for by another bridge before the drop was to be written may have moved there quickly.
             let counts = self.memory.end.is_some() || after(since, self.timing.drop_delay) <= now;
             let drops = (ours && counts && loss == Loss::ByItself).then(|| self.next_drop()).flatten();
-            self.write(Record { session, info, drops, ..Record::default() }, effects);
+            let progress = self.lost_restart().filter(|_| matches!(session, SessionRecord::Release { .. }));
+            self.write(Record { session, info, progress, drops, ..Record::default() }, effects);
         } else if self.has_log_news() && release.is_none_or(|at| after(now, self.timing.drop_delay) < at) {
             // Nothing else is about to be written.
             self.write(Record::default(), effects);

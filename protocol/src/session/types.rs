@@ -178,6 +178,8 @@ pub enum Phase {
     /// 8 names a time; the device waits for it.
     Scheduled,
     Restarting,
+    /// The 6 of that has not reached the device, and whoever meets it may say it again.
+    RestartLost,
     Applying,
     Done,
 }
@@ -186,7 +188,7 @@ impl Phase {
     /// Whether a 6 or 8 may have gone out, so that the device may be another than it was, and it is not known yet.
     pub const fn is_begun(self) -> bool {
         match self {
-            Self::Scheduled | Self::Restarting | Self::Applying => true,
+            Self::Scheduled | Self::Restarting | Self::RestartLost | Self::Applying => true,
             Self::Downloaded | Self::Done => false,
         }
     }

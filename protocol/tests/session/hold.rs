@@ -1,7 +1,7 @@
 //! Who holds the MAC: two connections at one bridge, and two bridges.
 
 use fettle_protocol::datum::DownloadResult;
-use fettle_protocol::session::{Counted, Reason, SessionRecord};
+use fettle_protocol::session::{Counted, Phase, Reason, SessionRecord};
 
 use crate::api::{Holder, OTHER, THIRD, US};
 use crate::world::{ADDRESS, Answers, Link, World, info, mins, secs};
@@ -237,8 +237,7 @@ fn a_device_that_has_begun_is_asked_for_although_it_is_illegal_by_now() {
     let mut world = World::new();
     world.grant(1);
     world.change(|status| {
-        status.upgrade =
-            Some(crate::api::Upgrade { target: 1, phase: fettle_protocol::session::Phase::Restarting, end: None });
+        status.upgrade = Some(crate::api::Upgrade { target: 1, phase: Phase::Restarting, end: None });
         status.legal = false;
     });
     world.other_claims(OTHER);
@@ -283,13 +282,55 @@ fn a_holder_that_is_away_clears_its_session_at_once_also_where_the_device_has_be
 }
 
 #[test]
-fn a_holder_that_has_sent_six_clears_its_session_at_once() {
+fn a_holder_that_has_sent_six_clears_its_session_as_soon_as_it_knows_what_became_of_it() {
+    for (acknowledged, phase) in [(true, Phase::Restarting), (false, Phase::RestartLost)] {
+        let (mut world, link) = World::downloading();
+        world.says_five(link, DownloadResult::Verified);
+        world.written();
+        world.other_contends(OTHER);
+        // The driver closes within 5 s what has been told to restart.
+        assert_eq!((world.wires[&link].probed, world.written()), (0, vec![]));
+        world.drop_link(link, acknowledged);
+        assert_eq!((&world.api.status.holder, world.phase(), world.end()), (&None, Some(phase), None));
+        assert_eq!(world.written().len(), 1);
+    }
+}
+
+#[test]
+fn a_six_that_did_not_reach_the_device_is_given_again_by_whoever_meets_it_and_by_nobody_after_that() {
     let (mut world, link) = World::downloading();
     world.says_five(link, DownloadResult::Verified);
+    world.drop_link(link, false);
     world.other_contends(OTHER);
-    assert_eq!((&world.api.status.holder, world.wires[&link].probed), (&None, 0));
-    world.drops(link);
-    assert_eq!(world.end(), None);
+    assert_eq!(world.phase(), Some(Phase::RestartLost));
+    // It knows no more than what is on record.
+    world.bridge_restarts();
+    world.written();
+    let link = world.calls(info("1.0"));
+    world.pass(secs(5));
+    world.says_five(link, DownloadResult::Verified);
+    assert_eq!((world.told(link), world.phase(), world.end()), (vec![3, 6], Some(Phase::Restarting), None));
+    world.bridge_restarts();
+    world.calls(info("1.0"));
+    world.pass(secs(5));
+    assert_eq!(world.end(), Some(Reason::CameBackUnchanged));
+}
+
+#[test]
+fn a_device_that_restarted_although_the_six_seemed_lost_goes_on_and_is_not_flashed_again_should_it_fall_back() {
+    let (mut world, link) = World::downloading();
+    world.says_five(link, DownloadResult::Verified);
+    world.drop_link(link, false);
+    world.other_contends(OTHER);
+    world.bridge_restarts();
+    let link = world.calls(info("2.0"));
+    world.pass(secs(5));
+    world.says_seven(link, DownloadResult::Verified);
+    assert_eq!((world.told(link), world.phase()), (vec![4, 8], Some(Phase::Applying)));
+    world.bridge_restarts();
+    world.calls(info("1.0"));
+    world.pass(secs(5));
+    assert_eq!(world.end(), Some(Reason::CameBackUnchanged));
 }
 
 #[test]
@@ -383,8 +424,7 @@ fn a_device_that_was_flashed_through_another_bridge_is_not_flashed_again_here() 
     // This bridge sees the target before it has begun.
     world.grant(1);
     world.change(|status| {
-        status.upgrade =
-            Some(crate::api::Upgrade { target: 1, phase: fettle_protocol::session::Phase::Restarting, end: None });
+        status.upgrade = Some(crate::api::Upgrade { target: 1, phase: Phase::Restarting, end: None });
     });
     world.change(|status| status.holder = None);
     world.pass(secs(5));
@@ -396,8 +436,7 @@ fn a_push_through_another_bridge_counts_as_one_of_the_two() {
     let (mut world, link) = contending();
     world.grant_as(1, |target| target.firmware = None);
     world.change(|status| {
-        status.upgrade =
-            Some(crate::api::Upgrade { target: 1, phase: fettle_protocol::session::Phase::Applying, end: None });
+        status.upgrade = Some(crate::api::Upgrade { target: 1, phase: Phase::Applying, end: None });
     });
     world.change(|status| status.holder = None);
     world.pass(secs(5));

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use fettle_protocol::datum::{DownloadResult, ExecutionResult};
-use fettle_protocol::session::{Phase, Reason, SessionRecord};
+use fettle_protocol::session::{EndedBy, Phase, Reason, Record, SessionRecord};
 
 use crate::world::{Answers, World, info, mins, secs};
 
@@ -150,6 +150,39 @@ fn a_nine_from_before_the_restart_of_the_device_answers_nothing() {
     let link = world.calls(info("1.0"));
     world.says_nine(link, ExecutionResult::Success);
     assert_eq!(world.end(), None);
+}
+
+#[test]
+fn a_bridge_that_ends_before_the_six_goes_out_says_so() {
+    let (mut world, link) = World::downloading();
+    world.api_answers = Answers::Later;
+    world.says_five(link, DownloadResult::Verified);
+    let session = world.session.clone().unwrap();
+    assert_eq!(session.parting(world.api.view(world.us)), None, "it is not on record that it was to restart");
+    world.end_link(link, true, EndedBy::Bridge);
+    let session = world.session.clone().unwrap();
+    world.write_is_done_but_not_answered();
+    let parting = session.parting(world.api.view(world.us)).unwrap();
+    assert_eq!(parting, Record { progress: Some((1, Phase::RestartLost)), ..Record::default() });
+    world.change(|status| status.upgrade.as_mut().unwrap().phase = Phase::RestartLost);
+    world.bridge_restarts();
+    world.api_answers = Answers::Promptly;
+    world.write = None;
+    let link = world.calls(info("1.0"));
+    world.pass(secs(5));
+    assert_eq!((world.told(link), world.end()), (vec![3], None));
+}
+
+#[test]
+fn a_bridge_that_ends_after_the_six_has_nothing_to_say_unless_it_was_lost() {
+    for (acknowledged, lost) in [(true, None), (false, Some((1, Phase::RestartLost)))] {
+        let (mut world, link) = World::downloading();
+        world.says_five(link, DownloadResult::Verified);
+        let parting = |world: &World| world.session.as_ref().unwrap().parting(world.api.view(world.us));
+        assert_eq!((world.phase(), parting(&world)), (Some(Phase::Restarting), None), "what became of it is not known");
+        world.end_link(link, acknowledged, EndedBy::Bridge);
+        assert_eq!(parting(&world).and_then(|record| record.progress), lost);
+    }
 }
 
 #[test]

@@ -76,7 +76,7 @@ fn state(device: &Device) -> State {
         Some(upgrade) if upgrade.target == target.id => match (upgrade.phase, upgrade.result) {
             (Phase::Downloaded, _) => State::Fetching,
             (Phase::Scheduled, _) => State::Waiting,
-            (Phase::Restarting, _) => State::Restarting,
+            (Phase::Restarting | Phase::RestartLost, _) => State::Restarting,
             (Phase::Applying, _) => State::Applying,
             (Phase::Done, Some(TryResult::Failed)) => State::Failed(upgrade.reason.map_or("failed", |it| it.as_str())),
             (Phase::Done, _) => State::Current,

@@ -119,7 +119,7 @@ fn has_begun(device: &Device) -> bool {
     let target = status.target.as_ref().map(|target| target.id);
     let upgrade = status.upgrade.as_ref().filter(|upgrade| Some(upgrade.target) == target);
     upgrade.is_some_and(|upgrade| match upgrade.phase {
-        Phase::Restarting | Phase::Applying | Phase::Scheduled | Phase::Done => true,
+        Phase::Restarting | Phase::RestartLost | Phase::Applying | Phase::Scheduled | Phase::Done => true,
         Phase::Downloaded => false,
     })
 }
