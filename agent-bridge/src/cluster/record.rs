@@ -101,6 +101,14 @@ fn session(record: &SessionRecord, device: &Device, us: &Identity, now: Timestam
             status.insert("lastAddress".to_owned(), json!(recorded.map(|session| &session.address)));
             (Value::Null, json!(last_seen))
         }
+        SessionRecord::Inherit { address } => {
+            let inherited = json!({
+                "bridge": us.name, "incarnation": us.incarnation, "address": address, "since": now,
+                "dismissed": true, "contender": null,
+            });
+            status.insert("lastAddress".to_owned(), Value::Null);
+            (inherited, json!(now))
+        }
         SessionRecord::Dismiss => (json!({"dismissed": true}), json!(now)),
         SessionRecord::Contend { address } => {
             let contender = json!({"bridge": us.name, "incarnation": us.incarnation, "address": address, "since": now});
@@ -251,6 +259,11 @@ mod tests {
         let dismissed = of(SessionRecord::Dismiss);
         assert_eq!(dismissed.last_seen, Some(at(100)));
         assert!(dismissed.session.is_some_and(|session| session.dismissed && session.since == at(1)));
+        let inherited = of(SessionRecord::Inherit { address: "192.0.2.3".into() });
+        assert_eq!(inherited.last_seen, Some(at(100)));
+        let session = inherited.session.unwrap();
+        assert_eq!((session.bridge.as_str(), session.address.as_str()), (us().name.as_str(), "192.0.2.3"));
+        assert_eq!((session.dismissed, session.since, session.contender), (true, at(100), None));
         let refused = of(SessionRecord::Refuse).session.unwrap();
         assert_eq!((refused.contender, refused.bridge.as_str()), (None, "b-0"));
         let asked = of(SessionRecord::Contend { address: "192.0.2.3".into() }).session.unwrap();

@@ -39,6 +39,7 @@ pub fn view(device: &Device, standing: Standing, us: &Identity, bridges: &Bridge
         hold: session.map_or(Hold::Nobody, |session| hold(session, us, bridges)),
         contender: session.map_or(Contender::Nobody, |session| contender(session, us, bridges)),
         dismissed: session.is_some_and(|session| session.dismissed),
+        last_seen: status.last_seen,
         declared: listens(device).then(|| declared.release_for(device)).flatten(),
         known: status.reported.map(|reported| Known {
             version: reported.version,

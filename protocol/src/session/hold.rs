@@ -147,6 +147,13 @@ impl Session {
         }
     }
 
+    /// Whether another bridge has sent the device away, which is done: that one has no connection to be asked about.
+    pub(super) fn is_dismissed_elsewhere(&self) -> bool {
+        let done = self.view.target.as_ref().is_some_and(|target| target.done) && self.live_target().is_none();
+        let at_rest = matches!(self.state, State::Idle | State::Settling { .. } | State::Dismissed);
+        self.view.hold == Hold::Other && self.view.dismissed && done && at_rest
+    }
+
     /// Another bridge holds the device: what is outstanding here is given up, and a device that is connected here is
     /// asked for. A claim that has ended is none to wait for.
     pub(super) fn yield_if_taken(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
@@ -158,6 +165,9 @@ impl Session {
         }
         // How the try ended is the holder's to say.
         self.memory.end = None;
+        if self.is_dismissed_elsewhere() && !matches!(self.state, State::Contending { .. }) {
+            return;
+        }
         let Some(connection) = self.connection.as_ref().map(|connection| connection.id) else { return };
         let refused = match self.state {
             State::Idle | State::Settling { .. } | State::Held { .. } if self.may_be_served() => {

@@ -37,6 +37,11 @@ impl Session {
         self.view.log_request.as_ref().filter(|value| acted_on != Some(value))
     }
 
+    /// Whether the device is to be asked for its log once nothing else is wanted of it.
+    pub(super) fn is_log_wished(&self) -> bool {
+        self.memory.log_wanted || self.pending_request().is_some()
+    }
+
     /// Whether the device is to be asked now that nothing else is wanted of it. What asks for it is served by that.
     pub(super) fn take_log_wish(&mut self) -> bool {
         let pending = self.pending_request().cloned();

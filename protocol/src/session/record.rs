@@ -113,6 +113,18 @@ impl Session {
     /// how its try ended, or that it begins. Whether there is something of it to write.
     fn record_facts(&mut self, now: Timestamp, effects: &mut Vec<Effect>) -> bool {
         let Some(connection) = &self.connection else { return false };
+        if self.is_dismissed_elsewhere() && self.may_be_served() {
+            let info = (!self.is_known(&connection.info)).then(|| connection.info.clone());
+            // Who sent it away writes it off when it is late, and does not know that it was here. What is half that old is said
+            // anew; before that, to call here costs nothing.
+            let stale = self.view.last_seen.is_none_or(|seen| after(seen, self.timing.away() / 2) <= now);
+            let wanted = stale || info.is_some() || self.is_log_wished();
+            if wanted {
+                let session = SessionRecord::Inherit { address: connection.address.clone() };
+                self.write(Record { session, info, ..Record::default() }, effects);
+            }
+            return wanted;
+        }
         let View { legal, hold, dismissed, known, target, .. } = &self.view;
         let (served, ours) = (self.may_be_served(), *hold == Hold::Us);
         let done = target.as_ref().is_some_and(|target| target.done);

@@ -24,6 +24,8 @@ pub struct View {
     pub contender: Contender,
     /// The session as it stands is one that was told to disconnect.
     pub dismissed: bool,
+    /// When the device was there last, where it is not connected.
+    pub last_seen: Option<Timestamp>,
     /// The facts that are on record.
     pub known: Option<Known>,
     /// The configuration that is on record as put into force.
@@ -352,6 +354,8 @@ pub enum SessionRecord {
     Release { last_seen: Timestamp },
     /// It is ours, and the device was told to disconnect.
     Dismiss,
+    /// It is ours, from this address, and the device is told to disconnect, as the one that held it has told it before.
+    Inherit { address: String },
     /// Another holds it, and we ask for it.
     Contend { address: String },
     /// We hold it, and whoever asks for it does not get it.

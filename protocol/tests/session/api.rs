@@ -5,6 +5,7 @@ use fettle_protocol::session::{
     Change, Contender, Drops, Hold, Known, Log, LogRefused, LogResult, Phase, Progress, Reached, Record, SessionRecord,
     Target, TryEnd, View,
 };
+use jiff::Timestamp;
 
 /// One run of one bridge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +52,7 @@ pub(crate) struct Status {
     /// It may be asked over UDP; where it called from last.
     pub(crate) udp: bool,
     pub(crate) address: Option<String>,
+    pub(crate) last_seen: Option<Timestamp>,
     pub(crate) target: Option<Target>,
     /// What its group declares.
     pub(crate) declared: Option<Release>,
@@ -61,6 +63,8 @@ pub(crate) struct Status {
 #[derive(Debug)]
 pub(crate) struct Api {
     pub(crate) version: u64,
+    /// When it is written.
+    pub(crate) now: Timestamp,
     pub(crate) status: Status,
     /// The runs of bridges whose Lease holds.
     pub(crate) alive: Vec<Run>,
@@ -86,11 +90,12 @@ impl Api {
             log_answer: None,
             udp: false,
             address: None,
+            last_seen: None,
             target: None,
             declared: None,
             outcome: None,
         };
-        Self { version: 1, status, alive: vec![US, OTHER, THIRD], written: Vec::new() }
+        Self { version: 1, now: Timestamp::UNIX_EPOCH, status, alive: vec![US, OTHER, THIRD], written: Vec::new() }
     }
 
     /// Somebody else writes.
@@ -128,6 +133,7 @@ impl Api {
                 Some(_) | None => Contender::Nobody,
             },
             dismissed: holder.as_ref().is_some_and(|holder| holder.dismissed),
+            last_seen: self.status.last_seen,
             known: reported.as_ref().map(|info| Known {
                 version: info.version.clone(),
                 model: info.model.clone(),
@@ -168,7 +174,9 @@ impl Api {
             let (log, log_refused, log_answer) = (log.clone(), log_refused.clone(), log_answer.clone());
             let only_log = *record == Record { log, log_refused, log_answer, ..Record::default() };
             assert!(
-                matches!(session, SessionRecord::Contend { .. }) || only_log,
+                matches!(session, SessionRecord::Contend { .. })
+                    || only_log
+                    || (matches!(session, SessionRecord::Inherit { .. }) && before.holder.as_ref().unwrap().dismissed),
                 "what another bridge holds was written: {record:?}"
             );
         }
@@ -176,12 +184,21 @@ impl Api {
         match session {
             SessionRecord::Unchanged => {}
             SessionRecord::Claim { address } => {
+                status.last_seen = None;
                 status.holder = Some(Holder { by: us, address: address.clone(), dismissed: false, contender: None });
             }
-            SessionRecord::Release { last_seen: _ } => {
+            SessionRecord::Inherit { address } => {
+                status.last_seen = Some(self.now);
+                status.holder = Some(Holder { by: us, address: address.clone(), dismissed: true, contender: None });
+            }
+            SessionRecord::Release { last_seen } => {
+                status.last_seen = Some(*last_seen);
                 status.address = status.holder.take().map(|holder| holder.address);
             }
-            SessionRecord::Dismiss => status.holder.as_mut().unwrap().dismissed = true,
+            SessionRecord::Dismiss => {
+                status.last_seen = Some(self.now);
+                status.holder.as_mut().unwrap().dismissed = true;
+            }
             SessionRecord::Contend { address: _ } => status.holder.as_mut().unwrap().contender = Some(us),
             SessionRecord::Refuse => status.holder.as_mut().unwrap().contender = None,
         }

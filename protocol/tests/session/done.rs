@@ -3,9 +3,10 @@
 use fettle_protocol::ServerMessage;
 use fettle_protocol::datum::{Capabilities, DownloadResult, ExecutionResult};
 use fettle_protocol::message::DeviceInformation;
-use fettle_protocol::session::{Reason, SessionRecord};
+use fettle_protocol::session::{Reason, Record, SessionRecord};
 
-use crate::world::{Answers, Link, World, info, mins, secs};
+use crate::api::{Holder, OTHER, US};
+use crate::world::{ADDRESS, Answers, Link, World, info, mins, secs};
 
 /// A device that runs what its target says, in a group that wants connections closed.
 fn done() -> (World, Link) {
@@ -227,6 +228,70 @@ fn a_dismissed_device_that_calls_again_is_told_two_again_and_costs_nothing() {
     world.pass(mins(8));
     let link = world.calls_from("192.0.2.99", info("1.0"));
     assert_eq!((world.told(link), world.written()), (vec![2], vec![]));
+}
+
+/// A device that another bridge, which lives, has sent away just now.
+fn done_elsewhere() -> World {
+    let (mut world, link) = done();
+    world.drops(link);
+    let now = world.now;
+    world.change(|status| {
+        status.last_seen = Some(now);
+        let address = ADDRESS.to_owned();
+        status.holder = Some(Holder { by: OTHER, address, dismissed: true, contender: None });
+    });
+    assert_eq!(world.state(), "over");
+    world.written();
+    world
+}
+
+#[test]
+fn a_device_that_another_bridge_has_sent_away_is_sent_away_here_and_costs_nothing() {
+    let mut world = done_elsewhere();
+    for _ in 0..3 {
+        world.pass(mins(1));
+        let link = world.calls_from("192.0.2.99", info("1.0"));
+        assert_eq!((world.told(link), world.written()), (vec![2], vec![]));
+        world.drops(link);
+        assert_eq!(world.state(), "over");
+    }
+}
+
+#[test]
+fn a_device_that_another_bridge_has_not_seen_for_long_is_sent_away_in_the_name_of_this_one() {
+    let mut world = done_elsewhere();
+    world.pass(mins(5));
+    let link = world.calls(info("1.0"));
+    let [inherited] = world.written().try_into().unwrap();
+    assert_eq!(inherited, Record { session: SessionRecord::Inherit { address: ADDRESS.into() }, ..Record::default() });
+    assert_eq!(world.told(link), [2]);
+    assert!(world.api.status.holder.as_ref().is_some_and(|holder| holder.by == US && holder.dismissed));
+    world.drops(link);
+    world.pass(mins(8));
+    assert_eq!(world.written(), []);
+}
+
+#[test]
+fn what_is_new_or_wanted_of_a_device_that_another_bridge_has_sent_away_is_this_ones() {
+    let mut world = done_elsewhere();
+    let link = world.calls(info("0.9"));
+    let [news] = world.written().try_into().unwrap();
+    assert_eq!((news.session, news.info), (SessionRecord::Inherit { address: ADDRESS.into() }, Some(info("0.9"))));
+    assert_eq!(world.told(link), [2]);
+
+    let mut world = done_elsewhere();
+    world.change(|status| status.log_request = Some("now".to_owned()));
+    let link = world.calls(info("1.0"));
+    assert_eq!((world.told(link), world.written().len()), (vec![10], 1));
+    world.says_eleven(link, ExecutionResult::Failure(1));
+    assert_eq!(world.told(link), [2]);
+
+    // Something is to be done: the other is asked, as for any device.
+    let mut world = done_elsewhere();
+    world.grant(2);
+    world.calls(info("1.0"));
+    let [asked] = world.written().try_into().unwrap();
+    assert!(matches!(asked.session, SessionRecord::Contend { .. }));
 }
 
 #[test]

@@ -90,6 +90,7 @@ impl World {
     /// The write that is wanted reaches the API and is answered.
     pub(crate) fn write_is_answered(&mut self) {
         let (record, base) = self.write.take().unwrap();
+        self.api.now = self.now;
         let result = self.api.write(self.us, &record, base).map_err(|()| WriteError::Conflict);
         self.note(format!("written: {result:?}"));
         self.see();
@@ -99,6 +100,7 @@ impl World {
     /// The write reaches the API, but the answer is lost.
     pub(crate) fn write_is_done_but_not_answered(&mut self) {
         let (record, base) = self.write.take().unwrap();
+        self.api.now = self.now;
         let _ = self.api.write(self.us, &record, base);
         self.feed(Event::Written(Err(WriteError::Unavailable)));
     }
