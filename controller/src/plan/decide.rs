@@ -209,7 +209,10 @@ impl<'a> Pass<'a> {
             return Ok(Some(reason));
         }
         let opening = match self.scopes[scope].opening(self.snapshot, seen.device, self.now) {
-            Ok(opening) => opening,
+            Ok(opening) => {
+                self.wake.at(self.scopes[scope].passes_at);
+                opening
+            }
             Err(reason) => {
                 let waits_until = self.scopes[scope].waits_until;
                 self.wake.at(waits_until.map(|at| at - schedule::AHEAD));

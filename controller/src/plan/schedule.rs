@@ -16,7 +16,7 @@ use super::windows::{LocalTime, Zone};
 /// No earlier than this before its time is a device told of it: for so long nobody can take it back.
 pub const AHEAD: SignedDuration = SignedDuration::from_hours(1);
 /// And no later than this: it has to fetch the configuration first.
-const LEAD: SignedDuration = SignedDuration::from_mins(5);
+pub const LEAD: SignedDuration = SignedDuration::from_mins(5);
 /// So many days are looked at for one on which the time is inside a window: a year, for windows that open on a date.
 const DAYS: usize = 366;
 

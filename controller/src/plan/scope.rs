@@ -78,6 +78,8 @@ pub struct Scope<'a> {
     pub schedule: Option<Schedule>,
     /// The next time of one that waits for it.
     pub waits_until: Option<Timestamp>,
+    /// When it is too late to tell any more devices of a time that is near: those that wait for a slot wait for the next.
+    pub passes_at: Option<Timestamp>,
     /// A device waits for a time that is never inside a window.
     pub waits_for_ever: bool,
     pub tally: Tally,
@@ -129,6 +131,7 @@ impl<'a> Scope<'a> {
             downloading: 0,
             schedule: group.times.as_ref().ok().and_then(Schedule::of),
             waits_until: None,
+            passes_at: None,
             waits_for_ever: false,
             tally: Tally::default(),
         }
@@ -273,7 +276,11 @@ impl<'a> Scope<'a> {
         let expected = self.expected();
         let Some(schedule) = &mut self.schedule else { return Ok(None) };
         match schedule.next(device, expected, now) {
-            Next::At(moment) if moment.at <= now + schedule::AHEAD => Ok(Some(moment.clone())),
+            Next::At(moment) if moment.at <= now + schedule::AHEAD => {
+                let passes_at = moment.at - schedule::LEAD + SignedDuration::from_secs(1);
+                self.passes_at = self.passes_at.into_iter().chain([passes_at]).min();
+                Ok(Some(moment.clone()))
+            }
             Next::At(moment) => {
                 self.waits_until = self.waits_until.into_iter().chain([moment.at]).min();
                 Err(Reason::WaitingForTime)
