@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 
 use super::{broken, steps};
 use crate::world::World;
-use crate::world::account::Direction;
+use crate::world::account::{Direction, scheduled};
 use crate::world::fleet::REPORTS;
 
 /// What has to hold of one grant. `planned`: whom the same plan grants before.
@@ -33,7 +33,11 @@ pub fn grant(world: &World, number: usize, target: &Target, planned: &[usize]) -
     if world.account.permission(number).is_some_and(|open| open.begun) {
         broken!(6, "{name} is granted, and its former try has begun");
     }
-    if target.until != now + group.strategy.device_timeout || target.start_by > now + SignedDuration::from_secs(60) {
+    let begins = scheduled(target).unwrap_or(now);
+    if begins < now
+        || target.until != begins + group.strategy.device_timeout
+        || target.start_by > now + SignedDuration::from_secs(60)
+    {
         broken!(2, "{name} is granted for too long: {} {}", target.start_by, target.until);
     }
     if world.real[number].told.as_deref() != Some(&*target.from) {
@@ -108,12 +112,17 @@ fn forward(
 fn clock(world: &World, number: usize, target: &Target, group: &Group) -> Result<(), String> {
     let (name, now) = (&world.names[number], world.now);
     let times = &world.times[&group.name];
-    let Some(closes) = times.closes(now) else {
+    if times.is_frozen(now) {
+        broken!(2, "{name} is granted in a freeze: {times:?}");
+    }
+    // What has a time of its own may be told before the window that this is in.
+    let begins = scheduled(target).unwrap_or(now);
+    let Some(closes) = times.closes(begins) else {
         broken!(2, "{name} is granted outside a window, or in a freeze: {times:?}");
     };
     let timeout = group.strategy.device_timeout;
     let expected = world.account.shortest.get(&group.name).map_or(timeout, |shortest| timeout.min(*shortest));
-    if now + expected > closes || target.start_by + expected > closes {
+    if begins + expected > closes || target.start_by + expected > closes {
         broken!(2, "{name} is granted, may begin until {}, and would not finish by {closes}", target.start_by);
     }
     Ok(())
@@ -125,7 +134,11 @@ fn release(world: &World, number: usize, target: &Target, group: &Group) -> Resu
     let Some(wish) = world.wish(group, number) else {
         broken!(3, "{name} is granted, and {} wants nothing that is for it", group.name);
     };
+    let is_scheduled = world.times[&group.name].apply_at.is_some() && wish.config.is_some();
+    let is_there = wish.release.is_some_and(|release| REPORTS[release] == &*target.from);
     let to = match &target.firmware {
+        // Its configuration goes by itself, where it has a time, when the firmware is there.
+        None if is_scheduled && is_there => wish.release,
         None if wish.release.is_some() => broken!(3, "{name} is granted no firmware, and release {wish:?} is wanted"),
         None => None,
         Some(firmware) => match world.release_of(&firmware.content, number) {
@@ -137,11 +150,15 @@ fn release(world: &World, number: usize, target: &Target, group: &Group) -> Resu
         },
     };
     let config = target.config.as_ref().map(|config| config.identity.as_str());
-    if to == wish.release && config != wish.config.as_deref() {
+    let goes_along = !is_scheduled || target.firmware.is_none();
+    if to == wish.release && config != wish.config.as_deref().filter(|_| goes_along) {
         broken!(3, "{name} is granted {config:?} with the last release, and {wish:?} is wanted");
     }
     if to != wish.release && config.is_some() {
         broken!(3, "{name} is granted {config:?} with a stepping stone");
+    }
+    if !target.done && scheduled(target).is_some() != (is_scheduled && config.is_some()) {
+        broken!(2, "{name} is granted {:?}, and its group has {:?}", target.config, world.times[&group.name]);
     }
     let Some(to) = to else { return Ok(()) };
     let from = crate::world::order(&target.from);
@@ -184,7 +201,11 @@ pub fn first_command(world: &World, number: usize, target: &Target) -> Result<()
     let Some(rollout) = rollout.filter(|rollout| rollout.status.rollback.is_none()) else { return Ok(()) };
     let Some(times) = world.times.get(rollout.spec.group.as_str()) else { return Ok(()) };
     // A person may say something between two passes.
-    if world.wrote_all && times.changed_at < world.planned_at && times.closes(world.now).is_none() {
+    let is_open = match scheduled(target) {
+        Some(_) => !times.is_frozen(world.now),
+        None => times.closes(world.now).is_some(),
+    };
+    if world.wrote_all && times.changed_at < world.planned_at && !is_open {
         broken!(2, "{name} is commanded outside a window, or in a freeze: {times:?}");
     }
     Ok(())

@@ -83,7 +83,11 @@ fn is_true(world: &World, made: &Plan, number: usize, reason: Reason) -> bool {
         Reason::Settling => world.meets(number, group),
         Reason::Paused => group.paused || rollout.is_some_and(|rollout| rollout.spec.paused == Some(true)),
         Reason::Aborted => rollout.is_some_and(|rollout| rollout.spec.abort == Some(Abort::Stop)),
-        Reason::Frozen => world.times[&group.name].freeze.is_some_and(|(from, to)| from <= now && now < to),
+        Reason::Frozen => world.times[&group.name].is_frozen(now),
+        Reason::WaitingForTime => {
+            let has_time = world.times[&group.name].apply_at.is_some();
+            has_time && told == release && wish.is_some_and(|wish| wish.config.is_some())
+        }
         Reason::WaitingForWindow => {
             let timeout = group.strategy.device_timeout;
             world.times[&group.name].closes(now).is_none_or(|closes| now + timeout > closes)
@@ -125,7 +129,6 @@ fn is_true(world: &World, made: &Plan, number: usize, reason: Reason) -> bool {
         | Reason::TemplateError
         | Reason::Downloading
         | Reason::Downloaded
-        | Reason::WaitingForTime
         | Reason::UnknownTimeZone
         | Reason::HttpNotAnnounced => false,
         Reason::Updating | Reason::Overlap | Reason::NotApproved => false,

@@ -53,7 +53,8 @@ pub struct Permission {
     pub direction: Direction,
     /// The labels of the device at the grant.
     pub labels: Labels,
-    pub granted_at: Timestamp,
+    /// When the try begins: at the grant, or at its own time.
+    pub begins: Timestamp,
     /// When the first command was sent.
     pub commanded: Option<Timestamp>,
     /// What cannot be taken back was written.
@@ -74,6 +75,16 @@ pub struct Tried {
     pub attempt: u32,
     pub direction: Direction,
     pub verdict: Verdict,
+}
+
+/// When the try of a target begins: at its grant, or at the time at which it puts its configuration into force.
+pub fn begins(target: &Target) -> Timestamp {
+    scheduled(target).unwrap_or(target.granted_at)
+}
+
+/// The time at which a target puts its configuration into force, where it has one.
+pub fn scheduled(target: &Target) -> Option<Timestamp> {
+    Some(target.config.as_ref()?.scheduled.as_ref()?.at)
 }
 
 impl Tried {
@@ -106,7 +117,7 @@ impl Account {
             attempt: target.attempt,
             direction,
             labels,
-            granted_at: target.granted_at,
+            begins: begins(target),
             commanded: None,
             begun: false,
         };
@@ -140,7 +151,7 @@ impl Account {
         self.happened += 1;
         assert_eq!(permission.id, id, "the world has lost count of {number}");
         if worked(verdict) {
-            let took = now.duration_since(permission.granted_at);
+            let took = now.duration_since(permission.begins).max(SignedDuration::ZERO);
             let shortest = self.shortest.entry(permission.group.clone()).or_insert(took);
             *shortest = took.min(*shortest);
         }

@@ -5,7 +5,7 @@ use fettle_crds::{Phase, Stage, TryResult, Verdict};
 use jiff::{SignedDuration, Timestamp};
 
 use super::World;
-use super::account::worked;
+use super::account::{begins, scheduled, worked};
 use super::history::{Temper, minutes};
 use super::real::{Act, seconds};
 
@@ -83,7 +83,11 @@ impl World {
         }
         let to = target.firmware.as_ref().map(|firmware| firmware.reports.clone());
         let flash = to.filter(|to| *to != self.real[number].version);
-        let phase = if flash.is_some() { Phase::Restarting } else { Phase::Applying };
+        let phase = match scheduled(&target) {
+            _ if flash.is_some() => Phase::Restarting,
+            Some(_) => Phase::Scheduled,
+            None => Phase::Applying,
+        };
         let upgrade = Upgrade { target: id, phase, since: now, result: None, reason: None, message: None };
         self.facts(number, |facts| facts.upgrade = Some(upgrade));
         let permission = self.account.open.get_mut(&number).filter(|permission| permission.id == id);
@@ -101,7 +105,10 @@ impl World {
                 (real.link, real.down_by) = (None, Some(id));
                 Act::Flashing { ends, temper, to }
             }
-            None => Act::Applying { id, ends: now + seconds(5), fails: temper == Some(Temper::ApplyFails) },
+            None => {
+                let ends = begins(&target).max(now) + seconds(5);
+                Act::Applying { id, ends, fails: temper == Some(Temper::ApplyFails) }
+            }
         };
         Ok(())
     }
@@ -202,7 +209,8 @@ impl World {
                 self.finish(number, if has_begun { Verdict::Upgraded } else { Verdict::AlreadyCurrent });
             }
             (true, _) => {
-                self.real[number].act = Act::Applying { id: target.id, ends: now + seconds(5), fails: false };
+                let ends = begins(&target).max(now) + seconds(5);
+                self.real[number].act = Act::Applying { id: target.id, ends, fails: false };
             }
             _ if !arrived && *real.version != *target.from => {}
             _ if now >= target.until - margin(&target) => {}

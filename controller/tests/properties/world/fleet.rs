@@ -6,9 +6,9 @@ use fettle_controller::plan::model::{self as m, Snapshot, Text};
 use fettle_controller::plan::profiles;
 use fettle_controller::plan::rendering::Coverage;
 use fettle_controller::reconcile::convert;
-use fettle_crds::IntOrPercent;
 use fettle_crds::content::{ConfigContent, Form};
 use fettle_crds::render::Quotes;
+use fettle_crds::{Apply, ApplyMode, IntOrPercent};
 use jiff::Timestamp;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -69,6 +69,8 @@ pub struct Group {
     pub min_ready: i64,
     /// The hour at which its daily window opens, and for how many hours.
     pub window: Option<(i64, i64)>,
+    /// The hour in which it puts configurations into force; where it has a window, that is the first of it.
+    pub apply_at: Option<i64>,
     pub close: bool,
 }
 
@@ -101,7 +103,9 @@ fn group() -> impl Strategy<Value = Group> {
     let limits = (percent_or(1..5), per_site, per_pair, budget, prop::bool::weighted(0.4));
     let times = (prop::sample::select(vec![5i64, 15, 40]), 0..3u32, prop::sample::select(vec![0i64, 0, 45]));
     let window = prop::option::weighted(0.3, (0..24i64, 1..6i64));
-    (wish, limits, times, window, prop::bool::weighted(0.15)).prop_map(|(wish, limits, times, window, close)| {
+    let apply_at = prop::option::weighted(0.25, 0..24i64);
+    let close = prop::bool::weighted(0.15);
+    (wish, limits, times, window, apply_at, close).prop_map(|(wish, limits, times, window, apply_at, close)| {
         let (release, config, exact, steps) = wish;
         let (max_unavailable, per_site, per_pair, failure_budget, rollback) = limits;
         let (timeout_minutes, retries, min_ready) = times;
@@ -119,6 +123,7 @@ fn group() -> impl Strategy<Value = Group> {
             retries,
             min_ready,
             window,
+            apply_at: apply_at.map(|hour| window.map_or(hour, |(opens, _)| opens)),
             close,
         }
     })
@@ -182,6 +187,15 @@ impl Fleet {
             snapshot.devices.insert(device);
         }
         snapshot
+    }
+}
+
+/// How a group that puts configurations into force in that hour does so.
+pub fn apply(hour: Option<i64>) -> Apply {
+    match hour {
+        // With room for a try before a window of an hour closes.
+        Some(hour) => Apply { mode: ApplyMode::Scheduled, at: Some(format!("{hour:02}:10")) },
+        None => Apply::default(),
     }
 }
 
@@ -297,7 +311,7 @@ impl Group {
             "session": if self.close { "Close" } else { "Keep" },
         });
         if let Some(config) = self.config.checked_sub(1) {
-            spec["config"] = json!({"name": format!("config-{}", CONFIGS[config])});
+            spec["config"] = json!({"name": format!("config-{}", CONFIGS[config]), "apply": apply(self.apply_at)});
         }
         spec
     }

@@ -36,11 +36,17 @@ pub struct Times {
     /// The hour (UTC) at which a window opens each day, and for how many hours.
     pub window: Option<(i64, i64)>,
     pub freeze: Option<(Timestamp, Timestamp)>,
+    /// The hour in which configurations are put into force.
+    pub apply_at: Option<i64>,
     /// When a person has said so.
     pub changed_at: Timestamp,
 }
 
 impl Times {
+    pub fn is_frozen(&self, now: Timestamp) -> bool {
+        self.freeze.is_some_and(|(from, to)| from <= now && now < to)
+    }
+
     /// Until when it is open, if it is.
     pub fn closes(&self, now: Timestamp) -> Option<Timestamp> {
         let day = 24 * 3600;
@@ -106,7 +112,10 @@ impl World {
             account: Account::default(),
             fleet: fleet.clone(),
             times: groups
-                .map(|(group, role)| (role.into(), Times { window: group.window, freeze: None, changed_at: now }))
+                .map(|(group, role)| {
+                    let (window, apply_at) = (group.window, group.apply_at);
+                    (role.into(), Times { window, freeze: None, apply_at, changed_at: now })
+                })
                 .collect(),
             version: 1,
             lose_writes: None,

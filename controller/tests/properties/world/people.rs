@@ -5,11 +5,11 @@ use std::sync::Arc;
 use fettle_controller::plan::model::{Readiness, Text};
 use fettle_controller::reconcile::convert;
 use fettle_crds::IntOrPercent;
-use fettle_crds::{Abort, Apply, DeviceRolloutSpec, Freeze, Window};
+use fettle_crds::{Abort, DeviceRolloutSpec, Freeze, Window};
 
 use super::World;
 use super::bridge::BRIDGES;
-use super::fleet::{CONFIGS, ROLES, move_to, relabel};
+use super::fleet::{self, CONFIGS, ROLES, move_to, relabel};
 use super::history::{Event, minutes};
 
 impl World {
@@ -58,11 +58,12 @@ impl World {
                     labels.insert("pair".into(), format!("p{}", to % 12));
                 });
             }),
-            Event::Want(group, release, config) => self.group(group, |group| {
+            Event::Want(group, release, config) => {
                 // There is no sixth release.
-                group.firmware = Some(format!("fw-{}", release + 1).into());
-                group.config = config.checked_sub(1).map(|config| format!("config-{}", CONFIGS[config]).into());
-            }),
+                let firmware = format!("fw-{}", release + 1);
+                let config = config.checked_sub(1).map(|config| format!("config-{}", CONFIGS[config]));
+                self.want(group, firmware, config);
+            }
             Event::Limit(group, limit) => {
                 self.group(group, |group| group.strategy.max_unavailable = IntOrPercent::Int(limit));
             }
@@ -126,11 +127,27 @@ impl World {
         });
     }
 
+    /// A group wants that release and that configuration.
+    pub fn want(&mut self, number: usize, firmware: String, config: Option<String>) {
+        self.group(number, |group| {
+            group.firmware = Some(firmware.into());
+            group.config = config.map(Into::into);
+        });
+        let freeze = self.times[ROLES[number % ROLES.len()]].freeze;
+        self.set_times(number, freeze);
+    }
+
     pub fn set_freeze(&mut self, number: usize, freeze: Option<(jiff::Timestamp, jiff::Timestamp)>) {
+        self.times.get_mut(ROLES[number % ROLES.len()]).unwrap().changed_at = self.now;
+        self.set_times(number, freeze);
+    }
+
+    fn set_times(&mut self, number: usize, freeze: Option<(jiff::Timestamp, jiff::Timestamp)>) {
         let role = ROLES[number % ROLES.len()];
         let times = self.times.get_mut(role).unwrap();
         times.freeze = freeze;
-        times.changed_at = self.now;
+        // A time is said with the configuration that it is for.
+        let apply_at = times.apply_at.filter(|_| self.snapshot.groups[role].config.is_some());
         let windows: Vec<Window> = times
             .window
             .map(|(hour, hours)| Window {
@@ -144,7 +161,7 @@ impl World {
             .map(|(from, to)| Freeze { from: from.to_string(), to: to.to_string(), reason: Some("year end".into()) })
             .into_iter()
             .collect();
-        let read = convert::times(&windows, &freezes, "UTC", &Apply::default()).unwrap();
+        let read = convert::times(&windows, &freezes, "UTC", &fleet::apply(apply_at)).unwrap();
         self.group(number, |group| group.times = Ok(Arc::new(read)));
     }
 }
