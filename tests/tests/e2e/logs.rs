@@ -5,9 +5,14 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use fettle_crds::{Device, DeviceGroupStatus, DeviceStatus, LOG_AT, LastLog, LogResult, TryResult, Verdict};
-use fettle_device::{DeviceHandle, DeviceSpec, Fault, FaultKind, Moment, Step, Vocabulary};
+use fettle_device::spec::FilePorts;
+use fettle_device::{DeviceHandle, DeviceSpec, Fault, FaultKind, Fleet, FleetConfig, Moment, Step, Vocabulary};
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::world::{NEW, World, condition, device_does, received, strict};
 
@@ -102,6 +107,47 @@ async fn a_device_whose_tcp_is_stuck_brings_its_log_when_it_is_asked_over_udp() 
     assert_ne!(next.location, log.location);
     world.is_there(&next)?;
     assert!(device.journal().violations().is_empty(), "{}", device.journal());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_is_asked_over_udp_at_the_port_that_it_calls_where_the_bridge_has_another() -> Result<()> {
+    // A NodePort, or a proxy.
+    let front = TcpListener::bind("127.0.0.1:0").await?;
+    let called = front.local_addr()?;
+    let port = called.port().to_string();
+    let world = World::start_with("log-over-udp-front", |builder| builder.env("FETTLE_ADVERTISE_DEVICE_PORT", &port));
+    let world = world.await?;
+    world.firmware(NEW).await?;
+    let bridge = world.fettle.bridge();
+    let behind = bridge.device_address();
+    let _passes_on = AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut passed_on = JoinSet::new();
+        while let Ok((mut device, _)) = front.accept().await {
+            passed_on.spawn(async move {
+                let mut bridge = TcpStream::connect(behind).await?;
+                copy_bidirectional(&mut device, &mut bridge).await
+            });
+        }
+    }));
+    let spec = DeviceSpec {
+        udp: true,
+        file_ports: FilePorts { ftp: bridge.ftp_port(), tftp: bridge.tftp_port() },
+        faults: vec![Fault::once(Step::Download3, FaultKind::HalfOpen)],
+        ..strict(1)
+    };
+    world.declare("sw-1", spec.mac, "{role: access}").await?;
+    world.devices_known().await?;
+    let fleet = Fleet::start(FleetConfig::new(vec![called], vec![spec]))?;
+    let device = fleet.devices().pop().context("a fleet of one has one device")?;
+    world
+        .group(&["firmware: {name: access-5.2.1}", "rollout: {deviceTimeout: 5s, retries: 0}", "logs: {udp: true}"])
+        .await?;
+    device_does(&device, "gets its first 3", |record| record.journal().counters().received(3) == 1).await?;
+    world.try_ended("sw-1", 1, TryResult::Failed, Verdict::TimedOut).await?;
+    let status = world.device_until("sw-1", "has brought its log", |status| status.last_log.is_some()).await?;
+    assert_eq!(status.session, None, "nobody holds it");
+    world.is_there(&status.last_log.context("no log")?)?;
     Ok(())
 }
 
