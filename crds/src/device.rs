@@ -250,7 +250,7 @@ pub enum Verdict {
     CrcMismatch,
     /// It said that it could not download the file.
     DownloadFailed,
-    /// It said that it has the file, but our server never sent it whole.
+    /// It said that it has the file, but our server never sent it whole; or its time was over before our server sent any.
     NotTransferred,
     /// It said that it could not put the profile into force.
     ApplyFailed,

@@ -277,7 +277,12 @@ impl Contents {
             }
         }
         let complete = self.transfers.wait_complete(permission, ACCOUNTING).await;
-        if complete { Transferred::Wholly } else { Transferred::NotWholly }
+        let nothing = || self.transfers.progress(permission).is_some_and(|progress| progress.reached == 0);
+        match complete {
+            true => Transferred::Wholly,
+            false if nothing() => Transferred::Nothing,
+            false => Transferred::NotWholly,
+        }
     }
 
     /// The command that the permission was for is over.

@@ -134,7 +134,7 @@ impl Session {
         match transferred {
             // It is about to be told of.
             Transferred::Wholly => {}
-            Transferred::NotWholly => {
+            Transferred::NotWholly | Transferred::Nothing => {
                 let why = "the device says that it has uploaded its log, but none has arrived";
                 self.answer_request(LogResult::Failed(why.to_owned()));
             }

@@ -19,7 +19,7 @@ impl Session {
             Event::Viewed(view) => self.adopt(*view, now),
             Event::Written(result) => self.written(result),
             Event::Prepared(command, file) => self.prepared(command, file, now, effects),
-            Event::Checked(command, transferred) => self.checked(command, transferred, effects),
+            Event::Checked(command, transferred) => self.checked(command, transferred, now, effects),
             Event::Logged(log) => self.logged(log),
             Event::LogRefused(refused) => self.log_refused = Some(refused),
             Event::Replied(result, detail) => self.replied(result, &detail, effects),
@@ -241,9 +241,12 @@ impl Session {
         effects.push(Effect::Send(connection, message));
     }
 
-    fn checked(&mut self, command: Command, transferred: Transferred, effects: &mut Vec<Effect>) {
+    fn checked(&mut self, command: Command, transferred: Transferred, now: Timestamp, effects: &mut Vec<Effect>) {
         if command.step == Step::Log {
             return self.checked_log(transferred);
+        }
+        if self.memory.late.take_if(|late| *late == command).is_some() {
+            return self.ended_late(&transferred, now, effects);
         }
         if self.state != (State::Checking { command }) {
             return;
@@ -251,10 +254,28 @@ impl Session {
         match transferred {
             Transferred::Wholly => self.state = State::Held { command },
             // The latter is said of logs alone.
-            Transferred::NotWholly | Transferred::Unfetched(_) => {
+            Transferred::NotWholly | Transferred::Nothing | Transferred::Unfetched(_) => {
                 self.state = State::Idle;
                 let message = "the device says that it has the file, but our server has not sent it whole".to_owned();
                 self.end(Reason::NotTransferred, message, effects);
+            }
+        }
+    }
+
+    /// The time of a try was over in a download, of which our own accounting says this. A way on which nothing came is another
+    /// matter than a device that is slow.
+    fn ended_late(&mut self, transferred: &Transferred, now: Timestamp, effects: &mut Vec<Effect>) {
+        if !self.is_over_time(now) {
+            return;
+        }
+        match transferred {
+            Transferred::Nothing => {
+                let message = "the device fetched nothing from our server before the end of the try".to_owned();
+                self.end(Reason::NotTransferred, message, effects);
+            }
+            Transferred::Wholly | Transferred::NotWholly | Transferred::Unfetched(_) => {
+                let message = "the device did not finish its download before the end of the try".to_owned();
+                self.end(Reason::TimedOut, message, effects);
             }
         }
     }
@@ -278,8 +299,8 @@ impl Session {
                 self.hang_up(connection, now, effects);
                 // Where its end was moved, it goes on.
                 if self.open_target().is_some_and(|target| target.id == command.target) && self.is_over_time(now) {
-                    let message = "the device did not finish its download before the end of the try".to_owned();
-                    self.end(Reason::TimedOut, message, effects);
+                    self.memory.late = Some(command);
+                    effects.push(Effect::Check(command));
                 }
             }
             State::Applying { deadline, .. } if deadline <= now => self.hang_up(connection, now, effects),

@@ -178,6 +178,8 @@ struct Memory {
     confirmed: bool,
     /// How the try ended, until it is written.
     end: Option<TryEnd>,
+    /// The time of the try was over in this download; our own accounting is asked, and then its end is known.
+    late: Option<Command>,
     /// The log of the target is wanted.
     log_wanted: bool,
     /// The device was asked for it over UDP.
@@ -227,8 +229,8 @@ impl Session {
     pub fn deadline(&self) -> Option<Timestamp> {
         let newcomer = self.newcomer.as_ref().map(|newcomer| newcomer.decide_at);
         let end_of_try = self.open_target().and_then(|target| self.end_of_try(target));
-        // What waits for a write goes on when it is answered, not at a time.
-        let unless_writing = |at: Option<Timestamp>| at.filter(|_| !self.writing);
+        // What waits for an answer goes on when that comes, not at a time.
+        let unless_writing = |at: Option<Timestamp>| at.filter(|_| !self.writing && self.memory.late.is_none());
         let state = match self.state {
             State::Away { since, .. } => unless_writing(match self.view.hold {
                 Hold::Us | Hold::Predecessor => self.release_at(since),

@@ -181,6 +181,10 @@ impl Session {
     fn away(&mut self, since: Timestamp, loss: Loss, now: Timestamp, effects: &mut Vec<Effect>) {
         let (hold, release) = (self.view.hold, self.release_at(since));
         let due = release.is_some_and(|at| at <= now);
+        if self.memory.late.is_some() && hold == Hold::Us {
+            // It is away with how its try ended, which is known in a moment.
+            return;
+        }
         if hold == Hold::Us && self.has_begun() && due && self.is_over_time(now) {
             let message = "the device went away with its command and did not come back before the end of the try";
             self.end(Reason::TimedOut, message.to_owned(), effects);

@@ -234,11 +234,13 @@ pub enum File {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceError(pub String);
 
-/// What our own accounting says of a download that the device calls verified, or of a log that it says it has brought.
+/// What our own accounting says of a download that the device calls verified, or has not finished in its time, or of a log that it says it has brought.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Transferred {
     Wholly,
     NotWholly,
+    /// Not a byte of it.
+    Nothing,
     /// A log that was brought elsewhere, and could not be fetched from there: why.
     Unfetched(String),
 }

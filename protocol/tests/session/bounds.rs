@@ -1,7 +1,7 @@
 //! When a command may go, and for how long it may be outstanding.
 
 use fettle_protocol::datum::{DownloadResult, ExecutionResult};
-use fettle_protocol::session::{Reason, Transferred};
+use fettle_protocol::session::{Counted, Reason, Transferred};
 use jiff::Timestamp;
 
 use crate::world::{Answers, World, info, mins, secs};
@@ -255,4 +255,45 @@ fn times_that_make_no_sense_do_no_harm() {
     world.grant_as(2, |target| target.start_by = Timestamp::MIN);
     world.pass(secs(1));
     assert_eq!(world.closed_for(link), Some(Reason::DeadlineExceeded));
+}
+
+#[test]
+fn a_download_of_which_nothing_came_in_its_time_is_told_from_one_that_was_slow() {
+    for (transferred, reason) in
+        [(Transferred::Nothing, Reason::NotTransferred), (Transferred::NotWholly, Reason::TimedOut)]
+    {
+        let (mut world, link) = World::downloading();
+        world.files_answer = Answers::Later;
+        world.pass(mins(15));
+        assert_eq!((world.closed_for(link), world.end()), (Some(Reason::DeadlineExceeded), None));
+        world.written();
+        world.pass(secs(2));
+        assert_eq!(world.written(), []);
+        world.accounting_says(transferred);
+        world.pass(secs(5));
+        assert_eq!((world.end(), &world.api.status.holder), (Some(reason), &None));
+        assert_eq!(world.counted, [Counted::Ended(reason)]);
+    }
+}
+
+#[test]
+fn nothing_of_a_configuration_came_in_its_time_although_the_firmware_did() {
+    let (mut world, link) = World::downloading_profile();
+    world.files_answer = Answers::Later;
+    world.pass(mins(15));
+    assert_eq!((world.closed_for(link), world.end()), (Some(Reason::DeadlineExceeded), None));
+    world.accounting_says(Transferred::Nothing);
+    assert_eq!(world.end(), Some(Reason::NotTransferred));
+}
+
+#[test]
+fn a_device_that_is_back_before_our_accounting_has_spoken_has_ended_its_try_too() {
+    let (mut world, _) = World::downloading();
+    world.files_answer = Answers::Later;
+    world.pass(mins(15));
+    let link = world.calls(info("1.0"));
+    world.accounting_says(Transferred::Nothing);
+    assert_eq!(world.end(), Some(Reason::NotTransferred));
+    world.pass(secs(5));
+    assert_eq!(world.told(link), []);
 }

@@ -122,7 +122,7 @@ impl World {
 
     pub(crate) fn accounting_says(&mut self, transferred: Transferred) {
         let command = self.checking.take().unwrap();
-        if transferred == Transferred::NotWholly {
+        if transferred != Transferred::Wholly {
             for wire in self.wires.values_mut() {
                 wire.brought.take_if(|brought| *brought == command);
             }
