@@ -2,13 +2,35 @@
 
 use fettle_controller::plan::model::{Group, Open, Rollout, Target};
 use fettle_controller::plan::output::Plan;
-use fettle_crds::{Abort, FirmwarePolicy, OnFailure};
+use fettle_crds::{Abort, DownloadTime, FirmwarePolicy, OnFailure, Stage};
 use jiff::SignedDuration;
 
 use super::{broken, steps};
 use crate::world::World;
 use crate::world::account::{Direction, scheduled};
 use crate::world::fleet::REPORTS;
+
+/// What has to hold where a device may fetch before its window: nothing stops its rollout, and it is the right thing.
+pub fn ahead(world: &World, number: usize, target: &Target) -> Result<(), String> {
+    let (name, now) = (&world.names[number], world.now);
+    let groups = world.groups_of(number);
+    let [group] = groups.as_slice() else {
+        broken!(7, "{name} may fetch ahead, and {} groups select it", groups.len());
+    };
+    let rollout = world.standing_rollout(group).filter(|rollout| rollout.uid == target.rollout_uid);
+    let Some(rollout) = rollout else { broken!(6, "{name} may fetch ahead for {}, which is over", target.rollout) };
+    let is_stopped = group.paused || rollout.spec.paused == Some(true) || rollout.spec.abort.is_some();
+    if is_stopped || rollout.status.rollback.is_some() || world.times[&group.name].is_frozen(now) {
+        broken!(2, "{name} may fetch ahead, and {} is stopped", rollout.name);
+    }
+    if world.device(number).held || !world.device(number).approved || !world.seems_connected(number) {
+        broken!(4, "{name} may fetch ahead, and is held, not approved, or not there");
+    }
+    if group.strategy.download != DownloadTime::Ahead || world.meets(number, group) || target.firmware.is_none() {
+        broken!(4, "{name} may fetch ahead for nothing: {:?}", target.firmware);
+    }
+    release(world, number, target, group)
+}
 
 /// What has to hold of one grant. `planned`: whom the same plan grants before.
 pub fn grant(world: &World, number: usize, target: &Target, planned: &[usize]) -> Result<(), String> {
@@ -27,7 +49,10 @@ pub fn grant(world: &World, number: usize, target: &Target, planned: &[usize]) -
     if !world.seems_connected(number) {
         broken!(4, "{name} is granted, and is not there");
     }
-    if world.account.last_id.get(&number).is_some_and(|last| target.id <= *last) {
+    // What it has fetched goes on under its id.
+    let fetched = device.download().map(|ahead| ahead.target.id);
+    let last = world.account.last_id.get(&number).filter(|last| fetched != Some(**last) || target.id != **last);
+    if last.is_some_and(|last| target.id <= *last) {
         broken!(6, "{name} is granted {}, and had that already", target.id);
     }
     if world.account.permission(number).is_some_and(|open| open.begun) {
@@ -196,6 +221,9 @@ pub fn first_command(world: &World, number: usize, target: &Target) -> Result<()
     let name = &world.names[number];
     if world.real[number].version != *target.from && !is_there(world, number, target) {
         broken!(3, "{name} is commanded what was planned on {}, and runs {}", target.from, world.real[number].version);
+    }
+    if target.stage == Stage::Download {
+        return Ok(());
     }
     let rollout = world.snapshot.rollouts.values().find(|rollout| rollout.uid == target.rollout_uid);
     let Some(rollout) = rollout.filter(|rollout| rollout.status.rollback.is_none()) else { return Ok(()) };

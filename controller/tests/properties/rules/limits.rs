@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use fettle_controller::plan::model::Target;
 use fettle_controller::plan::output::{Change, Plan};
+use fettle_crds::Stage;
 
 use super::broken;
 use crate::world::World;
@@ -11,7 +12,9 @@ use crate::world::World;
 /// The targets that a plan grants, by the numbers of their devices.
 fn granted<'a>(world: &World, made: &'a Plan) -> BTreeMap<usize, &'a Target> {
     let grants = made.devices.iter().filter(|write| write.change == Change::Granted);
-    grants.filter_map(|write| Some((world.number(&write.device), write.decisions.target.as_ref()?))).collect()
+    let targets = grants.filter_map(|write| Some((world.number(&write.device), write.decisions.target.as_ref()?)));
+    // Who fetches ahead is in service.
+    targets.filter(|(_, target)| target.stage == Stage::Activate).collect()
 }
 
 /// On its way by our word, as far as is known.

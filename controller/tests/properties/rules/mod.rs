@@ -9,6 +9,7 @@ pub mod steps;
 
 use fettle_controller::plan::model::{Open, Target};
 use fettle_controller::plan::output::{Change, Plan};
+use fettle_crds::Stage;
 
 use crate::world::World;
 
@@ -30,6 +31,10 @@ pub fn check(world: &World, made: &Plan) -> Result<(), String> {
         what_has_begun_stays(world, number, write.decisions.target.as_ref())?;
         if write.change == Change::Granted {
             let Some(target) = &write.decisions.target else { broken!(2, "{} is granted nothing", write.device) };
+            if target.stage == Stage::Download {
+                grants::ahead(world, number, target)?;
+                continue;
+            }
             grants::grant(world, number, target, &planned)?;
             // Who is only to be sent away has nobody's place.
             planned.extend((!target.done).then_some(number));

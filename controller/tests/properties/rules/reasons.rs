@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use fettle_controller::plan::Reason;
 use fettle_controller::plan::model::Group;
 use fettle_controller::plan::output::{Change, Plan};
-use fettle_crds::{Abort, Counts, FirmwarePolicy};
+use fettle_crds::{Abort, Counts, DownloadTime, FirmwarePolicy, Stage};
 
 use super::broken;
 use crate::world::World;
@@ -121,14 +121,16 @@ fn is_true(world: &World, made: &Plan, number: usize, reason: Reason) -> bool {
             rollout.spec.abort.is_some() || world.members(&group.name).any(failed)
         }),
         Reason::NextPass => made.next.is_some_and(|next| next <= now),
+        Reason::Downloading | Reason::Downloaded => {
+            let is_ahead = group.strategy.download == DownloadTime::Ahead;
+            is_ahead && (device.download().is_some() || is_granted(made, &device.name, Stage::Download))
+        }
         // Nothing of that is in this world.
         Reason::VersionsNotComparable
         | Reason::DuplicateMac
         | Reason::WrongModel
         | Reason::ConfigNotForModel
         | Reason::TemplateError
-        | Reason::Downloading
-        | Reason::Downloaded
         | Reason::UnknownTimeZone
         | Reason::HttpNotAnnounced => false,
         Reason::Updating | Reason::Overlap | Reason::NotApproved => false,
@@ -138,8 +140,15 @@ fn is_true(world: &World, made: &Plan, number: usize, reason: Reason) -> bool {
 /// On its way by our word, or about to be.
 fn is_updating(world: &World, made: &Plan, number: usize) -> bool {
     let name = &world.names[number];
-    let granted = made.devices.iter().any(|write| write.device == *name && write.change == Change::Granted);
-    granted || world.account.open.contains_key(&number) || world.snapshot.in_doubt.contains_key(name)
+    is_granted(made, name, Stage::Activate)
+        || world.account.open.contains_key(&number)
+        || world.snapshot.in_doubt.contains_key(name)
+}
+
+/// A plan gives it a target of that stage.
+fn is_granted(made: &Plan, name: &str, stage: Stage) -> bool {
+    let mut grants = made.devices.iter().filter(|write| write.change == Change::Granted && *write.device == *name);
+    grants.any(|write| write.decisions.target.as_ref().is_some_and(|target| target.stage == stage))
 }
 
 /// The other devices that share a value with a device, or did when they were granted.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fettle_controller::plan::labels::Labels;
 use fettle_controller::plan::model::{Target, Text};
-use fettle_crds::Verdict;
+use fettle_crds::{Stage, Verdict};
 use jiff::{SignedDuration, Timestamp};
 
 /// The uid of a rollout.
@@ -18,6 +18,8 @@ pub type Uid = Text;
 pub struct Account {
     /// The permission of each device whose end is not known.
     pub open: BTreeMap<usize, Permission>,
+    /// The same, where a device may only fetch.
+    pub ahead: BTreeMap<usize, Permission>,
     /// The tries of each device that have ended by themselves, not by being taken back.
     pub tries: BTreeMap<usize, Vec<Tried>>,
     /// How many tries of the last rollout, in its last direction, have failed in a row.
@@ -123,7 +125,13 @@ impl Account {
         };
         self.happened += 1;
         self.last_id.insert(number, target.id);
-        self.open.insert(number, permission);
+        match target.stage {
+            Stage::Download => self.ahead.insert(number, permission),
+            Stage::Activate => {
+                self.ahead.remove(&number);
+                self.open.insert(number, permission)
+            }
+        };
     }
 
     /// A target is taken back. Where that is all that its rollout has done with the device, and the rollout goes forward, it has
@@ -147,7 +155,7 @@ impl Account {
 
     /// A try ended, by the word of the bridge or of the controller.
     pub fn end(&mut self, number: usize, id: i64, verdict: Verdict, now: Timestamp) {
-        let Some(permission) = self.open.remove(&number) else { return };
+        let Some(permission) = self.open.remove(&number).or_else(|| self.ahead.remove(&number)) else { return };
         self.happened += 1;
         assert_eq!(permission.id, id, "the world has lost count of {number}");
         if worked(verdict) {

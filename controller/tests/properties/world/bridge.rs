@@ -5,7 +5,7 @@ use fettle_crds::{Phase, Stage, TryResult, Verdict};
 use jiff::{SignedDuration, Timestamp};
 
 use super::World;
-use super::account::{begins, scheduled, worked};
+use super::account::{Account, begins, scheduled, worked};
 use super::history::{Temper, minutes};
 use super::real::{Act, seconds};
 
@@ -41,7 +41,8 @@ impl World {
     /// When the bridge that holds its session ends a try.
     pub(super) fn ends_at(&self, number: usize) -> Option<Timestamp> {
         let device = self.device(number);
-        let target = device.open_target()?.target;
+        let ahead = device.download().filter(|ahead| !ahead.is_fetched).map(|ahead| ahead.target);
+        let target = device.open_target().map(|open| open.target).or(ahead)?;
         self.holds_session(device).then_some(target.until)
     }
 
@@ -61,8 +62,9 @@ impl World {
     pub(super) fn has_downloaded(&mut self, number: usize, id: i64, temper: Option<Temper>) -> Result<(), String> {
         let now = self.now;
         let device = self.device(number);
-        let open = device.open_target().filter(|open| open.target.id == id && !open.has_begun);
-        let Some(target) = open.map(|open| open.target.clone()) else { return Ok(()) };
+        let open = device.open_target().filter(|open| !open.has_begun).map(|open| open.target);
+        let target = open.or(device.download().map(|ahead| ahead.target)).filter(|target| target.id == id);
+        let Some(target) = target.cloned() else { return Ok(()) };
         let failed = match temper {
             Some(Temper::CrcMismatch) => Some(Verdict::CrcMismatch),
             Some(Temper::DownloadFails) => Some(Verdict::DownloadFailed),
@@ -76,6 +78,12 @@ impl World {
         match temper {
             Some(Temper::Vanishes(away)) => {
                 self.lose(number, SignedDuration::from_secs(away));
+                return Ok(());
+            }
+            _ if target.stage == Stage::Download => {
+                let phase = Phase::Downloaded;
+                let upgrade = Upgrade { target: id, phase, since: now, result: None, reason: None, message: None };
+                self.facts(number, |facts| facts.upgrade = Some(upgrade));
                 return Ok(());
             }
             _ if now >= target.until - margin(&target) => return Ok(()),
@@ -137,8 +145,9 @@ impl World {
     /// The try of a device ends: one write, by the bridge.
     pub(super) fn finish(&mut self, number: usize, verdict: Verdict) {
         let now = self.now;
-        let Some(Open { target, .. }) = self.device(number).open_target() else { return };
-        let id = target.id;
+        let device = self.device(number);
+        let open = device.open_target().map(|open| open.target).or(device.download().map(|ahead| ahead.target));
+        let Some(id) = open.map(|target| target.id) else { return };
         if self.real[number].link.is_some() {
             self.report(number);
         }
@@ -184,15 +193,21 @@ impl World {
             return Ok(());
         }
         let device = self.device(number);
+        if let Some(ahead) = device.download() {
+            let target = ahead.target.clone();
+            let is_for_it = *real.version == *target.from && !ahead.is_fetched;
+            return if is_for_it && now < target.until - margin(&target) {
+                self.command(number, &target)
+            } else {
+                Ok(())
+            };
+        }
         let Some(Open { target, has_begun }) = device.open_target() else {
             if device.decisions.target.as_ref().is_some_and(|target| target.done) {
                 self.dismiss(number);
             }
             return Ok(());
         };
-        if target.stage != Stage::Activate {
-            return Ok(());
-        }
         let target = target.clone();
         let phase = device.facts.upgrade.as_ref().map(|upgrade| upgrade.phase);
         let arrived = target.firmware.as_ref().is_none_or(|firmware| firmware.reports == real.version);
@@ -222,7 +237,11 @@ impl World {
     /// The bridge sends the first command of a target, or sends it again after the connection was lost.
     pub(super) fn command(&mut self, number: usize, target: &Target) -> Result<(), String> {
         let now = self.now;
-        let mine = |world: &Self| world.account.permission(number).filter(|open| open.id == target.id).cloned();
+        let mine = |world: &Self| {
+            let ahead = world.account.ahead.get(&number).filter(|_| target.stage == Stage::Download);
+            let granted = world.account.permission(number).filter(|_| target.stage == Stage::Activate);
+            ahead.or(granted).filter(|permission| permission.id == target.id).cloned()
+        };
         let permission =
             mine(self).ok_or_else(|| format!("rule 2: {} is commanded without a permission", self.names[number]))?;
         let mut temper = None;
@@ -231,7 +250,9 @@ impl World {
                 return Ok(());
             }
             crate::rules::first_command(self, number, target)?;
-            self.account.open.get_mut(&number).unwrap().commanded = Some(now);
+            let Account { open, ahead, .. } = &mut self.account;
+            let held = if target.stage == Stage::Download { ahead } else { open };
+            held.get_mut(&number).unwrap().commanded = Some(now);
             temper = self.real[number].tempers.pop_front();
         }
         let ends = now + seconds(5 + number * 3 % 20);

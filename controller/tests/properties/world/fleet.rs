@@ -71,6 +71,8 @@ pub struct Group {
     pub window: Option<(i64, i64)>,
     /// The hour in which it puts configurations into force; where it has a window, that is the first of it.
     pub apply_at: Option<i64>,
+    /// Devices fetch before the window.
+    pub ahead: bool,
     pub close: bool,
 }
 
@@ -104,8 +106,9 @@ fn group() -> impl Strategy<Value = Group> {
     let times = (prop::sample::select(vec![5i64, 15, 40]), 0..3u32, prop::sample::select(vec![0i64, 0, 45]));
     let window = prop::option::weighted(0.3, (0..24i64, 1..6i64));
     let apply_at = prop::option::weighted(0.25, 0..24i64);
-    let close = prop::bool::weighted(0.15);
-    (wish, limits, times, window, apply_at, close).prop_map(|(wish, limits, times, window, apply_at, close)| {
+    let (ahead, close) = (any::<bool>(), prop::bool::weighted(0.15));
+    let habits = (apply_at, ahead, close);
+    (wish, limits, times, window, habits).prop_map(|(wish, limits, times, window, (apply_at, ahead, close))| {
         let (release, config, exact, steps) = wish;
         let (max_unavailable, per_site, per_pair, failure_budget, rollback) = limits;
         let (timeout_minutes, retries, min_ready) = times;
@@ -124,6 +127,7 @@ fn group() -> impl Strategy<Value = Group> {
             min_ready,
             window,
             apply_at: apply_at.map(|hour| window.map_or(hour, |(opens, _)| opens)),
+            ahead,
             close,
         }
     })
@@ -306,6 +310,7 @@ impl Group {
                 "deviceTimeout": format!("{}m", self.timeout_minutes),
                 "retries": self.retries,
                 "minReady": format!("{}s", self.min_ready),
+                "download": if self.ahead { "Ahead" } else { "InWindow" },
             },
             "windows": self.window.map(window).into_iter().collect::<Vec<Value>>(),
             "session": if self.close { "Close" } else { "Keep" },

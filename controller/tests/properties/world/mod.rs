@@ -242,9 +242,10 @@ impl World {
         if device.resource_version != write.resource_version {
             return;
         }
-        let before = device.decisions.target.as_ref().map(|target| target.id);
+        let before = device.decisions.target.as_ref().map(|target| (target.id, target.stage));
         self.close(number, write);
-        if let Some(target) = write.decisions.target.as_ref().filter(|target| before != Some(target.id)) {
+        let target = write.decisions.target.as_ref();
+        if let Some(target) = target.filter(|target| before != Some((target.id, target.stage))) {
             self.open(number, target, write);
         }
         if let (Change::Retried, Some(granted)) = (write.change, &write.decisions.granted) {
@@ -255,6 +256,13 @@ impl World {
 
     /// The account of a target that is judged or taken back by a write.
     fn close(&mut self, number: usize, write: &DeviceWrite) {
+        if let Some(ahead) = self.device(number).download() {
+            let stays = write.decisions.target.as_ref().is_some_and(|target| target.id == ahead.target.id);
+            if !stays {
+                self.account.ahead.remove(&number);
+            }
+            return;
+        }
         let Some(id) = self.device(number).open_target().map(|open| open.target.id) else { return };
         let Decisions { target, outcome, .. } = &write.decisions;
         if let Some(outcome) = outcome.as_ref().filter(|outcome| outcome.target == id) {
