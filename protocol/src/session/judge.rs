@@ -271,6 +271,10 @@ impl Session {
             return false;
         };
         if self.is_over_time(now) {
+            if self.memory.late.is_some() {
+                // How it ended is known in a moment.
+                return false;
+            }
             let message = "the time of the try was over before the device was done".to_owned();
             self.end(Reason::TimedOut, message, effects);
             return true;

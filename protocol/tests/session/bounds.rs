@@ -292,8 +292,8 @@ fn a_device_that_is_back_before_our_accounting_has_spoken_has_ended_its_try_too(
     world.files_answer = Answers::Later;
     world.pass(mins(15));
     let link = world.calls(info("1.0"));
-    world.accounting_says(Transferred::Nothing);
-    assert_eq!(world.end(), Some(Reason::NotTransferred));
     world.pass(secs(5));
-    assert_eq!(world.told(link), []);
+    assert_eq!((world.told(link), world.end()), (vec![], None));
+    world.accounting_says(Transferred::Nothing);
+    assert_eq!((world.told(link), world.end()), (vec![], Some(Reason::NotTransferred)));
 }
