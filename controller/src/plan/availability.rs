@@ -19,7 +19,8 @@ pub enum Presence {
     /// It was done and was sent away: available, and to call again in its own time. Its bridge says where that is over; or it
     /// lasts until then, if the bridge does not live on.
     Dismissed { until: Timestamp },
-    /// Its bridge has started anew, and the device has until then to call again.
+    /// Its bridge has started anew, and the device has until then to call again; or that bridge's Lease ends then, unless it is
+    /// renewed.
     BridgeStarting { until: Timestamp },
     /// It is gone, but will count as such only then.
     Reconnecting { since: Timestamp },
@@ -43,7 +44,7 @@ impl Presence {
         if session.dismissed {
             let lost = match holder {
                 Holder::Lives { lease_ends } => return Self::Dismissed { until: lease_ends },
-                Holder::Successor { started } => started,
+                Holder::Successor { started, .. } => started,
                 Holder::Gone { since } => since,
                 Holder::Unknown => device.facts.last_seen.map_or(session.since, |seen| seen.max(session.since)),
             };
@@ -52,8 +53,10 @@ impl Presence {
         }
         match holder {
             Holder::Lives { lease_ends } => Self::Connected { lease_ends },
-            Holder::Successor { started } if now < started + grace => Self::BridgeStarting { until: started + grace },
-            Holder::Successor { started } => gone(started),
+            Holder::Successor { started, lease_ends } if now < started + grace => {
+                Self::BridgeStarting { until: lease_ends.min(started + grace) }
+            }
+            Holder::Successor { started, .. } => gone(started),
             Holder::Gone { since } => gone(since),
             Holder::Unknown => gone(device.facts.last_seen.unwrap_or(session.since)),
         }
@@ -97,6 +100,7 @@ enum Holder {
     /// The same bridge runs, but anew.
     Successor {
         started: Timestamp,
+        lease_ends: Timestamp,
     },
     /// Its Lease has ended or was released.
     Gone {
@@ -113,7 +117,7 @@ impl Holder {
             None => Self::Gone { since: bridge.renewed },
             Some(_) if bridge.expires <= now => Self::Gone { since: bridge.expires },
             Some(incarnation) if *incarnation == session.incarnation => Self::Lives { lease_ends: bridge.expires },
-            Some(_) => Self::Successor { started: bridge.started },
+            Some(_) => Self::Successor { started: bridge.started, lease_ends: bridge.expires },
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Rules 2 to 7, where a try is granted and where its first command is sent: by whom, to whom, when, and what.
 
 use fettle_controller::plan::model::{Group, Open, Rollout, Target};
-use fettle_controller::plan::output::Plan;
+use fettle_controller::plan::output::{Change, Plan};
 use fettle_crds::{Abort, DownloadTime, FirmwarePolicy, OnFailure, Stage};
 use jiff::SignedDuration;
 
@@ -272,7 +272,9 @@ pub fn what_has_not_begun_is_backed(world: &World, made: &Plan) -> Result<(), St
         let was_retried =
             world.account.retried.contains(&(rollout.uid.clone(), *number)) || rollout.spec.retry_at.is_some();
         let goes_on = is_back || was_retried || made.devices.iter().any(|write| write.device == *name);
-        if group.strategy.on_failure == OnFailure::Pause && !goes_on {
+        // A try that the controller itself has ended just now counts in the pass that follows.
+        let is_counted = made.devices.iter().all(|write| write.change != Change::Judged);
+        if group.strategy.on_failure == OnFailure::Pause && !goes_on && is_counted {
             budget(world, name, group, rollout)?;
         }
     }
