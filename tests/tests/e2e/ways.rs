@@ -7,6 +7,7 @@ use fettle_device::record::Record;
 use fettle_device::spec::FilePorts;
 use fettle_device::{DeviceHandle, Vocabulary};
 use fettle_protocol::datum::{Capabilities, Transfer};
+use tokio::net::TcpListener;
 
 use crate::world::{MODEL, NEW, World, device_does, strict};
 
@@ -89,6 +90,24 @@ async fn a_device_whom_ftp_fails_is_told_tftp_and_that_is_remembered_for_its_nex
         })
         .await?;
     assert_eq!(device.version(), "5.2.2");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_whom_ftp_leaves_waiting_until_its_time_is_over_is_told_tftp_in_its_next_try() -> Result<()> {
+    let mut world = World::start("silence").await?;
+    world.firmware(NEW).await?;
+    // Taken in, and never answered: as behind a firewall that drops what it does not let through.
+    let silent = TcpListener::bind("127.0.0.1:0").await?;
+    let mut spec = strict(1);
+    spec.file_ports = FilePorts { ftp: silent.local_addr()?.port(), tftp: world.fettle.bridge().tftp_port() };
+    let device = world.device("sw-1", spec).await?;
+    world.connected("sw-1").await?;
+    world.group(&["firmware: {name: access-5.2.1}", "rollout: {deviceTimeout: 20s}", "logs: {upload: Never}"]).await?;
+    let status = world.try_ended("sw-1", 2, TryResult::Succeeded, Verdict::Upgraded).await?;
+    assert_eq!(ways(&device, 3), [Transfer::Ftp, Transfer::Tftp], "{}", device.journal());
+    assert_eq!(status.failed_transfers, [WireTransfer::Ftp]);
+    drop(silent);
     Ok(())
 }
 
