@@ -9,7 +9,7 @@
 //! device stands with it ([`progress`]), which way a rollout goes and whether anybody may begin ([`course`], [`windows`],
 //! [`schedule`]), whom a step takes on ([`steps`]), how many may be away ([`limits`], [`spread`], [`places`]), over which releases a
 //! device gets there ([`paths`], [`versions`]), which targets are given and taken back ([`grants`]), what devices ran before
-//! (`known`), and how it is all told ([`status`], [`verdict`], [`profiles`]).
+//! (`known`), and how it is all told ([`status`], `verdict`, [`profiles`]).
 
 mod attempt;
 pub mod availability;
